@@ -1,0 +1,19 @@
+"""Batches of background jobs on RQ: run many jobs in parallel, and a callback when all of them are done."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .context import current_batch, current_job
+    from .models import Batch
+
+__all__ = ["Batch", "current_batch", "current_job"]
+
+_HOMES = {"Batch": "models", "current_batch": "context", "current_job": "context"}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy (PEP 562): Django imports this package before the models may be loaded.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

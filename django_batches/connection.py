@@ -1,0 +1,122 @@
+"""The Redis side: the client, through django-redis, and the names of the keys.
+
+The rows are the truth. A poke only makes the coordinator look sooner than its poll of every second would.
+"""
+
+import logging
+import time
+from typing import Any
+from uuid import UUID
+
+from django.core.exceptions import ImproperlyConfigured
+from django_redis import get_redis_connection
+from redis import ConnectionPool, Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq.defaults import RQ_KEY_PREFIX
+
+from .conf import SETTING, settings
+
+logger = logging.getLogger("django_batches")
+
+POKE_TIMEOUT = 0.1
+"""Seconds for each of connecting and answering: what a web request may lose at most while Redis is away, times two."""
+POKE_PAUSE = 10.0
+"""Seconds without further pokes after one that failed."""
+
+
+class Keys:
+    """The names of our keys, and of those keys of RQ that we touch."""
+
+    RQ = RQ_KEY_PREFIX
+
+    def __init__(self, namespace: str | None = None) -> None:
+        self.namespace = namespace or settings().NAMESPACE
+        self.own = f"batches:{self.namespace}"
+        self.outcomes = f"{self.own}:outcomes"
+        """Stream of what became of each run; read by the coordinator alone."""
+        self.pokes = f"{self.own}:pokes"
+        """Stream that wakes the coordinator."""
+        self.wake = f"{self.own}:wake"
+        """Stream that wakes idle executors."""
+        self.held = f"{self.own}:held"
+        """Set of the cancelled and paused batches, whose jobs must not be started."""
+
+    def rq_id(self, job_id: UUID, dispatch: int) -> str:
+        return f"batch-{self.namespace}-{job_id.hex}-{dispatch}"
+
+    def parse(self, rq_id: str) -> tuple[UUID, int]:
+        _, _, key, dispatch = rq_id.split("-")
+        return UUID(key), int(dispatch)
+
+    def job(self, rq_id: str) -> str:
+        return f"{self.RQ}:job:{rq_id}"
+
+    def queue(self, name: str) -> str:
+        return f"{self.RQ}:queue:{name}"
+
+    def executions(self, rq_id: str) -> str:
+        return f"{self.RQ}:executions:{rq_id}"
+
+    def execution(self, rq_id: str, execution: object) -> str:
+        return f"{self.RQ}:execution:{rq_id}:{execution}"
+
+    def started(self, queue: str) -> str:
+        return f"{self.RQ}:wip:{queue}"
+
+    def worker(self, name: str) -> str:
+        return f"{self.RQ}:worker:{name}"
+
+    def workers_of(self, queue: str) -> str:
+        return f"{self.RQ}:workers:{queue}"
+
+
+def client(**options: Any) -> Redis:
+    """A client of its own on the configured server, for a process that lives long.
+
+    Not the pool of the cache: that one has the timeouts and retries of a cache. `options` go to each connection.
+    """
+    alias = settings().CACHE
+    try:
+        pool = get_redis_connection(alias, write=True).connection_pool
+    except NotImplementedError as error:
+        raise ImproperlyConfigured(
+            f'CACHES["{alias}"] is no django-redis cache; {SETTING}["CACHE"] names the alias of one.'
+        ) from error
+    defaults = {
+        "socket_connect_timeout": 5.0,
+        "socket_timeout": 10.0,
+        "retry": Retry(ExponentialBackoff(base=0.05, cap=0.5), 3),
+    }
+    kwargs = {**pool.connection_kwargs, **defaults, **options}
+    return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
+
+
+_poker: Redis | None = None
+_silent_until = 0.0
+
+
+def poke(*held: UUID) -> None:
+    """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
+
+    `held` are batches that were cancelled or paused: from this moment their jobs are not started any more.
+    """
+    global _poker, _silent_until
+    if time.monotonic() < _silent_until:
+        return
+    try:
+        if _poker is None:
+            _poker = client(
+                socket_connect_timeout=POKE_TIMEOUT, socket_timeout=POKE_TIMEOUT, retry=Retry(NoBackoff(), 0)
+            )
+        keys = Keys()
+        pipeline = _poker.pipeline(transaction=False)
+        if held:
+            pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
+        pipeline.xadd(keys.pokes, {"poke": 1}, maxlen=10, approximate=True)
+        pipeline.expire(keys.pokes, 86_400)
+        pipeline.execute()
+    except (RedisError, OSError) as error:
+        _silent_until = time.monotonic() + POKE_PAUSE
+        logger.debug("Redis did not take a poke (%s); the coordinator's poll will see the rows.", error)

@@ -1,0 +1,38 @@
+"""Which job is running here: for `current_batch()` and `current_job()`."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from .transitions import rows
+
+if TYPE_CHECKING:
+    from .models import Batch, BatchJob
+
+
+@dataclass(frozen=True)
+class Running:
+    """The run of a job that this code belongs to."""
+
+    job_id: UUID
+    batch_id: UUID
+    dispatch: int
+
+
+running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
+
+
+def current_batch() -> "Batch | None":
+    """The batch of the running job, as it stands in the database now; in a callback, the batch that it belongs to.
+
+    None outside of jobs and callbacks.
+    """
+    run = running.get()
+    return rows.batches().filter(pk=run.batch_id).first() if run else None
+
+
+def current_job() -> "BatchJob | None":
+    """The running job or callback, as it stands in the database now; None outside of one."""
+    run = running.get()
+    return rows.jobs().filter(pk=run.job_id).first() if run else None

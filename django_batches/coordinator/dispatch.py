@@ -1,0 +1,115 @@
+"""Due rows to RQ: how many, from which queue, and onto it.
+
+A queue holds about two seconds of work, so that callbacks and other batches never wait behind a long list, and Redis
+stays small whatever the size of a batch.
+"""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from redis import Redis
+
+from ..scripts import Pushed, Scripts
+from ..transitions import dispatching
+from ..transitions.dispatching import Claimed
+from .lease import Lease, LeaseLost
+
+FLOOR = 4
+"""Jobs per worker that a queue holds at least."""
+SECONDS_OF_WORK = 2.0
+MAX_CLAIM = 1_000
+CALLBACKS = 200
+
+
+@dataclass
+class Flow:
+    """How fast a queue is worked off."""
+
+    length: int = 0
+    taken: deque[tuple[float, int]] = field(default_factory=deque)
+    next_batch: UUID | None = None
+
+    def look(self, length: int, now: float) -> None:
+        """Notes how many were taken since the last look."""
+        if self.length > length:
+            self.taken.append((now, self.length - length))
+        self.length = length
+        while self.taken and self.taken[0][0] < now - 1.0:
+            self.taken.popleft()
+
+    def room(self, workers: int) -> int:
+        """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
+        target = FLOOR * max(1, workers) + int(SECONDS_OF_WORK * sum(count for _, count in self.taken))
+        if self.length * 2 > min(target, dispatching.WINDOW):
+            return 0
+        return min(target - self.length, MAX_CLAIM)
+
+
+class Dispatcher:
+    """Claims and pushes."""
+
+    def __init__(self, redis: Redis, lease: Lease) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._scripts = Scripts(redis)
+        self._flows: dict[str, Flow] = {}
+
+    def dispatch_callbacks(self) -> int:
+        """All due callbacks, to the front of their queues."""
+        claimed = dispatching.claim_callbacks(CALLBACKS, self._lease)
+        for queue in dict.fromkeys(job.queue for job in claimed):
+            self._push(queue, [job for job in claimed if job.queue == queue], front=True)
+        return len(claimed)
+
+    def dispatch_jobs(self) -> int:
+        """As many jobs as the queues have room for."""
+        queues = dispatching.queues_with_jobs()
+        if not queues:
+            return 0
+        return sum(self._fill(queue, room) for queue, room in self._rooms(queues).items() if room)
+
+    def _rooms(self, queues: list[str]) -> dict[str, int]:
+        keys = self._scripts.keys
+        pipeline = self._redis.pipeline(transaction=False)
+        for queue in queues:
+            pipeline.llen(keys.queue(queue))
+            pipeline.scard(keys.workers_of(queue))
+        found = pipeline.execute()
+        now = time.monotonic()
+        rooms = {}
+        for index, queue in enumerate(queues):
+            flow = self._flows.setdefault(queue, Flow())
+            flow.look(found[2 * index], now)
+            rooms[queue] = flow.room(found[2 * index + 1])
+        return rooms
+
+    def _fill(self, queue: str, room: int) -> int:
+        flow = self._flows[queue]
+        claimed, flow.next_batch = dispatching.claim_jobs(queue, room, flow.next_batch, self._lease)
+        self._push(queue, claimed)
+        flow.length += len(claimed)
+        return len(claimed)
+
+    def _push(self, queue: str, claimed: list[Claimed], *, front: bool = False) -> None:
+        jobs = [
+            Pushed(
+                self._scripts.keys.rq_id(job.id, job.dispatch),
+                _message(job),
+                f"{job.batch_id.hex}{1 if job.event else 0}",
+                job.timeout,
+                job.func,
+            )
+            for job in claimed
+        ]
+        if jobs and not self._scripts.push(self._lease.token, queue, jobs, front=front):
+            raise LeaseLost("A newer coordinator has pushed to Redis.")
+
+
+def _message(job: Claimed) -> str:
+    """JSON put together as text: the arguments go on as they were written, without being parsed."""
+    return (
+        f'["{job.batch_id.hex}","{job.id.hex}",{1 if job.event else 0},"{job.event}","{job.func}",'
+        f"{job.timeout},{job.attempts},{job.max_attempts},{job.arguments}]"
+    )

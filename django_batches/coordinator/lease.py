@@ -1,0 +1,79 @@
+"""Who keeps the books: a row, judged by the database's clock.
+
+The row is touched first in each of the holder's transactions. A coordinator that was frozen for minutes finds another
+token there, and its transaction ends before it has written anything.
+"""
+
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError
+from django.utils import timezone
+
+from ..transitions import rows
+
+NAME = "coordinator"
+SECONDS = 15
+"""How long a lease lasts without a touch: how late a standby may notice that the holder has died."""
+
+
+class LeaseLost(Exception):
+    """Another coordinator keeps the books now."""
+
+
+class Lease:
+    """The right to keep the books, called as a fence inside a transaction: gives the time, or raises `LeaseLost`."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        self.token = 0
+        """The number of this tenure; 0 while another holds the lease."""
+
+    def acquire(self) -> bool:
+        """Takes the lease where it is free or has run out."""
+        with rows.atomic():
+            now = _now()
+            leases = rows.related("Lease")
+            row = leases.select_for_update().filter(pk=NAME).first()
+            if row is None:
+                try:
+                    row = leases.model(name=NAME, holder="", token=0, expires_at=now)
+                    leases.bulk_create([row])
+                except IntegrityError:  # another one came first
+                    return False
+            elif row.expires_at > now and row.holder != self.holder:
+                return False
+            leases.filter(pk=NAME).update(
+                holder=self.holder, token=row.token + 1, expires_at=now + timedelta(seconds=SECONDS)
+            )
+        self.token = row.token + 1
+        return True
+
+    def __call__(self) -> datetime:
+        """Proves the lease and prolongs it; the database's time."""
+        if rows.connection().vendor == "postgresql":
+            touched = rows.execute(
+                "UPDATE django_batches_lease SET expires_at = clock_timestamp() + %s WHERE name = %s AND token = %s"
+                " RETURNING clock_timestamp()",
+                [timedelta(seconds=SECONDS), NAME, self.token],
+            )
+            if touched:
+                return touched[0][0]  # type: ignore[no-any-return]
+        else:
+            now = timezone.now()
+            held = rows.related("Lease").filter(pk=NAME, token=self.token)
+            if held.update(expires_at=now + timedelta(seconds=SECONDS)):
+                return now
+        self.token = 0
+        raise LeaseLost(f"{self.holder} does not keep the books any more.")
+
+    def release(self) -> None:
+        """Gives the lease back, so that a standby need not wait for its end."""
+        if self.token:
+            rows.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=timezone.now())
+            self.token = 0
+
+
+def _now() -> datetime:
+    if rows.connection().vendor == "postgresql":
+        return rows.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
+    return timezone.now()

@@ -1,0 +1,158 @@
+"""The loop of the coordinator: outcomes as they come, and a poll every second that is the promise behind every poke."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from ..conf import settings
+from ..connection import Keys, client
+from ..transitions import dispatching, repairing, retrying, rows, steering
+from .dispatch import Dispatcher
+from .lease import Lease, LeaseLost
+from .reconcile import Reconciler
+from .record import Recorder
+
+logger = logging.getLogger("django_batches")
+
+POLL = 1.0
+STANDBY = 2.0
+RUNNING = 3.0
+RECONCILE = 15.0
+UPKEEP = 15.0
+COUNTERS = 600.0
+POSTPONED = 0.05
+LONGEST_PAUSE = 2.0
+
+
+class Every:
+    """Says when something is due again."""
+
+    def __init__(self, seconds: float, *, at_once: bool = True) -> None:
+        self._seconds = seconds
+        self._next = time.monotonic() + (0 if at_once else seconds)
+
+    def is_due(self) -> bool:
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + self._seconds
+        return True
+
+    def soon(self, seconds: float = 0.0) -> None:
+        self._next = min(self._next, time.monotonic() + seconds)
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self._next - time.monotonic())
+
+
+class Coordinator:
+    """Keeps the books until `should_stop()`; stands by while another one does."""
+
+    def __init__(self, name: str, should_stop: Callable[[], bool]) -> None:
+        self.name = name
+        self._should_stop = should_stop
+        self._redis = client()
+        self._keys = Keys()
+        self._lease = Lease(name)
+        self._trouble = ""
+
+    def run(self) -> None:
+        """Stays up while Redis or the database is away, and says so once."""
+        pause = 0.1
+        while not self._should_stop():
+            try:
+                if self._lease.acquire():
+                    self._begin()
+                    while self.turn() or not self._should_stop():
+                        pause = 0.1
+                    self._lease.release()
+                    return
+                self._wait(STANDBY)
+            except LeaseLost as lost:
+                logger.warning("%s It stands by.", lost)
+                self._wait(STANDBY)
+            except (RedisError, DatabaseError, InterfaceError, OSError) as error:
+                self._say(error)
+                rows.connection().close()
+                self._wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def turn(self) -> int:
+        """Waits for outcomes, pokes or the poll, and does what is due; returns how many outcomes it applied."""
+        due = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
+        entries, poked = self._recorder.read(0 if self._should_stop() else int(due * 1000))
+        recorded = self._recorder.record(entries) if entries else None
+        polls = self._poll.is_due()
+        if polls or (self._recorder.has_postponed and self._rewind.is_due()):
+            self._recorder.rewind()
+        if polls:
+            dispatching.promote_due(self._lease)
+        if polls or poked:
+            self._hold()
+        if polls or poked or (recorded and recorded.callbacks):
+            self._dispatcher.dispatch_callbacks()
+        if polls or poked or recorded:
+            self._dispatcher.dispatch_jobs()
+        if polls:
+            self._look_after()
+        if self._trouble:
+            logger.warning("%s goes on: Redis and the database are back.", self.name)
+            self._trouble = ""
+        return len(entries)
+
+    def _begin(self) -> None:
+        logger.info("%s keeps the books (lease %s).", self.name, self._lease.token)
+        self._recorder = Recorder(self._redis, self._lease)
+        self._dispatcher = Dispatcher(self._redis, self._lease)
+        self._reconciler = Reconciler(self._redis, self._lease, self._recorder)
+        self._poll, self._rewind = Every(POLL), Every(POSTPONED)
+        self._running = Every(RUNNING, at_once=False)
+        self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
+        self._counters = Every(COUNTERS, at_once=False)
+
+    def _look_after(self) -> None:
+        self._reconciler.act()
+        if self._running.is_due():
+            self._reconciler.mark_running()
+        if self._reconcile.is_due():
+            self._reconciler.look()
+        for batch_id in steering.unfinished_cancels():
+            steering.carry_on_cancelling(batch_id)
+        for batch_id in retrying.unfinished_retries():
+            retrying.carry_on_retrying(batch_id)
+        if self._upkeep.is_due():
+            repairing.end_what_can_end()
+            seconds = settings().OPEN_TIMEOUT
+            steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds)
+        if self._counters.is_due():
+            for batch_id in repairing.to_check():
+                repairing.repair_counters(batch_id)
+
+    def _hold(self) -> None:
+        """Makes the set of held batches in Redis what the database says.
+
+        The set is read before the database: whoever cancels adds to the set after the commit, so a batch that is in the
+        set and not held by the database has been resumed or has ended.
+        """
+        present = {key.decode() for key in self._redis.smembers(self._keys.held)}
+        wanted = {key.hex for key in steering.to_hold()}
+        if wanted - present:
+            self._redis.sadd(self._keys.held, *(wanted - present))
+        if present - wanted:
+            self._redis.srem(self._keys.held, *(present - wanted))
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._should_stop():
+            time.sleep(min(0.1, seconds))
+
+    def _say(self, error: Exception) -> None:
+        side = "Redis" if isinstance(error, RedisError) else "the database"
+        if self._trouble != side:
+            logger.error("%s cannot reach %s (%s: %s); it tries on.", self.name, side, type(error).__name__, error)
+            self._trouble = side

@@ -1,0 +1,205 @@
+"""The books against Redis: finds jobs that are in flight by their row but nowhere in Redis, or without a lease.
+
+A look proves nothing while outcomes wait in the stream: a finished job has left Redis, and its outcome may not be
+applied yet. The finish script adds the outcome and removes the job in one step; so the stream's last id is noted after
+the look, and a verdict counts once everything up to that id has been applied. It names the dispatch, so that it cannot
+touch a later run.
+"""
+
+import time
+import zlib
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings as django_settings
+from django.utils import timezone
+from redis import Redis
+from rq.utils import utcparse
+
+from ..connection import Keys
+from ..outcomes import Kind, Outcome, fingerprint
+from ..transitions import dispatching, recording
+from .lease import Lease
+from .record import Recorder, log_failures
+
+PAGE = 1_000
+SECOND_LOOK = 10.0
+"""Seconds after which a job that was popped and not started counts as lost: a plain RQ worker is between the two."""
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A row that is in RQ by the books."""
+
+    job_id: UUID
+    dispatch: int
+    batch_id: UUID
+    queue: str
+    status: str
+    is_callback: bool
+
+
+class Reconciler:
+    """Looks, waits until the stream is applied, then acts."""
+
+    def __init__(self, redis: Redis, lease: Lease, recorder: Recorder) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._recorder = recorder
+        self._keys = Keys()
+        self._verdicts: list[tuple[Outcome, str]] = []
+        self._noted = b""
+        self._suspects: dict[str, float] = {}
+
+    def look(self) -> int:
+        """Compares all rows in flight with Redis; returns how many verdicts wait for the stream."""
+        self._verdicts = []
+        suspects: dict[str, float] = {}
+        for page in self._pages():
+            self._verdicts += self._judge(page, suspects)
+        self._suspects = suspects
+        self._noted = self._recorder.last_id()
+        return len(self._verdicts)
+
+    def act(self) -> int:
+        """Applies the verdicts of the last look once the stream is applied up to it; returns how many."""
+        if not self._verdicts or not self._is_applied():
+            return 0
+        verdicts, self._verdicts = self._verdicts, []
+        for start in range(0, len(verdicts), PAGE):
+            part = verdicts[start : start + PAGE]
+            recorded = recording.record([outcome for outcome, _ in part], self._lease)
+            log_failures(recorded.failures)
+            done = {outcome.execution for outcome in recorded.done}
+            self._forget([(outcome, queue) for outcome, queue in part if outcome.execution in done])
+        return len(verdicts)
+
+    def mark_running(self) -> int:
+        """Marks the rows of jobs that hold a lease and are `queued` by the books."""
+        seen: list[tuple[UUID, int, datetime, str]] = []
+        for page in self._pages():
+            queued = [row for row in page if row.status == "queued"]
+            pipeline = self._redis.pipeline(transaction=False)
+            for row in queued:
+                pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at", "worker_name")
+            for row, (status, started, worker) in zip(queued, pipeline.execute(), strict=True):
+                if status == b"started" and started:
+                    seen.append((row.job_id, row.dispatch, _moment(started), (worker or b"").decode()))
+        return sum(
+            dispatching.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
+        )
+
+    def _pages(self) -> Iterator[list[InFlight]]:
+        after: UUID | None = None
+        while True:
+            page = [InFlight(*row) for row in dispatching.in_flight(after, PAGE)]
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+            after = page[-1].job_id
+
+    def _judge(self, page: list[InFlight], suspects: dict[str, float]) -> list[tuple[Outcome, str]]:
+        # The lists before the hashes: a job taken between the two looks is seen as started.
+        waiting = self._waiting({row.queue for row in page})
+        rows = [row for row in page if self._rq_id(row) not in waiting]
+        pipeline = self._redis.pipeline(transaction=False)
+        for row in rows:
+            pipeline.hmget(self._keys.job(self._rq_id(row)), "status")
+            pipeline.zrange(self._keys.executions(self._rq_id(row)), 0, -1)
+            pipeline.exists(self._keys.execution(self._rq_id(row), row.dispatch))
+        found = pipeline.execute()
+        verdicts = []
+        for index, row in enumerate(rows):
+            (status,), executions, has_lease = found[3 * index : 3 * index + 3]
+            kind = self._verdict(row, status, executions, bool(has_lease), suspects)
+            if kind:
+                verdicts.append((_outcome(row, *kind), row.queue))
+        return verdicts
+
+    def _verdict(
+        self, row: InFlight, status: bytes | None, executions: list[bytes], has_lease: bool, suspects: dict[str, float]
+    ) -> tuple[Kind, str] | None:
+        rq_id = self._rq_id(row)
+        if has_lease:
+            return None
+        if any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions):
+            return None  # of a plain RQ worker
+        if status is None:
+            return Kind.VANISHED, "It was gone from Redis."
+        if status == b"queued":
+            suspects[rq_id] = self._suspects.get(rq_id, time.monotonic())
+            if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
+                return None
+            return Kind.VANISHED, "It was taken from its queue and never started."
+        if status == b"started":
+            return Kind.INTERRUPTED, "Its worker was lost while it ran."
+        if status == b"stopped":
+            return Kind.STOPPED, "It was stopped on request."
+        if status == b"canceled":
+            return Kind.CANCELLED, "It was cancelled in RQ."
+        if status == b"failed":
+            return self._failed_in_rq(row)
+        return Kind.VANISHED, f"RQ has it as {status.decode()}, and its outcome never came."
+
+    def _failed_in_rq(self, row: InFlight) -> tuple[Kind, str]:
+        """run() never raises, so a plain RQ worker has failed it from outside: killed, or abandoned with its host."""
+        found: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
+        packed = found[0][1].get(b"exc_string", b"") if found else b""
+        text = zlib.decompress(b64decode(packed)) if packed else b""
+        if b"AbandonedJobError" in text:
+            return Kind.INTERRUPTED, "Its worker was lost while it ran."
+        return Kind.KILLED, "WorkerKilled: its work horse died while it ran."
+
+    def _waiting(self, queues: set[str]) -> set[str]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for queue in sorted(queues):
+            pipeline.lrange(self._keys.queue(queue), 0, -1)
+        return {rq_id.decode() for ids in pipeline.execute() for rq_id in ids}
+
+    def _is_applied(self) -> bool:
+        first = self._recorder.first_unapplied()
+        return first is None or _order(first) > _order(self._noted)
+
+    def _forget(self, acted: list[tuple[Outcome, str]]) -> None:
+        """Removes what is left of the given up dispatches in Redis, so that nobody starts them any more."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for outcome, queue in acted:
+            rq_id = self._keys.rq_id(outcome.job_id, outcome.dispatch)
+            pipeline.delete(self._keys.job(rq_id), self._keys.executions(rq_id), f"{self._keys.RQ}:results:{rq_id}")
+            pipeline.lrem(self._keys.queue(queue), 0, rq_id)
+            pipeline.lrem(f"{self._keys.queue(queue)}:intermediate", 0, rq_id)
+            pipeline.zrem(self._keys.started(queue), f"{rq_id}:{outcome.dispatch}")
+            for registry in ("failed", "canceled", "finished"):
+                pipeline.zrem(f"{self._keys.RQ}:{registry}:{queue}", rq_id)
+        pipeline.execute()
+
+    def _rq_id(self, row: InFlight) -> str:
+        return self._keys.rq_id(row.job_id, row.dispatch)
+
+
+def _outcome(row: InFlight, kind: Kind, error: str) -> Outcome:
+    return Outcome(
+        kind,
+        row.job_id,
+        row.dispatch,
+        row.batch_id,
+        not row.is_callback,
+        error_type=f"django_batches.{kind}",
+        error=error,
+        fingerprint=fingerprint(kind, ""),
+    )
+
+
+def _order(entry: bytes) -> tuple[int, int]:
+    milliseconds, _, number = entry.partition(b"-")
+    return int(milliseconds), int(number)
+
+
+def _moment(text: bytes) -> datetime:
+    moment = utcparse(text.decode())
+    return moment if django_settings.USE_TZ else timezone.make_naive(moment)

@@ -1,0 +1,94 @@
+"""The outcome stream into the books."""
+
+import logging
+from typing import Any
+
+from redis import Redis
+
+from ..connection import Keys
+from ..outcomes import Outcome
+from ..transitions import recording
+from .lease import Lease
+
+logger = logging.getLogger("django_batches")
+jobs_logger = logging.getLogger("django_batches.jobs")
+
+CHUNK = 500
+"""Outcomes of one transaction."""
+
+
+class Recorder:
+    """Reads the stream from where it stands, applies, commits, deletes. No consumer group: there is one reader."""
+
+    def __init__(self, redis: Redis, lease: Lease) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._keys = Keys()
+        self._position = "0-0"
+        self._pokes = "$"
+        self.has_postponed = False
+
+    def rewind(self) -> None:
+        """Reads from the start again: outcomes that were postponed, or a stream that went back with its server."""
+        self._position = "0-0"
+        self.has_postponed = False
+
+    def read(self, block: int) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """The next outcomes as (entry, text), and whether anybody poked; waits up to `block` milliseconds."""
+        if self._pokes == "$":
+            self._pokes = self._last_id(self._keys.pokes)
+        streams: Any = {self._keys.outcomes: self._position, self._keys.pokes: self._pokes}
+        found: Any = self._redis.xread(streams, count=CHUNK, block=max(1, block)) or []
+        by_name = dict(found) if isinstance(found, list) else {k: v[0] if v else [] for k, v in found.items()}
+        pokes = by_name.get(self._keys.pokes.encode(), [])
+        if pokes:
+            self._pokes = pokes[-1][0]
+        entries = [(entry, fields.get(b"o", b"")) for entry, fields in by_name.get(self._keys.outcomes.encode(), [])]
+        if entries:
+            self._position = entries[-1][0]
+        return entries, bool(pokes)
+
+    def record(self, entries: list[tuple[bytes, bytes]]) -> recording.Recorded:
+        """Applies the outcomes of one read and deletes them from the stream."""
+        outcomes, broken = [], []
+        for entry, text in entries:
+            try:
+                outcomes.append(Outcome.loads(text, entry))
+            except ValueError:
+                # It names no job, so it can only be dropped; the reconciler finds the job it was about.
+                logger.exception("An entry of the outcome stream cannot be read: %r", text[:200])
+                broken.append(entry)
+        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([], [], [], 0)
+        done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
+        if done:
+            # After the commit: the other way round a crash between the two would lose the outcomes.
+            self._redis.xdel(self._keys.outcomes, *done)
+        self.has_postponed = self.has_postponed or bool(recorded.postponed)
+        log_failures(recorded.failures)
+        return recorded
+
+    def first_unapplied(self) -> bytes | None:
+        """The oldest entry that is still in the stream."""
+        found: Any = self._redis.xrange(self._keys.outcomes, count=1)
+        return found[0][0] if found else None
+
+    def last_id(self) -> bytes:
+        """The newest id that the stream has given, also of an entry deleted since."""
+        return self._last_id(self._keys.outcomes)
+
+    def _last_id(self, key: str) -> bytes:
+        if not self._redis.exists(key):
+            return b"0-0"
+        info: Any = self._redis.xinfo_stream(key)
+        last = info["last-generated-id"]
+        return last if isinstance(last, bytes) else str(last).encode()
+
+
+def log_failures(failures: list[recording.Change]) -> None:
+    """Jobs that failed for good with no worker left to say so."""
+    for change in failures:
+        outcome = change.outcome
+        jobs_logger.error(
+            "Job %s of batch %s failed for good (%s): %s",
+            outcome.job_id, outcome.batch_id, outcome.kind, change.reason or outcome.error,
+        )  # fmt: skip

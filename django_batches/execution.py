@@ -1,0 +1,231 @@
+"""Running one job: from the message that came with it to its outcome. Never raises towards RQ.
+
+`perform` serves the executors; `run` is what RQ calls under a plain `rq worker`.
+"""
+
+import json
+import logging
+import signal
+import sys
+import traceback as tracebacks
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
+from typing import Any
+from uuid import UUID
+
+import django
+from asgiref.sync import async_to_sync
+from django.apps import apps
+from django.db import DatabaseError
+from django.utils import timezone
+from redis.exceptions import RedisError
+from rq import Retry, get_current_job
+from rq.timeouts import JobTimeoutException
+
+from .connection import Keys, poke
+from .context import Running, running
+from .exceptions import BatchCancelled, FunctionNotAllowed
+from .functions import resolve
+from .outcomes import Kind, Outcome, fingerprint
+from .payloads import MAX_ERROR, MAX_TRACEBACK, clean, dump_result
+from .states import IN_FLIGHT
+from .transitions import recording, rows
+
+logger = logging.getLogger("django_batches.jobs")
+
+
+@dataclass(frozen=True)
+class Message:
+    """What travels with a job: the call, and where its outcome belongs."""
+
+    batch_id: UUID
+    job_id: UUID
+    is_callback: bool
+    event: str
+    func: str
+    timeout: int
+    attempts: int
+    max_attempts: int
+    args: list[Any]
+    kwargs: dict[str, Any]
+    dispatch: int
+
+    @classmethod
+    def of(cls, rq_id: str, text: str | bytes) -> "Message":
+        """Raises `ValueError` for text that is no message of ours."""
+        batch, job, callback, event, func, timeout, attempts, max_attempts, (args, kwargs) = json.loads(text)
+        dispatch = int(rq_id.rpartition("-")[2])
+        return cls(
+            UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, args, kwargs, dispatch
+        )
+
+    def outcome(self, kind: Kind, **fields: Any) -> Outcome:
+        return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
+
+
+def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
+    """Runs the function of a job; its outcome, and the exception, if any, for the caller to judge the process by."""
+    started = timezone.now()
+    error: BaseException | None = None
+    outcome: Outcome
+    try:
+        value = copy_context().run(_call, message)
+        outcome = _returned(message, value)
+    except BaseException as raised:
+        error = raised
+        outcome = _raised(message, raised)
+    return replace(outcome, worker=worker, started_at=started, finished_at=timezone.now()), error
+
+
+def is_current(message: Message) -> bool:
+    """Whether the row still waits for this dispatch: asked where Redis may have been rolled back or the push is old."""
+    return rows.jobs().filter(pk=message.job_id, dispatch=message.dispatch, status__in=IN_FLIGHT).exists()
+
+
+def run() -> None:
+    """What RQ calls: runs the current RQ job as the job of a batch and tells its outcome. Never raises.
+
+    A raised exception would keep the arguments in RQ's FailedJobRegistry, and RQ knows nothing of our attempts.
+    """
+    if not apps.ready:
+        django.setup()
+    job = get_current_job()
+    if job is None:
+        raise RuntimeError("django_batches.execution.run is called by RQ workers only.")
+    text = job.connection.hget(job.key, "batches")
+    if text is None:
+        logger.error("The job %s carries no message of django_batches; nothing was run.", job.id)
+        return
+    message = Message.of(job.id, text)
+    keys = Keys(job.id.split("-")[1])
+    if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
+        outcome = message.outcome(Kind.HELD)
+    elif not is_current(message):
+        return
+    else:
+        outcome, _ = perform(message, job.worker_name or "")
+    try:
+        job.connection.xadd(keys.outcomes, {"o": outcome.dumps()})
+    except RedisError:
+        record_directly(outcome)
+
+
+def record_directly(outcome: Outcome) -> bool:
+    """Writes an outcome to the database because Redis is away; False where that is away too."""
+    try:
+        recorded = recording.record([outcome])
+    except DatabaseError:
+        logger.exception("The outcome of job %s could be told to neither Redis nor the database.", outcome.job_id)
+        return False
+    poke()
+    return not recorded.postponed
+
+
+def _call(message: Message) -> Any:
+    running.set(Running(message.job_id, message.batch_id, message.dispatch))
+    function = resolve(message.func)
+    args = message.args
+    if message.is_callback:
+        args = [rows.batches().get(pk=message.batch_id), *args]
+    with alarm(message.timeout):
+        if iscoroutinefunction(function):
+            return async_to_sync(function)(*args, **message.kwargs)
+        return function(*args, **message.kwargs)
+
+
+@contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """Raises `JobTimeoutException` in the block after `seconds`."""
+
+    def ring(signum: int, frame: object) -> None:
+        raise JobTimeoutException(f"The job ran for more than its timeout of {seconds} s.")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _returned(message: Message, value: Any) -> Outcome:
+    if isinstance(value, Retry):
+        intervals = value.intervals or [0]
+        after = float(intervals[min(message.attempts, len(intervals) - 1)])
+        return message.outcome(
+            Kind.RETRY,
+            error_type="rq.Retry",
+            error=f"Retry: the job returned Retry(max={value.max}) and asked to run again.",
+            fingerprint=fingerprint("rq.Retry", message.func),
+            retry_max=value.max,
+            retry_after=after,
+        )
+    try:
+        return message.outcome(Kind.SUCCEEDED, result=None if value is None else dump_result(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        # For good: the work is done, and doing it again would charge the card twice.
+        return _failure(message, error, is_final=True)
+
+
+def _raised(message: Message, error: BaseException) -> Outcome:
+    if isinstance(error, BatchCancelled):
+        return message.outcome(Kind.CANCELLED)
+    if isinstance(error, ImportError) and not _is_importable(message.func):
+        # A rolling deploy: another worker has the code already.
+        logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
+        return message.outcome(Kind.INTERRUPTED, **_described(message, error))
+    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed))
+
+
+def _is_importable(path: str) -> bool:
+    try:
+        resolve(path)
+    except ImportError:
+        return False
+    except FunctionNotAllowed:
+        return True
+    return True
+
+
+def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
+    is_final = is_final or message.attempts + 1 >= message.max_attempts
+    described = _described(message, error)
+    log = logger.error if is_final else logger.warning
+    attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
+    log(
+        "Job %s of batch %s failed (%s, %s): %s",
+        message.job_id, message.batch_id, message.func, attempt, described["error"],
+        exc_info=error,
+    )  # fmt: skip
+    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **described)
+
+
+def _described(message: Message, error: BaseException) -> dict[str, str]:
+    """Type, message, traceback and fingerprint of an exception, whatever its `__str__` does."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception as unprintable:
+        text = f"<its message cannot be printed: {type(unprintable).__name__}>"
+    frames = tracebacks.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not frame.filename.startswith(_OUR_FOLDER)] or list(frames)
+    place = f"{ours[-1].filename}:{ours[-1].name}:{ours[-1].lineno}" if ours else message.func
+    try:
+        lines = "".join(tracebacks.format_exception(error))
+    except Exception:
+        lines = "".join(tracebacks.format_list(frames)) + f"{name}: {text}"
+    short = text.partition("\n")[0] if len(text) > MAX_ERROR else text
+    return {
+        "error_type": clean(name, 200),
+        "error": clean(f"{kind.__qualname__}: {short}" if short else kind.__qualname__, MAX_ERROR),
+        "traceback": clean(lines, MAX_TRACEBACK),
+        "fingerprint": fingerprint(name, place),
+    }
+
+
+_OUR_FOLDER = sys.modules[__name__].__file__.rpartition("/")[0]  # type: ignore[union-attr]

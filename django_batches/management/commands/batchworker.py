@@ -1,0 +1,43 @@
+"""`manage.py batchworker`: parses the options, judges them, runs the supervisor."""
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from ...worker.supervisor import Plan, Supervisor
+
+
+class Command(BaseCommand):
+    help = (
+        "Works batches: runs jobs in executor processes and keeps the books. Without names it works every queue. "
+        "SIGTERM or Ctrl-C: finishes the jobs at hand and leaves; a second one interrupts them."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("queues", nargs="*", metavar="queue", help="queues to work, the first one first")
+        parser.add_argument(
+            "--workers", type=int, default=1, metavar="N", help="executor processes; 0: only keep the books (default 1)"
+        )
+        parser.add_argument("--burst", action="store_true", help="leave when nothing is due or in flight any more")
+        parser.add_argument("--max-jobs", type=int, metavar="N", help="leave after N jobs")
+        parser.add_argument(
+            "--max-jobs-per-child", type=int, metavar="N", help="replace an executor after N jobs; 1 isolates every job"
+        )
+        parser.add_argument("--name", default="", help="name of this worker in logs and in RQ (default: the host's)")
+        parser.add_argument(
+            "--grace", type=float, metavar="SECONDS", help="how long running jobs may go on after SIGTERM (default: to their end)"
+        )  # fmt: skip
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["workers"] < 0:
+            raise CommandError("--workers must be 0 or more.")
+        for name in ("max_jobs", "max_jobs_per_child"):
+            if options[name] is not None and options[name] < 1:
+                raise CommandError(f"--{name.replace('_', '-')} must be 1 or more.")
+        if options["max_jobs"] and not options["workers"]:
+            raise CommandError("--max-jobs needs --workers: without executors no job is run here.")
+        names = ("queues", "workers", "burst", "max_jobs", "max_jobs_per_child", "name", "grace")
+
+        sys.exit(Supervisor(Plan(**{name: options[name] for name in names})).run())

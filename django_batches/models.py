@@ -1,0 +1,330 @@
+"""The rows: fields, constraints, indexes, what can be read from them, and verbs of a few lines.
+
+Every change of a status or a counter is in `transitions`; everything that adds jobs is in `opening`.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from .ids import uuid7
+from .querysets import BatchJobQuerySet, BatchQuerySet
+from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, BatchStatus, Event, JobStatus
+from .verbs import BatchVerbs, JobVerbs
+
+
+class Batch(BatchVerbs, models.Model):
+    """A set of jobs with callbacks. Made by `Batch.open(...)`, changed by its verbs."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    description = models.TextField(_("description"), blank=True, default="")
+    metadata = models.JSONField(_("metadata"), blank=True, default=dict, help_text=_("Yours; the app never reads it."))
+
+    status = models.CharField(_("status"), max_length=10, choices=BatchStatus.choices, default=BatchStatus.OPEN)
+    round = models.PositiveIntegerField(
+        _("round"), default=0, help_text=_("How often it was re-opened by a retry. Callbacks are told once per round.")
+    )
+    reason = models.TextField(_("reason"), blank=True, default="", help_text=_("Why it was cancelled."))
+    is_paused = models.BooleanField(_("paused"), default=False)
+
+    total = models.PositiveIntegerField(_("total"), default=0)
+    pending = models.PositiveIntegerField(_("pending"), default=0, help_text=_("Jobs that have not ended."))
+    succeeded = models.PositiveIntegerField(_("succeeded"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    cancelled = models.PositiveIntegerField(_("cancelled"), default=0)
+    in_flight = models.PositiveIntegerField(_("in flight"), default=0, help_text=_("Jobs that are in RQ now."))
+    open_callbacks = models.PositiveIntegerField(_("open callbacks"), default=0)
+
+    queue = models.CharField(_("queue"), max_length=100)
+    timeout = models.PositiveIntegerField(_("timeout"), help_text=_("Seconds one run of a job may take."))
+    max_attempts = models.PositiveIntegerField(_("attempts"), default=1)
+    backoff = models.TextField(_("backoff"), default="0", help_text=_("Seconds before the next attempt, as JSON."))
+    registered_callbacks = models.TextField(default="[]", editable=False)
+    """JSON list of the callbacks registered before the seal; their rows are made when the event happens."""
+
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    grown_at = models.DateTimeField(_("last job added"), default=timezone.now, editable=False)
+    sealed_at = models.DateTimeField(_("sealed"), null=True, editable=False)
+    started_at = models.DateTimeField(_("started"), null=True, editable=False)
+    cancelled_at = models.DateTimeField(_("cancel asked"), null=True, editable=False)
+    finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+
+    first_failure = models.ForeignKey(
+        "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, related_name="+", editable=False
+    )
+    failure_round = models.PositiveIntegerField(null=True, editable=False)
+    """The round in which the failure event was told last."""
+    attempted_round = models.PositiveIntegerField(null=True, editable=False)
+    """The round in which the attempted event was told last."""
+    retry_position = models.PositiveIntegerField(null=True, editable=False)
+    """A retry of all failed jobs is under way and has come this far. The batch cannot end before it is through."""
+    retry_cancelled = models.BooleanField(default=False, editable=False)
+    """Whether the retry under way takes cancelled jobs too."""
+
+    objects = BatchQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="batch_counters_add_up",
+                condition=Q(total=F("pending") + F("succeeded") + F("failed") + F("cancelled"))
+                & Q(pending__gte=0, succeeded__gte=0, failed__gte=0, cancelled__gte=0),
+            ),
+            models.CheckConstraint(
+                name="batch_in_flight_within_pending", condition=Q(in_flight__gte=0, in_flight__lte=F("pending"))
+            ),
+            models.CheckConstraint(name="batch_open_callbacks_positive", condition=Q(open_callbacks__gte=0)),
+        ]
+        indexes: ClassVar = [
+            # coordinator: batches to end, to cancel, to retry, to hold, abandoned ones
+            models.Index(fields=["id"], name="batch_not_ended", condition=Q(finished_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return self.description or f"Batch {str(self.pk)[-8:]}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Writes `description` and `metadata` only: a stale object must not overwrite counters or status."""
+        if self._state.adding:
+            raise TypeError("A batch is made by Batch.open(...).")
+        writable = {"description", "metadata"}
+        given = kwargs.pop("update_fields", None)
+        kwargs["update_fields"] = writable if given is None else writable.intersection(given)
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Deletes an ended batch with its jobs, in chunks; raises `BatchError` for one that has not ended."""
+        return type(self).objects.filter(pk=self.pk).delete()
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in BATCH_ENDED
+
+    @property
+    def progress(self) -> float:
+        """Ended jobs of all jobs, 0.0 to 1.0."""
+        if not self.total:
+            return 1.0 if self.has_ended else 0.0
+        return (self.total - self.pending) / self.total
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it has been cancelled; asks the database each time, so that a long job may look."""
+        return Batch.objects.filter(pk=self.pk, cancelled_at__isnull=False).exists()
+
+    @property
+    def throughput(self) -> float:
+        """Jobs ended per second over the last minute (0.0 once the batch has ended)."""
+        if self.has_ended:
+            return 0.0
+        since = timezone.now() - timedelta(minutes=1)
+        seconds = min(60.0, max(1.0, (timezone.now() - (self.started_at or self.created_at)).total_seconds()))
+        rows = self.buckets.filter(starts_at__gte=since).aggregate(
+            ended=models.Sum(F("succeeded") + F("failed") + F("cancelled"))
+        )
+        return (rows["ended"] or 0) / seconds
+
+    @property
+    def eta(self) -> datetime | None:
+        """When it will have ended at the throughput of the last minute, or None where that says nothing."""
+        rate = self.throughput
+        if self.has_ended or self.is_paused or not rate:
+            return None
+        return timezone.now() + timedelta(seconds=self.pending / rate)
+
+    @property
+    def result(self) -> Any:
+        """What its first `on_success` callback returned, or the list of its jobs' results where it has none.
+
+        None until it has succeeded and that callback too. The list is meant for small batches: see `results()`.
+        """
+        if self.status != BatchStatus.SUCCEEDED:
+            return None
+        if not any(spec["event"] == Event.SUCCESS for spec in json.loads(self.registered_callbacks)):
+            return list(self.results())
+        first = self.callbacks.filter(event=Event.SUCCESS, round=self.round, position=0).first()
+        return first.result if first else None
+
+    def results(self) -> Iterator[Any]:
+        """One value per job, in the order added, streaming; None for a job without one."""
+        texts = self.jobs.order_by("position").values_list("result_text", flat=True)
+        return (json.loads(text) if text else None for text in texts.iterator(chunk_size=2000))
+
+
+class BatchJob(JobVerbs, models.Model):
+    """One job of a batch, or one callback. The row is the truth; RQ carries a copy while it is in flight."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="jobs", db_index=False)
+    callback_of = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="callbacks", db_index=False)
+    event = models.CharField(_("event"), max_length=9, choices=Event.choices, blank=True, default="", db_default="")
+    position = models.PositiveIntegerField(_("position"))
+    round = models.PositiveIntegerField(_("round"), default=0, db_default=0)
+
+    func = models.CharField(_("function"), max_length=255)
+    arguments = models.TextField(default="[[],{}]", editable=False)
+    queue = models.CharField(_("queue"), max_length=100)
+    timeout = models.PositiveIntegerField(_("timeout"))
+    max_attempts = models.PositiveIntegerField(default=1, db_default=1)
+    backoff = models.TextField(default="0", db_default="0")
+
+    status = models.CharField(
+        _("status"),
+        max_length=9,
+        choices=JobStatus.choices,
+        default=JobStatus.CREATED,
+        db_default=JobStatus.CREATED,
+    )
+    dispatch = models.PositiveIntegerField(_("dispatch"), default=0, db_default=0)
+    """+1 each time the row is handed to RQ. An outcome carries it, so that a superseded run cannot count."""
+    attempts = models.PositiveIntegerField(_("attempts"), default=0, db_default=0)
+    losses = models.PositiveIntegerField(_("losses"), default=0, db_default=0)
+    """How often its worker was killed or lost under it since the last retry."""
+
+    result_text = models.TextField(null=True, editable=False)  # noqa: DJ001 (NULL is "no result")
+    error_type = models.CharField(_("error type"), max_length=200, blank=True, default="", db_default="")
+    error = models.TextField(_("error"), blank=True, default="", db_default="")
+    traceback = models.TextField(_("traceback"), blank=True, default="", db_default="")
+    fingerprint = models.CharField(max_length=16, blank=True, default="", db_default="", editable=False)
+    worker = models.CharField(_("worker"), max_length=200, blank=True, default="", db_default="")
+
+    created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
+    due_at = models.DateTimeField(_("due"), null=True, editable=False)
+    started_at = models.DateTimeField(_("started"), null=True, editable=False)
+    finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+
+    objects = BatchJobQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
+        ordering: ClassVar = ["position"]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="job_of_a_batch_or_callback_of_one",
+                condition=Q(batch__isnull=False, callback_of__isnull=True, event="")
+                | (Q(batch__isnull=True, callback_of__isnull=False) & ~Q(event="")),
+            ),
+            models.UniqueConstraint(fields=["batch", "position"], name="job_unique_position"),
+            models.UniqueConstraint(
+                fields=["callback_of", "event", "position", "round"],
+                name="callback_once_per_round",
+                condition=Q(callback_of__isnull=False),
+            ),
+        ]
+        indexes: ClassVar = [
+            # coordinator: queues and batches with jobs to claim, and those jobs in order
+            models.Index(
+                fields=["queue", "batch", "position"],
+                name="job_to_claim",
+                condition=Q(status=JobStatus.CREATED, batch__isnull=False),
+            ),
+            # coordinator: callbacks to claim
+            models.Index(
+                fields=["id"],
+                name="callback_to_claim",
+                condition=Q(status=JobStatus.CREATED, callback_of__isnull=False),
+            ),
+            # coordinator: what is due; cancel: what a batch has scheduled
+            models.Index(fields=["due_at"], name="job_scheduled", condition=Q(status=JobStatus.SCHEDULED)),
+            # cancel, attempted: what of a batch waits here
+            models.Index(
+                fields=["batch", "position"],
+                name="job_waiting_here",
+                condition=Q(status=JobStatus.SCHEDULED),
+            ),
+            # reconcile: what is in RQ by the books
+            models.Index(fields=["id"], name="job_in_flight", condition=Q(status__in=IN_FLIGHT)),
+            # retry, admin: the failed jobs of a batch in order
+            models.Index(
+                fields=["batch", "position"],
+                name="job_to_retry",
+                condition=Q(status__in=[JobStatus.FAILED, JobStatus.CANCELLED]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.func} #{self.position}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("The row of a job is written by its batch: use batch.enqueue(...), job.retry(), job.cancel().")
+
+    @property
+    def args(self) -> list[Any]:
+        return list(json.loads(self.arguments)[0])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        return dict(json.loads(self.arguments)[1])
+
+    @property
+    def result(self) -> Any:
+        """What the function returned; None before it succeeded."""
+        return json.loads(self.result_text) if self.result_text else None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in JOB_ENDED
+
+    @property
+    def owner_id(self) -> Any:
+        """The key of its batch, also for a callback."""
+        return self.batch_id or self.callback_of_id
+
+
+class TimeBucket(models.Model):
+    """How many jobs of a batch ended in one stretch of ten seconds; written with the outcomes themselves."""
+
+    SECONDS: ClassVar = 10
+
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="buckets", db_index=False)
+    starts_at = models.DateTimeField()
+    succeeded = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    cancelled = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["batch", "starts_at"], name="bucket_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.starts_at:%H:%M:%S}"
+
+
+class FailureGroup(models.Model):
+    """How many jobs of a batch have failed for good with the same exception at the same place."""
+
+    batch = models.ForeignKey(Batch, models.CASCADE, related_name="failure_groups", db_index=False)
+    fingerprint = models.CharField(max_length=16)
+    error_type = models.CharField(max_length=200)
+    sample = models.TextField()
+    count = models.IntegerField(default=0)
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["batch", "fingerprint"], name="failure_group_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.error_type} ({self.count})"
+
+
+class Lease(models.Model):
+    """Who keeps the books: one row, judged by the database's clock."""
+
+    name = models.CharField(primary_key=True, max_length=20)
+    holder = models.CharField(max_length=200)
+    token = models.PositiveBigIntegerField(default=0)
+    """+1 with each new holder; everything that the holder writes to Redis carries it."""
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.holder} ({self.token})"

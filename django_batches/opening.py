@@ -1,0 +1,247 @@
+"""Filling a batch: the open block, and the verbs that add jobs and callbacks with given options."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from django.apps import apps
+from django.db import DatabaseError
+from django.utils import timezone
+
+from .conf import settings
+from .exceptions import BatchError
+from .functions import bound_names, path_of
+from .ids import uuid7
+from .options import Backoff, Options, Seconds
+from .payloads import dump_arguments
+from .states import Event
+from .transitions import creating, rows, steering
+from .transitions.creating import NewJob
+
+if TYPE_CHECKING:
+    from .models import Batch, BatchJob
+
+logger = logging.getLogger("django_batches")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FLUSH_AT = 1_000
+"""Jobs that are buffered: one transaction per so many, and constant memory for any number."""
+
+
+class Opening:
+    """The block in which a batch is filled: `with Batch.open(...) as batch:`. Leaving it seals the batch."""
+
+    def __init__(self, batch: "Batch") -> None:
+        self.batch = batch
+        self.is_active = False
+        self._callbacks: list[dict[str, Any]] = []
+        self._buffer: list[NewJob] = []
+        self._returned: dict[Any, BatchJob] = {}
+
+    def __enter__(self) -> "Batch":
+        if self.is_active or not self.batch._state.adding:
+            raise BatchError("Batch.open(...) makes one batch: call it again for another one.")
+        if settings().ON_FAILURE:
+            self.register(Event.FAILURE, settings().ON_FAILURE, (), {}, self.batch.job_options)
+        creating.create(self.batch)
+        self.batch.opening = self
+        self.is_active = True
+        return self.batch
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            try:
+                self.seal()
+            except BaseException as failure:
+                self._undo(failure)
+                raise
+        else:
+            self._undo(error)
+        self.is_active = False
+
+    def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
+        """Buffers a job; every 1,000 are written."""
+        self._buffer.append(job)
+        if returned is not None:
+            self._returned[job.id] = returned
+        if len(self._buffer) >= FLUSH_AT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is buffered. Raises `BatchFinished` where the batch was cancelled meanwhile."""
+        jobs, self._buffer = self._buffer, []
+        returned, self._returned = self._returned, {}
+        if jobs:
+            first = creating.add(self.batch.pk, jobs, self.callbacks)
+            for index, job in enumerate(jobs):
+                if job.id in returned:
+                    written(returned[job.id], first + index)
+
+    def seal(self) -> bool:
+        """Writes what is buffered and seals the batch, in one transaction."""
+        with rows.atomic():
+            self.flush()
+            sealed = creating.seal(self.batch.pk, self.callbacks)
+        self.batch.reload()
+        return sealed
+
+    def register(
+        self, event: Event, func: Callable[..., Any] | str, args: Any, kwargs: dict[str, Any], options: Options
+    ) -> None:
+        """Registers a callback, whose row is made when the event happens."""
+        path = path_of(func)
+        names = bound_names(path, 1, args, kwargs)
+        self._callbacks.append(
+            {
+                "event": event.value,
+                "func": path,
+                "arguments": dump_arguments(args, kwargs, names),
+                **vars(options),
+            }
+        )
+
+    @property
+    def callbacks(self) -> str:
+        return json.dumps(self._callbacks, separators=(",", ":"))
+
+    def _undo(self, error: BaseException | None) -> None:
+        """What was not written never is; the batch is cancelled if some of it was, gone if not."""
+        self._buffer.clear()
+        if rows.connection().needs_rollback:
+            return  # the caller's transaction is lost, and the batch with it
+        try:
+            if not creating.discard(self.batch.pk):
+                steering.cancel(self.batch.pk, f"Its creator raised {type(error).__name__} while filling it.")
+                self.batch.reload()
+        except DatabaseError:
+            # The error of the block goes on, not this one. The coordinator cancels the batch after OPEN_TIMEOUT.
+            logger.exception("Batch %s could not be cancelled after an error in its block.", self.batch.pk)
+
+
+class Adder:
+    """Adds jobs and callbacks to a batch with these options; what `batch.using(...)` returns."""
+
+    def __init__(self, batch: "Batch", options: Options) -> None:
+        self._batch = batch
+        self._options = options
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> "Adder":
+        """The same verbs with other options. `timeout` and `backoff` in seconds or as timedelta."""
+        return Adder(self._batch, self._options.using(queue, timeout, max_attempts, backoff))
+
+    def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+        """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` with nothing written.
+
+        In the open block it is written with the others; elsewhere at once, where it raises `BatchFinished` for a batch
+        that has ended.
+        """
+        new = self._judged(path_of(func), args, kwargs)
+        job: BatchJob = apps.get_model(rows.APP, "BatchJob")(batch=self._batch, position=0, **new._asdict())
+        opening = self._batch.opening
+        if opening and opening.is_active:
+            opening.add(new, job)
+        else:
+            written(job, creating.add(self._batch.pk, [new]))
+        return job
+
+    def map(
+        self,
+        func: Callable[Concatenate[T, P], object] | str,
+        iterable: Iterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> int:
+        """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Streaming."""
+        return self._add_all(func, ((item, *args) for item in iterable), kwargs)
+
+    def starmap(
+        self, func: Callable[..., object] | str, iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any
+    ) -> int:
+        """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
+        return self._add_all(func, ((*item, *args) for item in iterable), kwargs)
+
+    def on_success(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once every job has succeeded."""
+        self._register(Event.SUCCESS, func, args, kwargs)
+
+    def on_failure(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
+        self._register(Event.FAILURE, func, args, kwargs)
+
+    def on_finish(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever way."""
+        self._register(Event.FINISH, func, args, kwargs)
+
+    def on_attempted(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried (Sidekiq's `:complete`)."""
+        self._register(Event.ATTEMPTED, func, args, kwargs)
+
+    def _register(self, event: Event, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        opening = self._batch.opening
+        if not (opening and opening.is_active) or self._batch.sealed_at:
+            raise BatchError(
+                f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later it may "
+                "have happened already."
+            )
+        opening.register(event, func, args, kwargs, self._options)
+
+    def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
+        path = path_of(func)
+        opening = self._batch.opening
+        count = 0
+        if opening and opening.is_active:
+            for count, args in enumerate(calls, start=1):  # noqa: B007
+                opening.add(self._judged(path, args, kwargs))
+            return count
+        chunk: list[NewJob] = []
+        for count, args in enumerate(calls, start=1):  # noqa: B007
+            chunk.append(self._judged(path, args, kwargs))
+            if len(chunk) == FLUSH_AT:
+                creating.add(self._batch.pk, chunk)
+                chunk = []
+        if chunk:
+            creating.add(self._batch.pk, chunk)
+        return count
+
+    def _judged(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
+        names = bound_names(path, 0, args, kwargs)
+        options = self._options
+        return NewJob(
+            uuid7(),
+            path,
+            dump_arguments(args, kwargs, names),
+            options.queue,
+            options.timeout,
+            options.max_attempts,
+            options.backoff,
+            timezone.now(),
+        )
+
+
+def written(job: "BatchJob", position: int) -> None:
+    """Tells a returned job that its row has been written."""
+    job.position = position
+    job._state.adding = False
+    job._state.db = rows.alias()

@@ -1,0 +1,141 @@
+"""The outcome of one run of a job, and the stream that carries it to the coordinator."""
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import blake2s
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings as django_settings
+from django.utils import timezone
+
+from .payloads import MAX_ERROR, clean
+
+
+class Kind(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """Raised an exception: uses an attempt."""
+    RETRY = "retry"
+    """Returned `rq.Retry`: uses one of its attempts."""
+    TIMEOUT = "timeout"
+    """Overran its timeout and was killed: uses an attempt."""
+    KILLED = "killed"
+    """Its worker died under it while the supervisor lived: uses an attempt, and is a loss."""
+    STOPPED = "stopped"
+    """Stopped on request through RQ: fails for good."""
+    CANCELLED = "cancelled"
+    """Cancelled in RQ before it ran."""
+    HELD = "held"
+    """Not started, because its batch is cancelled or paused."""
+    INTERRUPTED = "interrupted"
+    """Its host was lost or shut down under it: runs again, no attempt used, and is a loss."""
+    VANISHED = "vanished"
+    """Gone from Redis before it started: runs again."""
+    REFUSED = "refused"
+    """The database refused what was to be written: fails for good."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one dispatch of a job."""
+
+    kind: Kind
+    job_id: UUID
+    dispatch: int
+    batch_id: UUID
+    is_job_of_batch: bool = True
+    """False for a callback."""
+    worker: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    result: str | None = None
+    """JSON text of what the function returned."""
+    error_type: str = ""
+    error: str = ""
+    traceback: str = ""
+    fingerprint: str = ""
+    is_final: bool = False
+    """No further attempt, whatever `max_attempts` says."""
+    was_logged: bool = False
+    """The worker that ran it has logged the failure, with its traceback."""
+    retry_max: int | None = None
+    retry_after: float | None = None
+    """Seconds until the next attempt, where the job itself said so."""
+    entry_id: bytes = field(default=b"", compare=False)
+    """Its place in the stream."""
+
+    @property
+    def execution(self) -> tuple[UUID, int]:
+        return self.job_id, self.dispatch
+
+    def refused(self, error: Exception) -> "Outcome":
+        """The outcome to record in place of this one, which the database would not take."""
+        message = clean(f"The outcome ({self.kind}) could not be written: {type(error).__name__}: {error}", MAX_ERROR)
+        return Outcome(
+            Kind.REFUSED,
+            self.job_id,
+            self.dispatch,
+            self.batch_id,
+            self.is_job_of_batch,
+            worker=clean(self.worker, 200),
+            error_type=type(error).__name__,
+            error=message,
+            fingerprint=fingerprint(type(error).__name__, "record"),
+            is_final=True,
+            entry_id=self.entry_id,
+        )
+
+    def dumps(self) -> str:
+        """Its text in the stream: keys of one letter, because every job pays for them."""
+        data: dict[str, Any] = {
+            "k": self.kind.value,
+            "j": self.job_id.hex,
+            "d": self.dispatch,
+            "b": self.batch_id.hex,
+            "c": 0 if self.is_job_of_batch else 1,
+            "w": self.worker,
+            "s": _stamp(self.started_at),
+            "f": _stamp(self.finished_at),
+            "r": self.result,
+        }
+        if self.kind != Kind.SUCCEEDED:
+            data |= {
+                "t": self.error_type, "e": self.error, "x": self.traceback, "p": self.fingerprint,
+                "n": int(self.is_final), "l": int(self.was_logged), "m": self.retry_max, "a": self.retry_after,
+            }  # fmt: skip
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def loads(cls, text: str | bytes, entry_id: bytes = b"") -> "Outcome":
+        """Raises `ValueError` for text that is no outcome."""
+        try:
+            data = json.loads(text)
+            return cls(
+                Kind(data["k"]), UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
+                worker=str(data.get("w", "")), started_at=_time(data.get("s")), finished_at=_time(data.get("f")),
+                result=data.get("r"), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
+                traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
+                is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
+                retry_max=data.get("m"), retry_after=data.get("a"), entry_id=entry_id,
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+            raise ValueError(f"not an outcome: {error!r}") from error
+
+
+def fingerprint(error_type: str, place: str) -> str:
+    """Groups failures: the same exception at the same place has the same fingerprint."""
+    return blake2s(f"{error_type}\n{place}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _stamp(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _time(stamp: float | None) -> datetime | None:
+    if stamp is None:
+        return None
+    moment = datetime.fromtimestamp(stamp, UTC)
+    return moment if django_settings.USE_TZ else timezone.make_naive(moment)

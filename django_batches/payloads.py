@@ -1,0 +1,100 @@
+"""JSON text for arguments and results, and clean text for errors: what may be written to a row.
+
+The text is pure ASCII (everything else escaped), so no database can refuse it: PostgreSQL takes neither NUL nor lone
+surrogates in text, and a refused row would stop the bulk transaction of everybody else.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from .conf import settings
+
+MAX_ERROR = 2_000
+"""Characters of an error message that are kept."""
+MAX_TRACEBACK = 32_000
+"""Characters of a traceback that are kept: its first and last half."""
+
+_REFUSED = re.compile("[\x00\ud800-\udfff]")
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> str:
+    """The JSON text of a call's arguments.
+
+    `names` are the names of the positional arguments, for the message. Raises `TypeError` for a value that would not
+    come back equal, naming the argument and the fix, and `ValueError` for text above `MAX_PAYLOAD` bytes.
+    """
+    for index, value in enumerate(args):
+        _check(value, names[index] if index < len(names) else f"argument {index + 1}")
+    for name, value in kwargs.items():
+        _check(value, name)
+    text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
+    if len(text) > settings().MAX_PAYLOAD:
+        raise ValueError(
+            f"The arguments are {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({settings().MAX_PAYLOAD:,}): "
+            "store the data and pass its key."
+        )
+    return text
+
+
+def dump_result(value: Any) -> str:
+    """The JSON text of a job's result; raises `TypeError` or `ValueError` as `dump_arguments` does."""
+    _check(value, "the result")
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if len(text) > settings().MAX_PAYLOAD:
+        raise ValueError(
+            f"The result is {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({settings().MAX_PAYLOAD:,}): "
+            "store the data and return its key."
+        )
+    return text
+
+
+def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = json.loads(text)
+    return args, kwargs
+
+
+def clean(text: str, limit: int) -> str:
+    """`text` as every database takes it, with its middle cut out where it is longer than `limit` characters."""
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]}\n… {len(text) - limit:,} characters cut …\n{text[-half:]}"
+    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _check(value: Any, name: str) -> None:
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{name}: {value} does not exist in JSON: pass None or a string.")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check(item, f"{name}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"{name}: the key {key!r} of the dict would come back as a string: pass str keys, or a list of pairs."
+                )
+            _check(item, f"{name}[{key!r}]")
+    else:
+        raise TypeError(f"{name}: {_described(value)} cannot be passed as JSON: {_fix(value, name)}.")
+
+
+def _described(value: Any) -> str:
+    return f"a {type(value).__module__}.{type(value).__qualname__}".replace("a builtins.", "a ")
+
+
+def _fix(value: Any, name: str) -> str:
+    if hasattr(value, "_meta") and hasattr(value, "pk"):
+        pk = f"{name}.pk" if name.isidentifier() else "its pk"
+        return f"pass {pk} and load the row in the job" if isinstance(value.pk, int) else f"pass str({pk})"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "store the data and pass its key, or encode it as base64"
+    if isinstance(value, set | frozenset):
+        return f"pass sorted({name})"
+    if hasattr(value, "isoformat"):
+        return f"pass {name}.isoformat()"
+    return f"pass str({name})"

@@ -1,0 +1,36 @@
+"""Verbs on many rows."""
+
+from typing import TYPE_CHECKING
+
+from django.db import models
+
+from .transitions import repairing, retrying
+
+if TYPE_CHECKING:
+    pass
+
+
+class BatchQuerySet(models.QuerySet["Batch"]):
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Deletes ended batches with their jobs, in chunks; raises `BatchError` at the first that has not ended."""
+        label = f"{self.model._meta.app_label}.BatchJob"
+        jobs = sum(repairing.delete(batch_id) for batch_id in list(self.values_list("pk", flat=True)))
+        total, per_model = super().delete()
+        return total + jobs, {**per_model, label: jobs}
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+
+class BatchJobQuerySet(models.QuerySet["BatchJob"]):
+    def retry(self) -> int:
+        """Runs those of the jobs again that failed or were cancelled; returns how many."""
+        return retrying.retry_jobs(self)
+
+    retry.alters_data = True  # type: ignore[attr-defined]
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("Jobs are counted by their batch: delete the batch.")
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]

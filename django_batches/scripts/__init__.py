@@ -1,0 +1,153 @@
+"""The scripts that run inside Redis: what must not be seen half done, in one call each.
+
+They keep RQ 3's own keys as RQ's worker would leave them, so that `rq info`, stop-job, suspend and the pages of
+django-rq tell the truth. Each may be sent twice (redis-py repeats a call whose answer was lost) without harm.
+They build names of keys, so Redis Cluster is out of reach, as it is for RQ.
+"""
+
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from rq.serializers import resolve_serializer
+from rq.utils import now as rq_now
+from rq.utils import utcformat
+
+from ..conf import settings
+from ..connection import Keys
+from ..outcomes import Kind, Outcome, fingerprint
+
+_FOLDER = Path(__file__).parent
+_PRELUDE = (_FOLDER / "prelude.lua").read_text()
+
+RUN = "django_batches.execution.run"
+"""What RQ calls for every job of ours."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A job as it goes to RQ."""
+
+    rq_id: str
+    message: str
+    """JSON text: batch, job, whether it is a callback, event, function, timeout, attempts, max_attempts, arguments."""
+    owner: str
+    """The batch, and 1 for a callback or 0."""
+    timeout: int
+    description: str
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a turn gave an executor."""
+
+    kind: str
+    """job, rq, idle, suspended or retired."""
+    rq_id: str = ""
+    queue: str = ""
+    message: bytes = b""
+    pushed_at: float = 0.0
+    """By Redis' clock."""
+    now: float = 0.0
+    """By Redis' clock."""
+
+
+class Scripts:
+    """The scripts, bound to a client."""
+
+    def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
+        self.keys = keys or Keys()
+        self._common = [self.keys.RQ, self.keys.own, f"batch-{self.keys.namespace}-"]
+        self._push, self._turn, self._renew, self._bury = (
+            redis.register_script(_PRELUDE + (_FOLDER / f"{name}.lua").read_text())
+            for name in ("push", "turn", "renew", "bury")
+        )
+
+    def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
+        """Puts jobs into a queue; False where a newer coordinator has taken over."""
+        per_job = [value for job in jobs for value in (job.rq_id, job.message, job.owner, job.timeout, job.description)]
+        head = [token, queue, "1" if front else "0", stamp(), _data()]
+        return int(self._push(args=[*self._common, *head, *per_job])) >= 0
+
+    def turn(
+        self,
+        worker: str,
+        queues: Sequence[str],
+        *,
+        take: bool = True,
+        finished: str = "",
+        outcome: Outcome | None = None,
+        queue: str = "",
+        seconds: float = 0.0,
+    ) -> Taken:
+        """Finishes the last job and takes the next."""
+        succeeded = outcome is not None and outcome.kind == Kind.SUCCEEDED
+        reply = self._turn(
+            args=[
+                *self._common,
+                worker,
+                stamp(),
+                "1" if take else "0",
+                finished,
+                outcome.dumps() if outcome else "",
+                queue,
+                "successful" if succeeded else "failed",
+                f"{seconds:.6f}",
+                *queues,
+            ]  # fmt: skip
+        )
+        kind = reply[0].decode()
+        if kind == "job":
+            _, rq_id, message, pushed_at, taken_from, now = reply
+            return Taken(kind, rq_id.decode(), taken_from.decode(), message, float(pushed_at or 0), float(now))
+        if kind == "rq":
+            return Taken(kind, reply[1].decode(), reply[2].decode())
+        return Taken(kind)
+
+    def renew(self, executors: Iterable[tuple[str, str, str]]) -> None:
+        """Renews the leases of (worker, job id or '', queue)."""
+        flat = [value for executor in executors for value in executor]
+        if flat:
+            self._renew(args=[*self._common, stamp(), *flat])
+
+    def bury(self, worker: str, kind: Kind, error: str, *, stopped: str = "") -> str | None:
+        """Retires a dead executor; the outcome of the job it held is `kind`. The job's id, or None.
+
+        With `stopped` (the id of a job that was to be stopped) another occupant is innocent and runs again.
+        """
+        name = {Kind.TIMEOUT: "JobTimeoutException", Kind.STOPPED: "JobStopped"}.get(kind, "WorkerKilled")
+        buried = self._bury(
+            args=[
+                *self._common,
+                worker,
+                stopped,
+                kind.value,
+                Kind.VANISHED.value,
+                name,
+                f"{name}: {error}",
+                fingerprint(name, ""),
+                time.time(),
+            ]  # fmt: skip
+        )
+        return buried.decode() if buried else None
+
+
+def stamp() -> str:
+    """The time as RQ writes it."""
+    return utcformat(rq_now())
+
+
+def _data() -> bytes:
+    """The constant that RQ reads as the call: nothing of a job's own is serialized by RQ's serializer."""
+    serializer = settings().RQ_SERIALIZER
+    if serializer not in _DATA:
+        dumps = resolve_serializer(serializer).dumps
+        _DATA[serializer] = zlib.compress(dumps((RUN, None, (), {})))
+    return _DATA[serializer]
+
+
+_DATA: dict[str, bytes] = {}

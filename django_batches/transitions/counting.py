@@ -1,0 +1,166 @@
+"""The counters of batches, and what follows from them: the verdict and the events.
+
+Everything that changes job rows ends here, once per transaction: a `Tally` per locked batch says by how much, `write`
+moves all counters in one statement, ends the batches that have nothing pending and schedules their callbacks.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from ..ids import uuid7
+from ..states import WAITING_HERE, BatchStatus, Event, JobStatus
+from . import rows
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+_COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
+
+
+@dataclass
+class Tally:
+    """What one transaction changes about one batch, which the caller has locked."""
+
+    batch: "Batch"
+    pending: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    in_flight: int = 0
+    open_callbacks: int = 0
+    started_at: datetime | None = None
+    first_failure: UUID | None = None
+    """A job that failed for good now."""
+
+    def ended(self, status: str, count: int = 1) -> None:
+        """`count` jobs that were pending have ended with `status`."""
+        self.pending -= count
+        setattr(self, status, getattr(self, status) + count)
+
+    def reopened(self, status: str, count: int = 1) -> None:
+        """`count` jobs that had ended with `status` are pending again."""
+        self.ended(status, -count)
+
+
+def write(tallies: Iterable[Tally], now: datetime) -> int:
+    """Moves the counters, ends what can end, schedules the callbacks of what happened; returns how many of these."""
+    callbacks: list[list[object]] = []
+    changes: list[list[object]] = []
+    for tally in tallies:
+        batch = tally.batch
+        for name in _COUNTERS:
+            setattr(batch, name, getattr(batch, name) + getattr(tally, name))
+        scheduled = [row for event in _events(tally, now) for row in _callback_rows(batch, event, now)]
+        callbacks += scheduled
+        batch.open_callbacks += len(scheduled)
+        tally.open_callbacks += len(scheduled)
+        changes.append(
+            [
+                batch.pk,
+                *(getattr(tally, name) for name in _COUNTERS),
+                batch.status,
+                batch.round,
+                batch.failure_round,
+                batch.attempted_round,
+                batch.first_failure_id,
+                tally.started_at,
+                batch.finished_at,
+            ]
+        )
+    if not changes:
+        return 0
+    table, params = rows.values(
+        {
+            "id": "uuid",
+            **dict.fromkeys(_COUNTERS, "int"),
+            "status": "text",
+            "round": "int",
+            "failure_round": "int",
+            "attempted_round": "int",
+            "first_failure": "uuid",
+            "started_at": "timestamptz",
+            "finished_at": "timestamptz",
+        },
+        changes,
+    )
+    moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
+    rows.execute(
+        f"UPDATE {rows.BATCH} SET {moves}, status = v_status, round = v_round, failure_round = v_failure_round,"
+        " attempted_round = v_attempted_round, first_failure_id = v_first_failure,"
+        " started_at = COALESCE(started_at, v_started_at), finished_at = v_finished_at"
+        f" FROM {table} WHERE id = v_id",
+        params,
+    )
+    if callbacks:
+        rows.insert_jobs(callbacks)
+    return len(callbacks)
+
+
+def can_end(batch: "Batch") -> bool:
+    """Nothing is pending, nobody adds any more, and no retry is half through its rows."""
+    return (
+        batch.pending == 0
+        and batch.finished_at is None
+        and (batch.sealed_at is not None or batch.cancelled_at is not None)
+        and batch.retry_position is None
+    )
+
+
+def verdict(batch: "Batch") -> BatchStatus:
+    if batch.cancelled_at:
+        return BatchStatus.CANCELLED
+    return BatchStatus.FAILED if batch.failed or batch.cancelled else BatchStatus.SUCCEEDED
+
+
+def _events(tally: Tally, now: datetime) -> list[Event]:
+    """The events that are due now; each is marked on the batch, so that it is told once per round."""
+    batch = tally.batch
+    events = []
+    if tally.first_failure and not batch.first_failure_id:
+        batch.first_failure_id = tally.first_failure
+    ends = can_end(batch)
+    if ends:
+        batch.status, batch.finished_at = verdict(batch), now
+    failed = tally.first_failure is not None or (ends and batch.status == BatchStatus.FAILED)
+    if failed and batch.failure_round != batch.round:
+        batch.failure_round = batch.round
+        events.append(Event.FAILURE)
+    if _all_attempted(batch, ends):
+        batch.attempted_round = batch.round
+        events.append(Event.ATTEMPTED)
+    if ends:
+        events += [Event.SUCCESS, Event.FINISH] if batch.status == BatchStatus.SUCCEEDED else [Event.FINISH]
+    return events
+
+
+def _all_attempted(batch: "Batch", ends: bool) -> bool:
+    registered = f'"event":"{Event.ATTEMPTED}"' in batch.registered_callbacks
+    if (
+        not registered
+        or batch.attempted_round == batch.round
+        or not batch.sealed_at
+        or batch.retry_position is not None
+    ):
+        return False
+    # Ended and running rows count as tried only when their first outcome is known, so ask for rows without one.
+    untried = rows.jobs().filter(
+        batch=batch, attempts=0, status__in=[*WAITING_HERE, JobStatus.QUEUED, JobStatus.RUNNING]
+    )
+    return ends or not untried.exists()
+
+
+def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[object]]:
+    if batch.registered_callbacks == "[]":
+        return []
+    specs = [spec for spec in json.loads(batch.registered_callbacks) if spec["event"] == event]
+    return [
+        [
+            uuid7(), None, batch.pk, event.value, position, batch.round, spec["func"], spec["arguments"],
+            spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"], now,
+        ]
+        for position, spec in enumerate(specs)
+    ]  # fmt: skip

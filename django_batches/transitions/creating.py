@@ -1,0 +1,96 @@
+"""New rows: a batch, its jobs, and the seal after which it may end."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from ..connection import poke
+from ..exceptions import BatchCancelled, BatchFinished
+from ..states import BatchStatus
+from . import counting, rows
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+
+class NewJob(NamedTuple):
+    """A job that was judged and is ready to be written."""
+
+    id: UUID
+    func: str
+    arguments: str
+    queue: str
+    timeout: int
+    max_attempts: int
+    backoff: str
+    created_at: datetime
+
+
+def create(batch: "Batch") -> None:
+    """Writes the row of a new, open batch."""
+    rows.batches().bulk_create([batch])
+    batch._state.adding = False
+
+
+def add(batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None = None) -> int:
+    """Adds jobs to a batch that has not ended; returns the position of the first.
+
+    Counters and rows are one transaction: rows that nobody counted, or a count without rows, would hang the batch.
+    Raises `BatchFinished` or `BatchCancelled`; then nothing is written.
+    """
+    with rows.atomic():
+        total = _grow(batch_id, len(new), registered_callbacks)
+        first = total - len(new)
+        rows.insert_jobs([[job.id, batch_id, None, "", first + index, 0, *job[1:]] for index, job in enumerate(new)])
+        poke_on_commit()
+    return first
+
+
+def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
+    """Nobody adds from outside any more: the batch may end. False where it was sealed or has ended before."""
+    now = timezone.now()
+    with rows.atomic():
+        batch = rows.lock_batches([batch_id]).get(batch_id)
+        if batch is None or batch.sealed_at or batch.finished_at or batch.cancelled_at:
+            return False
+        batch.sealed_at, batch.status = now, BatchStatus.RUNNING
+        batch.registered_callbacks = registered_callbacks or batch.registered_callbacks
+        rows.batches().filter(pk=batch_id).update(
+            sealed_at=now, status=batch.status, registered_callbacks=batch.registered_callbacks
+        )
+        if batch.pending == 0:
+            counting.write([counting.Tally(batch)], now)
+        poke_on_commit()
+    return True
+
+
+def discard(batch_id: UUID) -> bool:
+    """Removes an open batch to which nothing was ever added; False where something was."""
+    return bool(rows.batches().filter(pk=batch_id, total=0, sealed_at=None).delete()[0])
+
+
+def poke_on_commit(*held: Any) -> None:
+    """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
+    transaction.on_commit(partial(poke, *held), using=rows.alias(), robust=True)
+
+
+def _grow(batch_id: UUID, count: int, registered_callbacks: str | None) -> int:
+    found = rows.execute(
+        f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = %s,"
+        " registered_callbacks = COALESCE(%s, registered_callbacks)"
+        " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL RETURNING total",
+        [count, count, rows.parameter(timezone.now()), registered_callbacks, rows.parameter(batch_id)],
+    )
+    if found:
+        return int(found[0][0])
+    batch = rows.batches().filter(pk=batch_id).only("cancelled_at", "reason").first()
+    if batch is None:
+        raise BatchFinished(f"Batch {batch_id} does not exist any more.")
+    if batch.cancelled_at:
+        raise BatchCancelled(f"Batch {batch_id} was cancelled; nothing can be added. {batch.reason}".strip())
+    raise BatchFinished(f"Batch {batch_id} has ended; nothing can be added: open another one.")

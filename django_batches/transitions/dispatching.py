@@ -1,0 +1,205 @@
+"""Due rows to RQ: claimed here in set-based statements, pushed by the coordinator after the commit.
+
+A claim gives the row a new dispatch number. If the push is lost, the reconciler finds a row in flight of which Redis
+knows nothing, and it is claimed again.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ..states import IN_FLIGHT, JobStatus
+from . import rows
+
+WINDOW = 1_000
+"""Jobs of one batch that may be in RQ at a time: bounds Redis, makes pause and cancel quick."""
+BATCHES_PER_CLAIM = 200
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A row that was claimed: everything that goes to RQ."""
+
+    id: UUID
+    dispatch: int
+    batch_id: UUID
+    event: str
+    func: str
+    arguments: str
+    queue: str
+    timeout: int
+    attempts: int
+    max_attempts: int
+
+
+_FIELDS = "j.id, j.dispatch, COALESCE(j.batch_id, j.callback_of_id), j.event, j.func, j.arguments, j.queue, j.timeout, j.attempts, j.max_attempts"  # noqa: E501
+_RETURNED = _FIELDS.replace("j.", "")
+
+
+def queues_with_jobs() -> list[str]:
+    """The queues on which jobs wait to be claimed: one index probe per queue, whatever the number of jobs."""
+    due = "FROM {job} WHERE status = 'created' AND batch_id IS NOT NULL"
+    found = rows.execute(
+        (
+            f"WITH RECURSIVE due(queue) AS (SELECT MIN(queue) {due} UNION ALL"
+            f" SELECT (SELECT MIN(queue) {due} AND queue > due.queue) FROM due WHERE due.queue IS NOT NULL)"
+            " SELECT queue FROM due WHERE queue IS NOT NULL"
+        ).format(job=rows.JOB),
+        [],
+    )
+    return [queue for (queue,) in found]
+
+
+def claim_jobs(
+    queue: str, limit: int, after: UUID | None, fence: Callable[[], datetime]
+) -> tuple[list[Claimed], UUID | None]:
+    """Claims up to `limit` jobs of a queue, in turns over its batches, the first batch being the one after `after`.
+
+    Returns them and the batch with which the next claim goes on. Batches that are paused, cancelled, at their window
+    or locked by somebody are passed over.
+    """
+    with rows.atomic():
+        fence()
+        ids = _batches_with_jobs(queue, after)
+        batches = {
+            key: batch
+            for key, batch in rows.lock_batches(ids, skip_locked=True).items()
+            if not (batch.is_paused or batch.cancelled_at or batch.finished_at) and batch.in_flight < WINDOW
+        }
+        rooms = [(key, min(WINDOW - batch.in_flight, limit)) for key, batch in batches.items()]
+        claimed = _claim(queue, rooms, limit) if rooms else []
+        counts: dict[UUID, int] = defaultdict(int)
+        for job in claimed:
+            counts[job.batch_id] += 1
+        if counts:
+            _add_in_flight(counts)
+    last = ids[-1] if len(ids) == BATCHES_PER_CLAIM else None
+    return claimed, last
+
+
+def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
+    """Claims callbacks; they hold no place in a window and go to the front of their queue."""
+    with rows.atomic():
+        fence()
+        return _claimed(
+            rows.execute(
+                f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE status = 'created' AND id IN"
+                f" (SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
+                f" ORDER BY id LIMIT %s) RETURNING {_RETURNED}",
+                [limit],
+            )
+        )
+
+
+def promote_due(fence: Callable[[], datetime]) -> int:
+    """Scheduled rows whose time has come, by the database's clock, wait for a claim again."""
+    if not rows.jobs().filter(status=JobStatus.SCHEDULED).exists():
+        return 0
+    with rows.atomic():
+        return rows.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=fence()).update(status=JobStatus.CREATED)
+
+
+def mark_running(executions: Sequence[tuple[UUID, int, datetime, str]], fence: Callable[[], datetime]) -> int:
+    """Rows that hold a lease: (job, dispatch, started at, worker)."""
+    if not executions:
+        return 0
+    table, params = rows.values(
+        {"id": "uuid", "dispatch": "int", "started_at": "timestamptz", "worker": "text"}, executions
+    )
+    with rows.atomic():
+        fence()
+        return len(
+            rows.execute(
+                f"UPDATE {rows.JOB} SET status = 'running', started_at = v_started_at, worker = v_worker"
+                f" FROM {table} WHERE id = v_id AND dispatch = v_dispatch AND status = 'queued' RETURNING id",
+                params,
+            )
+        )
+
+
+def _batches_with_jobs(queue: str, after: UUID | None) -> list[UUID]:
+    """The batches with jobs to claim on a queue, in order of their keys: one index probe per batch."""
+    next_batch = (
+        f"SELECT batch_id FROM {rows.JOB} WHERE status = 'created' AND batch_id IS NOT NULL AND queue = %s"
+        " AND batch_id > {after} ORDER BY batch_id LIMIT 1"
+    )
+    start = rows.parameter(after or UUID(int=0))
+    found = rows.execute(
+        f"WITH RECURSIVE due(batch_id) AS (SELECT * FROM ({next_batch.format(after='%s')}) AS first UNION ALL"
+        f" SELECT ({next_batch.format(after='due.batch_id')}) FROM due WHERE due.batch_id IS NOT NULL)"
+        " SELECT batch_id FROM due WHERE batch_id IS NOT NULL LIMIT %s",
+        [queue, start, queue, BATCHES_PER_CLAIM],
+    )
+    if not found and after:
+        return _batches_with_jobs(queue, None)
+    return [rows.as_uuid(key) for (key,) in found]
+
+
+def _claim(queue: str, rooms: list[tuple[UUID, int]], limit: int) -> list[Claimed]:
+    if rows.connection().vendor == "postgresql":
+        table, params = rows.values({"batch_id": "uuid", "room": "int"}, rooms)
+        claimed = rows.execute(
+            f"WITH chosen AS MATERIALIZED (SELECT t.id FROM {table} CROSS JOIN LATERAL ("
+            f"SELECT c.id, row_number() OVER (ORDER BY c.position) AS turn FROM {rows.JOB} c"
+            " WHERE c.batch_id = v_batch_id AND c.queue = %s AND c.status = 'created' AND c.batch_id IS NOT NULL"
+            " ORDER BY c.position LIMIT v_room) t ORDER BY t.turn, v_batch_id LIMIT %s)"
+            f" UPDATE {rows.JOB} j SET status = 'queued', dispatch = j.dispatch + 1 FROM chosen"
+            f" WHERE j.id = chosen.id AND j.status = 'created' RETURNING {_FIELDS}",
+            [*params, queue, limit],
+        )
+        return _claimed(claimed)
+    ids = _in_turns(
+        [
+            list(
+                rows.jobs()
+                .filter(batch=key, queue=queue, status=JobStatus.CREATED)
+                .order_by("position")
+                .values_list("pk", flat=True)[:room]
+            )
+            for key, room in rooms
+        ]
+    )[:limit]
+    table, params = rows.values({"id": "uuid"}, [[key] for key in ids])
+    claimed = rows.execute(
+        f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1"
+        f" WHERE status = 'created' AND id IN (SELECT v_id FROM {table}) RETURNING {_RETURNED}",
+        params,
+    )
+    return _claimed(claimed)
+
+
+def _in_turns(lists: list[list[UUID]]) -> list[UUID]:
+    longest = max((len(ids) for ids in lists), default=0)
+    return [ids[turn] for turn in range(longest) for ids in lists if turn < len(ids)]
+
+
+def _add_in_flight(counts: dict[UUID, int]) -> None:
+    table, params = rows.values({"id": "uuid", "claimed": "int"}, sorted(counts.items()))
+    rows.execute(f"UPDATE {rows.BATCH} SET in_flight = in_flight + v_claimed FROM {table} WHERE id = v_id", params)
+
+
+def _claimed(found: Iterable[tuple[Any, ...]]) -> list[Claimed]:
+    """Sorted by key, the order in which they were added: RETURNING gives them in any order."""
+    claimed = [Claimed(rows.as_uuid(r[0]), r[1], rows.as_uuid(r[2]), *r[3:]) for r in found]
+    return sorted(claimed, key=lambda job: job.id)
+
+
+def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str, str, bool]]:
+    """A page of the rows that are in RQ by the books: (job, dispatch, batch, queue, status, is a callback)."""
+    found = rows.jobs().filter(status__in=IN_FLIGHT).order_by("pk")
+    if after:
+        found = found.filter(pk__gt=after)
+    page = found.values_list("pk", "dispatch", "batch_id", "callback_of_id", "queue", "status")[:limit]
+    return [(pk, dispatch, b or c, queue, status, c is not None) for pk, dispatch, b, c, queue, status in page]
+
+
+def has_work(queues: Sequence[str], now: datetime) -> bool:
+    """Whether anything is due or in flight on these queues (none: on all); what is held or due later is not."""
+    work = rows.jobs().filter(queue__in=queues) if queues else rows.jobs()
+    if work.filter(status__in=IN_FLIGHT).exists():
+        return True
+    due = work.filter(status=JobStatus.CREATED) | work.filter(status=JobStatus.SCHEDULED, due_at__lte=now)
+    return due.exclude(batch__is_paused=True).exists()

@@ -1,0 +1,216 @@
+"""The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening` and `transitions`."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from .context import running
+from .exceptions import BatchError
+from .opening import Adder, Opening
+from .options import Backoff, Options, Seconds, seconds
+from .transitions import creating, retrying, rows, steering
+
+if TYPE_CHECKING:
+    from .models import Batch, BatchJob
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_USERS = ("description", "metadata")
+_LONGEST_PAUSE = 0.5
+
+
+class BatchVerbs:
+    """What a batch can do."""
+
+    opening: Opening | None = None
+    """The open block that this object was made by."""
+
+    @classmethod
+    def open(
+        cls,
+        description: str = "",
+        *,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        max_attempts: int = 1,
+        backoff: Backoff = 0,
+        metadata: dict[str, Any] | None = None,
+    ) -> Opening:
+        """A new batch, to be filled in a `with` block; leaving the block seals it.
+
+        `timeout` (seconds or timedelta; default: the setting DEFAULT_TIMEOUT) is what one run of a job may take.
+        `max_attempts` counts the runs of a job, and `backoff` is the pause before the next one: seconds, a timedelta,
+        or a list with one per attempt. Callbacks run with the same options unless registered through `using`.
+
+        Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. Raises `TypeError`
+        or `ValueError` for a wrong option.
+        """
+        if metadata is not None and not isinstance(metadata, dict):
+            raise TypeError(f"metadata: {metadata!r} is no dict.")
+        options = Options.of(queue, timeout, max_attempts, backoff)
+        batch = cast("type[Batch]", cls)(description=description, metadata=metadata or {}, **vars(options))
+        return Opening(batch)
+
+    @property
+    def job_options(self) -> Options:
+        """The options that its jobs and callbacks have by default."""
+        batch = cast("Batch", self)
+        return Options(batch.queue, batch.timeout, batch.max_attempts, batch.backoff)
+
+    def using(
+        self,
+        *,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> Adder:
+        """The verbs that add jobs and callbacks, with other options."""
+        return self._adder.using(queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff)
+
+    def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+        """Adds one job; see `Adder.enqueue`."""
+        return self._adder.enqueue(func, *args, **kwargs)
+
+    def map(
+        self,
+        func: Callable[Concatenate[T, P], object] | str,
+        iterable: Iterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> int:
+        """Adds `func(item, *args, **kwargs)` for each item; returns how many."""
+        return self._adder.map(func, iterable, *args, **kwargs)
+
+    def starmap(
+        self, func: Callable[..., object] | str, iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any
+    ) -> int:
+        """Adds `func(*item, *args, **kwargs)` for each item; returns how many."""
+        return self._adder.starmap(func, iterable, *args, **kwargs)
+
+    def on_success(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once every job has succeeded."""
+        self._adder.on_success(func, *args, **kwargs)
+
+    def on_failure(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
+        self._adder.on_failure(func, *args, **kwargs)
+
+    def on_finish(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever way."""
+        self._adder.on_finish(func, *args, **kwargs)
+
+    def on_attempted(
+        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried at least once."""
+        self._adder.on_attempted(func, *args, **kwargs)
+
+    def seal(self) -> bool:
+        """Nobody adds from outside any more, so that it may end. False where it was sealed or has ended."""
+        if self.opening and self.opening.is_active:
+            return self.opening.seal()
+        return self._acted(creating.seal(self._key))
+
+    def cancel(self, reason: str = "") -> int:
+        """Cancels the batch; returns how many jobs that ended. Running jobs finish and count as what they become."""
+        return self._acted(steering.cancel(self._key, reason))
+
+    def pause(self) -> bool:
+        """Starts no further job; running ones finish. False where it is paused or has ended."""
+        return self._acted(steering.pause(self._key))
+
+    def resume(self) -> bool:
+        """Goes on after `pause()`. False where it is not paused."""
+        return self._acted(steering.resume(self._key))
+
+    def retry_failed(self, include_cancelled: bool = False) -> int:
+        """Runs its failed jobs again (and the cancelled ones), and failed callbacks; returns how many.
+
+        A batch that had ended is re-opened for another round, in which its callbacks are told again. Raises
+        `BatchCancelled` while a cancel is under way.
+        """
+        return self._acted(retrying.retry_failed(self._key, include_cancelled))
+
+    def wait(self, timeout: Seconds | None = None) -> bool:
+        """Waits until the batch and its callbacks have ended; False after `timeout` (seconds or timedelta).
+
+        Raises `BatchError` where that could never happen: inside a job (it holds the worker that would be needed), in
+        `transaction.atomic()` (nothing starts before the commit), in the open block.
+        """
+        self._check_wait()
+        limit = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
+        pause = 0.01
+        while not rows.batches().filter(pk=self._key, finished_at__isnull=False, open_callbacks=0).exists():
+            if limit is not None and time.monotonic() >= limit:
+                return False
+            time.sleep(pause if limit is None else max(0.0, min(pause, limit - time.monotonic())))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        self.reload()
+        return True
+
+    def reload(self) -> None:
+        """Reads everything but the user's own fields again."""
+        batch = cast("Batch", self)
+        fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in _USERS]
+        fresh = rows.batches().filter(pk=self._key).values(*fields).first()
+        for name, value in (fresh or {}).items():
+            setattr(batch, name, value)
+
+    @property
+    def _adder(self) -> Adder:
+        return Adder(cast("Batch", self), self.job_options)
+
+    @property
+    def _key(self) -> Any:
+        return cast("Batch", self).pk
+
+    def _acted(self, result: T) -> T:
+        self.reload()
+        return result
+
+    def _check_wait(self) -> None:
+        if running.get():
+            raise BatchError("wait() inside a job would hold the worker it waits for: use a callback.")
+        if self.opening and self.opening.is_active:
+            raise BatchError("wait() inside the open block would never end: leave the block first.")
+        if rows.connection().in_atomic_block:
+            raise BatchError("wait() inside transaction.atomic() would never end: nothing starts before the commit.")
+
+
+class JobVerbs:
+    """What a job can do."""
+
+    def retry(self) -> bool:
+        """Runs it again where it failed or was cancelled; False where it did not."""
+        job = cast("BatchJob", self)
+        return self._acted(bool(retrying.retry_jobs(rows.jobs().filter(pk=job.pk))))
+
+    def cancel(self) -> bool:
+        """Cancels it where it is not in RQ; False where it is (it may be running) or has ended."""
+        return self._acted(steering.cancel_job(cast("BatchJob", self).pk))
+
+    def _acted(self, result: bool) -> bool:
+        cast("BatchJob", self).refresh_from_db()
+        return result
+
+
+def _alter_data(owner: type, *names: str) -> None:
+    # A template calls what is callable: {{ batch.cancel }} would cancel the batch.
+    for name in names:
+        getattr(owner, name).alters_data = True
+
+
+_ADDING = ("using", "enqueue", "map", "starmap", "on_success", "on_failure", "on_finish", "on_attempted")
+_alter_data(Adder, *_ADDING)
+_alter_data(BatchVerbs, *_ADDING, "seal", "cancel", "pause", "resume", "retry_failed", "wait", "reload")
+_alter_data(JobVerbs, "retry", "cancel")
+BatchVerbs.open.__func__.alters_data = True  # type: ignore[attr-defined]

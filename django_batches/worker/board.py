@@ -1,0 +1,63 @@
+"""Memory shared by the supervisor and its children: what each executor runs, and who shall stop.
+
+A record is written with a number before and after it, so that a reader sees whether it was changed meanwhile.
+"""
+
+import mmap
+import struct
+from dataclasses import dataclass
+
+_RECORD = struct.Struct("<Q d d 120s 100s Q")
+_STOP = struct.Struct("<B")
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """The job an executor runs."""
+
+    rq_id: str
+    queue: str
+    started: float
+    """`time.monotonic()`, the same clock in all processes of the host."""
+    timeout: float
+    """Seconds; 0 for none of our business."""
+
+
+class Board:
+    """One record per executor slot, one stop flag per slot."""
+
+    def __init__(self, slots: int) -> None:
+        self._size = _RECORD.size + _STOP.size
+        self._memory = mmap.mmap(-1, max(1, slots) * self._size)
+
+    def write(self, slot: int, occupant: Occupant | None) -> None:
+        """Called by the executor of this slot only."""
+        number = self._number(slot)
+        job = occupant or Occupant("", "", 0.0, 0.0)
+        values = (job.started, job.timeout, job.rq_id.encode(), job.queue.encode()[:100])
+        _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number)
+        _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number + 1)
+
+    def read(self, slot: int) -> Occupant | None:
+        """What the executor of this slot runs now, or None."""
+        for _ in range(_TRIES):
+            before, started, timeout, rq_id, queue, after = _RECORD.unpack_from(self._memory, slot * self._size)
+            if before == after:
+                name = rq_id.rstrip(b"\0").decode()
+                return Occupant(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
+        return None  # its process died while it wrote
+
+    def clear(self, slot: int) -> None:
+        """For the next executor of this slot; called by the supervisor once the last one is gone."""
+        self._memory[slot * self._size : (slot + 1) * self._size] = bytes(self._size)
+
+    def stop(self, slot: int) -> None:
+        """Asks the child of this slot to leave after what it is at."""
+        _STOP.pack_into(self._memory, slot * self._size + _RECORD.size, 1)
+
+    def should_stop(self, slot: int) -> bool:
+        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD.size)[0])
+
+    def _number(self, slot: int) -> int:
+        return int(_RECORD.unpack_from(self._memory, slot * self._size)[0])

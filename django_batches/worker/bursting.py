@@ -1,0 +1,43 @@
+"""When a `--burst` is over: nothing due, in flight or unapplied on its queues."""
+
+import time
+from collections.abc import Sequence
+
+from django.db import DatabaseError
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from ..connection import Keys, client
+from ..transitions import dispatching
+
+INTERVAL = 0.3
+LOOKS = 2
+"""Looks in a row that must find nothing: a job may be on its way from one place to the next."""
+
+
+class Burst:
+    """Asks the database and the lists in Redis, not more often than every 0.3 s."""
+
+    def __init__(self, queues: Sequence[str]) -> None:
+        self._queues = list(queues)
+        self._redis = client()
+        self._keys = Keys()
+        self._next = 0.0
+        self._quiet = 0
+
+    def is_over(self) -> bool:
+        if time.monotonic() >= self._next and self._quiet < LOOKS:
+            self._next = time.monotonic() + INTERVAL
+            self._quiet = 0 if self._has_work() else self._quiet + 1
+        return self._quiet >= LOOKS
+
+    def _has_work(self) -> bool:
+        try:
+            if dispatching.has_work(self._queues, timezone.now()):
+                return True
+            lists = [self._keys.queue(name) for name in self._queues] or [
+                key.decode() for key in self._redis.smembers(f"{self._keys.RQ}:queues")
+            ]
+            return any(self._redis.llen(key) for key in lists)
+        except (DatabaseError, RedisError, OSError):
+            return True

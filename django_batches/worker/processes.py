@@ -1,0 +1,57 @@
+"""Forked children: how one begins, ends, and dies with its parent."""
+
+import ctypes
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from django.db import connections
+
+logger = logging.getLogger("django_batches")
+
+_PR_SET_PDEATHSIG = 1
+
+
+def fork(work: Callable[[], None], name: str) -> int:
+    """Runs `work` in a child, which ignores the signals of its group and dies with this process; its process id."""
+    connections.close_all()  # two processes on one connection would mix their answers
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        # A Ctrl-C or a service manager signals the whole group; a child leaves when its supervisor says so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        die_with(parent)
+        random.seed()
+        work()
+        code = 0
+    except BaseException:
+        logger.exception("%s stopped on an error of its own.", name)
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def die_with(parent: int) -> None:
+    """The kernel kills this process when its parent dies, so that no orphan runs a job beside its next run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def warn_of_threads() -> None:
+    """A thread started before the fork is missing in the children, and a lock it held stays locked there."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if others:
+        logger.warning("Threads are alive before the fork (%s); start them lazily.", ", ".join(others))
