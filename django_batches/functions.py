@@ -85,7 +85,7 @@ def _canonical(func: Any, shown: str) -> str:
     path = f"{module}.{name}"
     if not _is_allowed(module, path):
         raise FunctionNotAllowed(_not_allowed(path, module))
-    if "." in name or not isinstance(func, FunctionType):
+    if not name.isidentifier() or not isinstance(func, FunctionType):
         raise FunctionNotAllowed(
             f"{path} cannot be found again by its path, because it is {_kind(func, name)}: "
             "define a function at the top level of a module."

@@ -260,6 +260,9 @@ class BatchJob(JobVerbs, models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         raise TypeError("The row of a job is written by its batch: use batch.enqueue(...), job.retry(), job.cancel().")
 
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("Jobs are counted by their batch: delete the batch.")
+
     @property
     def args(self) -> list[Any]:
         return list(json.loads(self.arguments)[0])

@@ -66,28 +66,37 @@ class Opening:
         self.is_active = False
 
     def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
-        """Buffers a job; every 1,000 are written."""
+        """Buffers a job; a full buffer is written before the next one, so that the last goes with the seal."""
+        if len(self._buffer) >= FLUSH_AT:
+            self.flush()
         self._buffer.append(job)
         if returned is not None:
             self._returned[job.id] = returned
-        if len(self._buffer) >= FLUSH_AT:
-            self.flush()
 
-    def flush(self) -> None:
+    def flush(self, *, seal: bool = False) -> None:
         """Writes what is buffered. Raises `BatchFinished` where the batch was cancelled meanwhile."""
         jobs, self._buffer = self._buffer, []
         returned, self._returned = self._returned, {}
-        if jobs:
-            first = creating.add(self.batch.pk, jobs, self.callbacks)
-            for index, job in enumerate(jobs):
-                if job.id in returned:
-                    written(returned[job.id], first + index)
+        if not jobs:
+            return
+        fields = creating.add(self.batch.pk, jobs, self.callbacks, seal=seal)
+        self.batch.registered_callbacks = self.callbacks
+        for name, value in fields.items():
+            setattr(self.batch, name, value)
+        for position, job in enumerate(jobs, start=fields["total"] - len(jobs)):
+            if job.id in returned:
+                written(returned[job.id], position)
 
     def seal(self) -> bool:
-        """Writes what is buffered and seals the batch, in one transaction."""
-        with rows.atomic():
+        """Writes what is buffered and seals the batch; False where it was sealed or has ended."""
+        if self.batch.sealed_at:
             self.flush()
-            sealed = creating.seal(self.batch.pk, self.callbacks)
+            return False
+        if self._buffer:
+            self.flush(seal=True)
+            self.batch.sealed_at = timezone.now()
+            return True
+        sealed = creating.seal(self.batch.pk, self.callbacks)
         self.batch.reload()
         return sealed
 
@@ -154,7 +163,7 @@ class Adder:
         if opening and opening.is_active:
             opening.add(new, job)
         else:
-            written(job, creating.add(self._batch.pk, [new]))
+            written(job, creating.add(self._batch.pk, [new])["total"] - 1)
         return job
 
     def map(

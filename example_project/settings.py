@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
 
 BASE_DIR = Path(__file__).resolve().parent
 DATA_DIR = Path(os.environ.get("DATA_DIR", BASE_DIR / "data"))
@@ -52,31 +54,37 @@ TEMPLATES = [
 ]
 
 
-def database() -> dict[str, object]:
-    url = urlsplit(os.environ.get("DATABASE_URL", ""))
-    if url.scheme in ("postgres", "postgresql"):
-        return {
-            "ENGINE": "django.db.backends.postgresql",
-            "NAME": url.path.lstrip("/"),
-            "USER": unquote(url.username or ""),
-            "PASSWORD": unquote(url.password or ""),
-            "HOST": unquote(url.hostname or "") if "%2" not in url.netloc else unquote(url.netloc.rpartition("@")[2]),
-            "PORT": url.port or "",
-        }
+def database(url: str) -> dict[str, object]:
+    """The database of a URL, as in `postgres://user:password@host:5432/name?sslmode=require`; SQLite for an empty one.
+
+    A socket is named as libpq does: `postgres://user@/name?host=/run/postgresql`.
+    """
+    if not url:
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": DATA_DIR / "db.sqlite3", "OPTIONS": SQLITE_OPTIONS}
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise ImproperlyConfigured("DATABASE_URL must start with postgres:// (or be empty, for SQLite).")
+    options = dict(parse_qsl(parts.query))
     return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATA_DIR / "db.sqlite3",
-        # A worker and the web write at the same time: readers do not block (WAL), writers wait for each other instead
-        # of failing in the middle of a transaction (IMMEDIATE).
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": options.pop("host", parts.hostname or ""),
+        "PORT": options.pop("port", str(parts.port or "")),
+        "OPTIONS": options,
     }
 
 
-DATABASES = {"default": database()}
+# A worker and the web write at the same time: readers do not block (WAL), writers wait for each other instead of
+# failing in the middle of a transaction (IMMEDIATE).
+SQLITE_OPTIONS = {
+    "timeout": 20,
+    "transaction_mode": "IMMEDIATE",
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+}
+DATA_DIR.mkdir(parents=True, exist_ok=True)  # SQLite makes its file, not the folder
+DATABASES = {"default": database(os.environ.get("DATABASE_URL", ""))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHES = {

@@ -7,6 +7,8 @@ DATABASES["default"]["TEST"] = {
     "NAME": None if "postgres" in DATABASES["default"]["ENGINE"] else str(DATA_DIR / "test.sqlite3")
 }
 DATABASES["default"]["CONN_MAX_AGE"] = 0
+# A database number of its own, because the tests empty it.
+CACHES["batches"]["LOCATION"] = urlsplit(CACHES["batches"]["LOCATION"])._replace(path="/15").geturl()
 DJANGO_BATCHES = {"CACHE": "batches", "NAMESPACE": "tests"}
 RQ_QUEUES = {"default": {"USE_REDIS_CACHE": "batches"}}
 STORAGES = {

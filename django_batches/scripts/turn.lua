@@ -1,6 +1,6 @@
 -- One turn of an executor: finish the last job, take the next, mark it started.
 -- ARGV[4]: worker, [5]: the time as RQ writes it, [6]: '1' to take, [7]: id of the finished job or '', [8]: its
--- outcome, [9]: its queue, [10]: 'successful' or 'failed', [11]: seconds it ran, then the queues to look at, in order
+-- outcome or '', [9]: its queue, [10]: 'successful' or 'failed', [11]: seconds it ran, then the queues to look at, in order
 -- (none: all that RQ knows, the first one by turns).
 -- Gives {'job', id, message, pushed at, queue, now}, {'rq', id, queue}, {'idle'}, {'suspended'} or {'retired'}.
 -- Safe when sent again: an executor has one slot, and a turn with an occupied slot gives its occupant.
@@ -8,7 +8,7 @@ local worker, iso, wants, finished = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7]
 local slot = slot_key(worker)
 
 if finished ~= '' then
-  emit(ARGV[8])
+  if ARGV[8] ~= '' then emit(ARGV[8]) end
   forget(finished, ARGV[9], worker)
   if redis.call('GET', slot) == finished then
     redis.call('SET', slot, '-', 'EX', 3600)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 
+_GROWN = ("total", "pending", "succeeded", "failed", "cancelled", "in_flight", "status")
+
+
 class NewJob(NamedTuple):
     """A job that was judged and is ready to be written."""
 
@@ -37,18 +40,20 @@ def create(batch: "Batch") -> None:
     batch._state.adding = False
 
 
-def add(batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None = None) -> int:
-    """Adds jobs to a batch that has not ended; returns the position of the first.
+def add(
+    batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None = None, *, seal: bool = False
+) -> dict[str, Any]:
+    """Adds at least one job to a batch that has not ended, and seals it with them; what the batch's row says then.
 
     Counters and rows are one transaction: rows that nobody counted, or a count without rows, would hang the batch.
     Raises `BatchFinished` or `BatchCancelled`; then nothing is written.
     """
     with rows.atomic():
-        total = _grow(batch_id, len(new), registered_callbacks)
-        first = total - len(new)
+        batch = _grow(batch_id, len(new), registered_callbacks, seal)
+        first = batch["total"] - len(new)
         rows.insert_jobs([[job.id, batch_id, None, "", first + index, 0, *job[1:]] for index, job in enumerate(new)])
         poke_on_commit()
-    return first
+    return batch
 
 
 def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
@@ -70,8 +75,9 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
 
 
 def discard(batch_id: UUID) -> bool:
-    """Removes an open batch to which nothing was ever added; False where something was."""
-    return bool(rows.batches().filter(pk=batch_id, total=0, sealed_at=None).delete()[0])
+    """Removes an open batch to which nothing was ever added; False where something was, or somebody cancelled it."""
+    empty = rows.batches().filter(pk=batch_id, total=0, sealed_at=None, cancelled_at=None)
+    return bool(empty.delete()[0])
 
 
 def poke_on_commit(*held: Any) -> None:
@@ -79,15 +85,18 @@ def poke_on_commit(*held: Any) -> None:
     transaction.on_commit(partial(poke, *held), using=rows.alias(), robust=True)
 
 
-def _grow(batch_id: UUID, count: int, registered_callbacks: str | None) -> int:
+def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
+    now = rows.parameter(timezone.now())
+    sealing = ", status = 'running', sealed_at = COALESCE(sealed_at, %s)" if seal else ""
     found = rows.execute(
         f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = %s,"
-        " registered_callbacks = COALESCE(%s, registered_callbacks)"
-        " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL RETURNING total",
-        [count, count, rows.parameter(timezone.now()), registered_callbacks, rows.parameter(batch_id)],
+        f" registered_callbacks = COALESCE(%s, registered_callbacks){sealing}"
+        " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL"
+        f" RETURNING {', '.join(_GROWN)}",
+        [count, count, now, registered_callbacks, *([now] if seal else []), rows.parameter(batch_id)],
     )
     if found:
-        return int(found[0][0])
+        return dict(zip(_GROWN, found[0], strict=True))
     batch = rows.batches().filter(pk=batch_id).only("cancelled_at", "reason").first()
     if batch is None:
         raise BatchFinished(f"Batch {batch_id} does not exist any more.")

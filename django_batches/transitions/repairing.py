@@ -97,11 +97,11 @@ def delete(batch_id: UUID) -> int:
     total = 0
     for owner in ("batch", "callback_of"):
         while True:
-            chunk = rows.jobs().filter(**{owner: batch_id}).order_by("pk").values("pk")[: rows.CHUNK]
-            with rows.atomic():
-                gone = rows.jobs().filter(pk__in=list(chunk.values_list("pk", flat=True)))._raw_delete(rows.alias())
-            total += gone
-            if gone < rows.CHUNK:
+            chunk = rows.jobs().filter(**{owner: batch_id}).order_by("pk")[: rows.CHUNK]
+            ids = list(chunk.values_list("pk", flat=True))
+            rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+            total += len(ids)
+            if len(ids) < rows.CHUNK:
                 break
     with rows.atomic():
         for name in ("TimeBucket", "FailureGroup"):

@@ -66,42 +66,41 @@ class Executor:
         self._woken: Any = "0-0"
         self._hygiene = Hygiene()
         self._jobs = 0
-        self._is_out = False
+        self._taken = Taken("idle")
+        self._done: Outcome | None = None
+        self._seconds = 0.0
         self._worn = False
         """This process must be replaced: what ran in it may have broken it."""
 
     def run(self) -> None:
         """Works until told to stop, until worn, or until `max_jobs`."""
-        done: Outcome | None = None
-        last = Taken("idle")
-        seconds = 0.0
-        while True:
-            wants = not self._should_leave() and self._reserve()
-            last = self._turn(wants, last, done, seconds)
-            done, seconds = None, 0.0
-            if last.kind == "job":
-                begun = time.monotonic()
-                done = self._execute(last, begun)
-                seconds = time.monotonic() - begun
-                self._jobs += 1
-            elif last.kind == "rq":
-                self._execute_ordinary(last)
-                self._jobs += 1
-            elif last.kind == "retired" or not wants:
-                return
-            else:
-                self._give_back()
-                self._idle(last)
+        while (kind := self.step()) != "leave":
+            if kind in ("idle", "suspended"):
+                self._idle(kind)
+
+    def step(self) -> str:
+        """One turn and the job it gave, if any: "job", "rq", "idle", "suspended", or "leave"."""
+        wants = not self._should_leave() and self._reserve()
+        taken = self._turn(wants)
+        self._taken, self._done = taken, None
+        if taken.kind == "job":
+            begun = time.monotonic()
+            self._done = self._execute(taken, begun)
+            self._seconds = time.monotonic() - begun
+            self._jobs += 1
+        elif taken.kind == "rq":
+            self._execute_ordinary(taken)
+            self._jobs += 1
+        elif taken.kind == "retired" or not wants:
+            return "leave"
+        elif self._post.budget is not None:
+            self._post.budget.release()
+        return taken.kind
 
     def _reserve(self) -> bool:
         """A job of the budget of all executors together, for the next turn."""
         budget = self._post.budget
-        self._is_out = budget is not None and not budget.acquire(block=False)
-        return not self._is_out
-
-    def _give_back(self) -> None:
-        if self._post.budget is not None:
-            self._post.budget.release()
+        return budget is None or budget.acquire(block=False)
 
     def _should_leave(self) -> bool:
         post = self._post
@@ -111,9 +110,10 @@ class Executor:
     def _is_orphan(self) -> bool:
         return os.getppid() != self._post.supervisor
 
-    def _turn(self, take: bool, last: Taken, done: Outcome | None, seconds: float) -> Taken:
+    def _turn(self, take: bool) -> Taken:
         """One call to Redis, repeated until it gets through; the outcome goes to the database meanwhile."""
         self._post.board.write(self._post.slot, None)
+        done = self._done
         pause, is_recorded = 0.1, False
         while True:
             try:
@@ -121,10 +121,10 @@ class Executor:
                     self._post.name,
                     self._post.queues,
                     take=take,
-                    finished=last.rq_id if done else "",
+                    finished=self._taken.rq_id if self._taken.kind == "job" else "",
                     outcome=done,
-                    queue=last.queue,
-                    seconds=seconds,
+                    queue=self._taken.queue,
+                    seconds=self._seconds,
                 )
             except (RedisError, OSError) as error:
                 if pause == 0.1:
@@ -142,6 +142,7 @@ class Executor:
         try:
             message = Message.of(taken.rq_id, taken.message)
         except ValueError:
+            # Finished without an outcome: the reconciler has it dispatched again, with a message of ours.
             logger.exception("The job %s carries a message that cannot be read; it is dropped.", taken.rq_id)
             return None
         if self._must_ask(taken) and not self._is_current(message):
@@ -151,8 +152,16 @@ class Executor:
         outcome, error = perform(message, self._post.name)
         if error is not None and (not isinstance(error, Exception) or isinstance(error, _WEARING)):
             self._worn = True
-        self._hygiene.restore()
+        self._clean_up()
         return outcome
+
+    def _clean_up(self) -> None:
+        try:
+            self._hygiene.restore()
+        except Exception:
+            # The outcome of the job must be told all the same.
+            logger.exception("%s cannot be cleaned after a job; it is replaced.", self._post.name)
+            self._worn = True
 
     def _must_ask(self, taken: Taken) -> bool:
         """A server that was rolled back has old jobs in its lists; a roll-back breaks every connection."""
@@ -186,10 +195,10 @@ class Executor:
         signal.signal(STOP_ORDINARY, stop)
         self._post.board.write(self._post.slot, Occupant(taken.rq_id, taken.queue, time.monotonic(), 0.0))
         worker.execute_job(job, queue)
-        self._hygiene.restore()
+        self._clean_up()
 
-    def _idle(self, taken: Taken) -> None:
-        if taken.kind == "suspended":
+    def _idle(self, kind: str) -> None:
+        if kind == "suspended":
             time.sleep(0.5)
             return
         try:

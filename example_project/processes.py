@@ -1,0 +1,76 @@
+"""Processes that live as long as a block of ours: started in sessions of their own, ended by a signal, waited for."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Process = subprocess.Popen[bytes]
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def running(
+    command: Sequence[object], *, ended_by: int = signal.SIGTERM, grace: float = 30, **options: Any
+) -> Iterator[Process]:
+    """Runs a program until the block is left; then it gets the signal, and is killed `grace` seconds later."""
+    # Its own session: Ctrl-C in the terminal reaches us alone, and a worker does not take our SIGTERM, which follows,
+    # for the second one, which interrupts its jobs.
+    process = subprocess.Popen(
+        [str(part) for part in command], stdin=subprocess.DEVNULL, start_new_session=True, **options
+    )
+    try:
+        yield process
+    finally:
+        stop(process, ended_by, grace)
+
+
+def stop(process: Process, signum: int = signal.SIGTERM, grace: float = 30) -> None:
+    """Ends a process and waits for it; does nothing where it has ended."""
+    process.send_signal(signum)
+    try:
+        process.wait(grace)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:  # too slow, or a second Ctrl-C while we waited
+            process.kill()
+            process.wait()
+
+
+def run_in_foreground(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Runs a program on our terminal; returns its exit code as a shell would give it. SIGTERM and SIGHUP are handed on.
+
+    Not Ctrl-C: the terminal sends it to the program too, which ends in its own way, and then we do.
+    """
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise SystemExit(f"{command[0]} cannot be run: {error.strerror}.") from None
+    try:
+        handle(lambda *_: None, signal.SIGINT)
+        handle(lambda *_: process.terminate(), *ENDING)
+        code = process.wait()
+    finally:
+        stop(process)
+    return 128 - code if code < 0 else code
+
+
+def exit_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP leave the blocks of this process, as Ctrl-C does."""
+
+    def leave(signum: int, frame: object) -> None:
+        # Once: a second signal must not interrupt the blocks while they clean up.
+        handle(lambda *_: None, *ENDING)
+        sys.exit(128 + signum)
+
+    handle(leave, *ENDING)
+
+
+def handle(handler: Callable[[int, Any], object], *signals: signal.Signals) -> None:
+    """Sets a signal handler, except for what is ignored here, as SIGHUP is under nohup."""
+    for each in signals:
+        if signal.getsignal(each) is not signal.SIG_IGN:
+            signal.signal(each, handler)

@@ -1,0 +1,55 @@
+"""`manage.py serve`: the example with data in it: its admin and a batchworker, until Ctrl-C."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from ....processes import exit_on_signals
+from ....workers import batchworker, check_alive, manage
+from ...models import Product
+from ...photographs import draw_photographs
+from ...uploading import make_images_in_batch
+
+NAME = PASSWORD = "admin"
+
+
+class Command(BaseCommand):
+    help = "Runs the admin (user admin, password admin), with data in it, and a batchworker, until Ctrl-C."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "address", nargs="?", default="127.0.0.1:8000", help="where the web listens (port or address:port)"
+        )
+        parser.add_argument("--workers", type=int, default=2, metavar="N", help="executor processes (default 2)")
+
+    def handle(self, *args: Any, address: str, workers: int, **options: Any) -> None:
+        exit_on_signals()
+        try:
+            self.prepare()
+            self.serve(address, workers)
+        except KeyboardInterrupt:
+            self.stdout.write("Both have ended.")
+
+    def prepare(self) -> None:
+        """The tables, the user and a product whose images are to be made."""
+        call_command("migrate", verbosity=0)
+        users = get_user_model().objects
+        if not users.filter(username=NAME).exists():
+            users.create_superuser(NAME, password=PASSWORD)
+        if not Product.objects.exists():
+            self.stdout.write("Drawing ten photographs of 12 megapixels …")
+            photographs = draw_photographs(settings.DATA_DIR / "photographs")
+            make_images_in_batch(Product.with_photographs("Teapot", photographs))
+
+    def serve(self, address: str, workers: int) -> None:
+        """Runs both until Ctrl-C, or until one of them ends by itself, which is an error."""
+        with batchworker(workers=workers) as worker, manage("runserver", address, "--noreload") as web:
+            self.stdout.write(f"The admin: see the address below, /admin/. User {NAME}, password {PASSWORD}.")
+            while True:
+                check_alive(worker, web)
+                time.sleep(0.2)

@@ -1,0 +1,67 @@
+import pytest
+from django.conf import settings
+
+from django_batches import connection
+from django_batches.connection import Keys, client
+
+from .road import Road
+
+
+@pytest.fixture(autouse=True)
+def fresh_poker():
+    """A poke that failed in one test must not silence those of the next."""
+    connection._poker, connection._silent_until = None, 0.0
+
+
+@pytest.fixture
+def redis():
+    """The Redis of the tests, emptied."""
+    redis = client()
+    redis.flushdb()
+    yield redis
+    redis.connection_pool.disconnect()
+
+
+@pytest.fixture
+def keys():
+    return Keys()
+
+
+@pytest.fixture
+def road(transactional_db, redis):
+    """The whole road in this process: coordinator and one executor, by hand."""
+    road = Road()
+    yield road
+    road.close()
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A file that jobs write to, outside of Redis and the database."""
+    return Ledger(tmp_path / "ledger")
+
+
+class Ledger:
+    def __init__(self, path):
+        self.path = str(path)
+
+    @property
+    def lines(self):
+        try:
+            with open(self.path) as file:
+                return file.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def count(self, text):
+        return self.lines.count(text)
+
+
+def pytest_collection_modifyitems(config, items):
+    if "postgresql" in settings.DATABASES["default"]["ENGINE"]:
+        return
+    deselected = [item for item in items if item.get_closest_marker("postgresql")]
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if item not in deselected]
+

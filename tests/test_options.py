@@ -1,0 +1,54 @@
+from datetime import timedelta
+
+import pytest
+
+from django_batches.options import Options, seconds
+from django_batches.transitions.recording import backoff_delay
+
+
+def test_the_defaults():
+    assert Options.of(None, None, 1, 0) == Options("default", 180, 1, "0.0")
+
+
+def test_times_are_seconds_or_timedeltas():
+    assert Options.of("q", timedelta(minutes=2), 1, timedelta(seconds=3)) == Options("q", 120, 1, "3.0")
+    assert Options.of("q", 1.2, 1, 0).timeout == 2
+    assert seconds(timedelta(milliseconds=500), "x") == 0.5
+
+
+def test_using_changes_only_what_is_given():
+    options = Options.of("q", 10, 3, [1, 2])
+    assert options.using(queue="other") == Options("other", 10, 3, "[1.0, 2.0]")
+    assert options.using(max_attempts=1, timeout=5, backoff=0) == Options("q", 5, 1, "0.0")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"queue": ""},
+        {"queue": "x" * 101},
+        {"queue": 3},
+        {"queue": "a\nb"},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": "10"},
+        {"timeout": float("nan")},
+        {"max_attempts": 0},
+        {"max_attempts": True},
+        {"max_attempts": 1.5},
+        {"backoff": -1},
+        {"backoff": []},
+        {"backoff": "5"},
+        {"backoff": [1, None]},
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named(given):
+    name = next(iter(given))
+    with pytest.raises((TypeError, ValueError), match=f"^{name}:"):
+        Options.of(**{"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, **given})
+
+
+@pytest.mark.parametrize(("backoff", "delays"), [("0", [0, 0]), ("5.0", [5, 5]), ("[5, 30, 120]", [5, 30, 120, 120])])
+def test_the_pause_before_the_next_attempt(backoff, delays):
+    assert [backoff_delay(backoff, attempt) for attempt in range(1, len(delays) + 1)] == delays
