@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from django_batches.connection import client
 from django_batches.coordinator.dispatch import Dispatcher
@@ -68,6 +69,14 @@ class Road:
             if not (dispatched or worked or recorded):
                 return total
 
+    def work_with_replacement(self):
+        """As `run`, with a new executor after one that is worn out, as the supervisor does."""
+        for index in range(1, 10):
+            self.run()
+            if not BatchJob.objects.filter(status__in=["created", "queued", "running"]).exists():
+                return
+            self.executor = self.new_executor(name=f"executor {index}")
+
     def close(self):
         self.executor._redis.connection_pool.disconnect()
         self.redis.connection_pool.disconnect()
@@ -75,14 +84,11 @@ class Road:
 
 def claim(batch=None, *, callbacks=False):
     """Puts rows in flight as a dispatch does, without a push: all due jobs, or all due callbacks."""
-    lease = Lease("claim")
-    assert lease.acquire()
     if callbacks:
-        claimed = dispatching.claim_callbacks(LIMIT, lease)
+        claimed = dispatching.claim_callbacks(LIMIT, timezone.now)
     else:
         queues = dispatching.queues_with_jobs()
-        claimed = [job for queue in queues for job in dispatching.claim_jobs(queue, LIMIT, None, lease)[0]]
-    lease.release()
+        claimed = [job for queue in queues for job in dispatching.claim_jobs(queue, LIMIT, None, timezone.now)[0]]
     return [job for job in claimed if batch is None or job.batch_id == batch.pk]
 
 

@@ -2,8 +2,11 @@
 
 import functools
 import os
+import signal
 import time
 
+from django.db import connection, transaction
+from django.utils import timezone, translation
 from rq import Retry
 
 from django_batches import current_batch, current_job
@@ -140,3 +143,60 @@ def memory():
 
 def keywords(**kwargs):
     return kwargs
+
+
+def flaky_item(item):
+    if current_job().attempts == 0 and item % 2:
+        raise ValueError(item)
+
+
+def fail_odd(item):
+    if item % 2:
+        raise ValueError("odd")
+
+
+def add_to_ended(batch):
+    current_batch().enqueue(ok)
+
+
+def observe():
+    """What a job can see of the process it runs in."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return {
+        "language": translation.get_language(),
+        "time zone": timezone.get_current_timezone_name(),
+        "cwd": os.getcwd(),
+        "handler": str(signal.getsignal(signal.SIGUSR2)),
+        "autocommit": connection.get_autocommit(),
+        "atomic": connection.in_atomic_block,
+        "umask": os.umask(0o022) or os.umask(0o022),
+    }
+
+
+def leak(kind):
+    if kind == "translation":
+        translation.activate("de")
+    elif kind == "timezone":
+        timezone.activate("Asia/Tokyo")
+    elif kind == "cwd":
+        os.chdir("/")
+    elif kind == "signal":
+        signal.signal(signal.SIGUSR2, lambda *_: None)
+    elif kind == "autocommit":
+        transaction.set_autocommit(False)
+    elif kind == "atomic":
+        transaction.atomic().__enter__()
+    elif kind == "broken":
+        connection.cursor().close()
+        connection.connection.close()
+    elif kind == "umask":
+        os.umask(0o077)
+
+
+def raises_long(length):
+    raise ValueError("å" * length)
+
+
+def ok_callback(batch):
+    return None

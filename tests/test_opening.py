@@ -161,9 +161,8 @@ def test_an_empty_batch_succeeds_at_once_and_tells_its_callbacks():
 @pytest.mark.parametrize("verb", ["enqueue", "on_success"])
 @pytest.mark.parametrize("func", ["os.system", lambda *args: None])
 def test_a_function_that_may_not_run_is_refused_where_it_is_written(verb, func):
-    with Batch.open() as batch:
-        with pytest.raises(FunctionNotAllowed):
-            getattr(batch, verb)(func)
+    with Batch.open() as batch, pytest.raises(FunctionNotAllowed):
+        getattr(batch, verb)(func)
     assert counts(batch) == (0, 0, 0, 0, 0)
 
 
@@ -229,9 +228,9 @@ def test_a_batch_cancelled_while_it_is_filled_stops_its_creator():
 
 
 def test_the_setting_gives_every_batch_a_failure_callback():
-    with override_settings(DJANGO_BATCHES={"CACHE": "batches", "ON_FAILURE": "tests.tasks.write_metadata"}):
-        with Batch.open() as batch:
-            batch.enqueue(tasks.ok)
+    given = {"CACHE": "batches", "ON_FAILURE": "tests.tasks.write_metadata"}
+    with override_settings(DJANGO_BATCHES=given), Batch.open() as batch:
+        batch.enqueue(tasks.ok)
     assert '"event":"failure","func":"tests.tasks.write_metadata"' in batch.registered_callbacks
 
 
@@ -249,9 +248,8 @@ def test_a_template_cannot_call_a_verb():
 
 
 def test_creating_1000_jobs_takes_five_statements():
-    with statements() as made:
-        with Batch.open() as batch:
-            batch.map(tasks.ok, range(1000))
+    with statements() as made, Batch.open() as batch:
+        batch.map(tasks.ok, range(1000))
     assert len(made) <= 5, made
     assert batch.total == 1000
 

@@ -246,7 +246,6 @@ def test_what_ended_when_and_what_failed_why_is_kept_in_small_rows():
     assert (group.error_type, group.sample, group.count) == ("ValueError", "ValueError: no", 3)
 
 
-
 def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
     batches = [open_batch(50) for _ in range(10)]
     claimed = claim()

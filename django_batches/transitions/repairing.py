@@ -9,13 +9,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Q
 from django.utils import timezone
 
 from ..exceptions import BatchError
+from ..states import BATCH_ENDED, BatchStatus
 from . import counting, rows
 from .counting import Tally
 
 logger = logging.getLogger("django_batches")
+
+BEING_DELETED = Q(status__in=BATCH_ENDED, finished_at=None)
+"""The mark of a batch whose deletion has begun: an ended status without an end."""
 
 _COUNTED = f"""
 SELECT b.id, b.pending, b.succeeded, b.failed, b.cancelled, b.in_flight, b.open_callbacks, b.total,
@@ -32,13 +37,16 @@ FROM {rows.BATCH} b LEFT JOIN (
     SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END) AS cancelled,
     SUM(CASE WHEN status IN ('queued', 'running') THEN 1 ELSE 0 END) AS in_flight
   FROM {rows.JOB} WHERE batch_id = %s GROUP BY batch_id
-) j ON j.batch_id = b.id WHERE b.id = %s
+) j ON j.batch_id = b.id WHERE b.id = %s AND NOT (b.finished_at IS NULL AND b.status NOT IN ('open', 'running'))
 """
 _NAMES = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks", "total")
 
 
 def drift(batch_id: UUID) -> dict[str, int]:
-    """By how much the counters of a batch differ from its rows, seen in one statement; empty where they agree."""
+    """By how much the counters of a batch differ from its rows, seen in one statement; empty where they agree.
+
+    Empty also for a batch whose deletion has begun: its rows go in chunks.
+    """
     key = rows.parameter(batch_id)
     found = rows.execute(_COUNTED, [key, key])
     if not found:
@@ -87,23 +95,62 @@ def end_what_can_end() -> int:
 
 
 def delete(batch_id: UUID) -> int:
-    """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it."""
-    batch = rows.batches().filter(pk=batch_id).only("finished_at", "open_callbacks").first()
-    if batch is None:
+    """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
+
+    It is marked first, so that a retry that comes meanwhile is refused. Where this process dies half-way, a second call
+    goes on, and so does the coordinator (`unfinished_deletes`). Raises `BatchError` for a batch that has not ended.
+    """
+    if not _mark_for_deletion(batch_id):
         return 0
-    if not batch.finished_at or batch.open_callbacks:
-        what = "has not ended: cancel it and wait" if not batch.finished_at else "has callbacks that have not ended"
-        raise BatchError(f"Batch {batch_id} {what}. Nothing was deleted.")
-    total = 0
-    for owner in ("batch", "callback_of"):
-        while True:
-            chunk = rows.jobs().filter(**{owner: batch_id}).order_by("pk")[: rows.CHUNK]
-            ids = list(chunk.values_list("pk", flat=True))
-            rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
-            total += len(ids)
-            if len(ids) < rows.CHUNK:
-                break
+    total = _delete_jobs(batch_id)
     with rows.atomic():
+        total += rows.jobs().filter(callback_of=batch_id)._raw_delete(rows.alias())
         for name in ("TimeBucket", "FailureGroup"):
             rows.related(name).filter(batch=batch_id)._raw_delete(rows.alias())
+        rows.batches().filter(BEING_DELETED, pk=batch_id)._raw_delete(rows.alias())
     return total
+
+
+def unfinished_deletes() -> list[UUID]:
+    """Batches whose deletion was cut off half-way, or is under way elsewhere."""
+    return list(rows.batches().filter(BEING_DELETED).values_list("pk", flat=True)[:100])
+
+
+def _mark_for_deletion(batch_id: UUID) -> bool:
+    """Makes an ended batch one that is being cancelled and whose jobs are all pending; False where it is gone.
+
+    No other transition moves such a batch: retry, seal and new jobs are refused under a cancel, cancel finds nothing
+    that waits, and it cannot end while jobs are pending.
+    """
+    now = timezone.now()
+    with rows.atomic():
+        batch = rows.lock_batches([batch_id]).get(batch_id)
+        if batch is None:
+            return False
+        if rows.batches().filter(BEING_DELETED, pk=batch_id).exists():
+            return True
+        if not batch.finished_at or batch.open_callbacks:
+            what = "has callbacks that have not ended" if batch.finished_at else "has not ended: cancel it and wait"
+            raise BatchError(f"Batch {batch_id} {what}. Nothing was deleted.")
+        rows.batches().filter(pk=batch_id).update(
+            status=BatchStatus.CANCELLED,
+            finished_at=None,
+            cancelled_at=batch.cancelled_at or now,
+            reason="It is being deleted.",
+            total=max(batch.total, 1),
+            pending=max(batch.total, 1),
+            succeeded=0,
+            failed=0,
+            cancelled=0,
+            first_failure=None,
+        )
+    return True
+
+
+def _delete_jobs(batch_id: UUID) -> int:
+    """Deletes the jobs of a batch by ranges of their positions, each in a transaction of its own; returns how many."""
+    jobs = rows.jobs().filter(batch=batch_id)
+    last = jobs.order_by("-position").values_list("position", flat=True).first()
+    # A range that goes on, not "the next ones": that would walk past everything deleted before, for each chunk again.
+    starts = range(0, 0 if last is None else last + 1, rows.CHUNK)
+    return sum(jobs.filter(position__range=(start, start + rows.CHUNK - 1))._raw_delete(rows.alias()) for start in starts)

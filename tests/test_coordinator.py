@@ -1,0 +1,330 @@
+"""The book-keeper: one at a time, in order, and it finds what Redis has lost."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.job import Job
+
+from django_batches import Batch
+from django_batches.coordinator import loop, reconcile
+from django_batches.coordinator.lease import Lease, LeaseLost
+from django_batches.coordinator.loop import Coordinator
+from django_batches.models import Lease as LeaseRow
+from django_batches.outcomes import Kind
+from django_batches.transitions import recording, repairing, rows
+
+from . import tasks
+from .road import Road, claim, outcome_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def fill(count=1, **options):
+    with Batch.open(**options) as batch:
+        batch.on_finish(tasks.ok_callback)
+        batch.map(tasks.ok, range(count))
+    return batch
+
+
+def assert_books_are_right(batch):
+    batch.refresh_from_db()
+    assert repairing.drift(batch.pk) == {}
+
+
+def reconciled(road):
+    """A look and what follows from it."""
+    road.reconciler.look()
+    while road.record():
+        pass
+    return road.reconciler.act()
+
+
+class TestLease:
+    def test_one_holder_at_a_time(self):
+        first, second = Lease("first"), Lease("second")
+        assert first.acquire() and not second.acquire()
+        assert first() <= timezone.now() + timedelta(seconds=1)
+        first.release()
+        assert second.acquire() and second.token > first.token
+
+    def test_a_holder_that_was_frozen_finds_another_token(self):
+        first, second = Lease("first"), Lease("second")
+        first.acquire()
+        LeaseRow.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+        assert first()  # nobody has taken it: it goes on
+        LeaseRow.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+        assert second.acquire()
+        with pytest.raises(LeaseLost), rows.atomic():
+            first()
+
+    def test_without_the_row_it_stands_down(self):
+        lease = Lease("first")
+        lease.acquire()
+        LeaseRow.objects.all().delete()
+        with pytest.raises(LeaseLost):
+            lease()
+
+
+class TestTwoCoordinators:
+    def test_outcomes_read_by_both_are_counted_once(self, road):
+        batch = fill(10)
+        road.dispatch()
+        road.work()
+        entries, _ = road.recorder.read(1)
+        LeaseRow.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
+        other = Road("other")
+        other.record()
+        with pytest.raises(LeaseLost):
+            road.recorder.record(entries)
+        other.run()
+        assert_books_are_right(batch)
+        assert (batch.status, batch.succeeded, batch.callbacks.count()) == ("succeeded", 10, 1)
+        other.close()
+
+    def test_outcomes_that_were_applied_and_not_deleted_are_counted_once(self, road, monkeypatch):
+        batch = fill(4)
+        road.dispatch()
+        road.work()
+        monkeypatch.setattr(road.recorder._redis, "xdel", lambda *args: 0)
+        road.record()
+        road.record()
+        monkeypatch.undo()
+        road.run()
+        assert_books_are_right(batch)
+        assert (batch.status, batch.succeeded) == ("succeeded", 4)
+
+    def test_a_standby_takes_over_when_the_holder_leaves(self, road):
+        standby = Coordinator("standby", lambda: True)
+        assert not standby._lease.acquire()
+        road.lease.release()
+        assert standby._lease.acquire()
+
+
+class TestReconciler:
+    def test_nothing_is_found_where_nothing_is_wrong(self, road):
+        batch = fill(6)
+        road.dispatch()
+        road.executor.step()
+        assert road.reconciler.look() == 0
+        road.run()
+        assert_books_are_right(batch)
+        assert batch.jobs.filter(dispatch=1).count() == 6
+
+    def test_finished_work_is_not_run_again_while_the_books_are_behind(self, road, ledger):
+        with Batch.open() as batch:
+            batch.map(tasks.append_item, range(5), ledger.path)
+        road.run()
+        with Batch.open() as batch:
+            batch.map(tasks.append_item, range(4), ledger.path)
+        road.dispatch()
+        road.work()  # the outcomes wait in the stream, nothing of the jobs is left in Redis
+        assert road.reconciler.look() == 4
+        assert road.reconciler.act() == 0  # not before the stream is applied
+        road.record()
+        assert road.reconciler.act() == 4  # and then they change nothing
+        road.run()
+        assert_books_are_right(batch)
+        assert len(ledger.lines) == 9 and batch.jobs.filter(dispatch=1).count() == 4
+
+    def test_a_job_that_ends_during_the_look_is_not_run_again(self, road, ledger, monkeypatch):
+        with Batch.open() as batch:
+            batch.map(tasks.append_item, range(3), ledger.path)
+        road.dispatch()
+        waiting = road.reconciler._waiting
+
+        def and_then_they_end(queues):
+            found = waiting(queues)
+            road.work()
+            return found - found  # the worst moment: seen in no list, and ended before the hashes are read
+
+        monkeypatch.setattr(road.reconciler, "_waiting", and_then_they_end)
+        assert road.reconciler.look() == 3
+        assert road.reconciler.act() == 0
+        road.record()
+        road.reconciler.act()
+        road.run()
+        assert_books_are_right(batch)
+        assert len(ledger.lines) == 3
+
+    def test_what_was_wiped_from_redis_is_dispatched_again_without_limit(self, road, redis):
+        batch = fill(3)
+        for _ in range(5):
+            road.dispatch()
+            redis.flushdb()
+            assert reconciled(road) == 3
+        road.run()
+        assert_books_are_right(batch)
+        assert (batch.status, batch.succeeded) == ("succeeded", 3)
+        assert {job.losses for job in batch.jobs.all()} == {0}
+
+    def test_a_started_job_without_a_lease_was_interrupted(self, road, redis, keys):
+        batch = fill(1)
+        road.dispatch()
+        taken = road.executor._turn(True)
+        assert taken.kind == "job" and reconciled(road) == 0
+        redis.delete(keys.execution(taken.rq_id, 1))
+        assert reconciled(road) == 1
+        job = batch.jobs.get()
+        assert (job.status, job.losses, job.attempts) == ("created", 1, 0)
+        assert redis.keys("rq:job:*") == []
+
+    def test_a_job_that_runs_through_a_wipe_is_left_alone_once_its_lease_is_renewed(self, road, redis):
+        batch = fill(1)
+        road.dispatch()
+        taken = road.executor._turn(True)
+        redis.flushdb()
+        road.executor._scripts.renew([("executor", taken.rq_id, "default")])
+        assert reconciled(road) == 0
+        road.executor._taken = taken
+        road.executor._done = outcome_of(claimed(batch), result='"through"')
+        road.executor._turn(False)
+        road.run()
+        assert_books_are_right(batch)
+        assert batch.jobs.get().result == "through"
+
+    def test_a_job_taken_by_a_plain_worker_and_not_started_gets_a_second_look(self, road, redis, monkeypatch):
+        batch = fill(1)
+        road.dispatch()
+        redis.lpop("rq:queue:default")
+        assert reconciled(road) == 0
+        monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
+        assert reconciled(road) == 1
+        road.run()
+        assert_books_are_right(batch)
+        assert (batch.status, batch.jobs.get().losses) == ("succeeded", 0)
+
+    @pytest.mark.parametrize(
+        ("act", "status"),
+        [
+            ("delete", "succeeded"),
+            ("empty", "succeeded"),
+            ("cancel", "failed"),
+        ],
+    )
+    def test_what_people_do_on_the_pages_of_rq(self, road, redis, act, status):
+        batch = fill(1)
+        road.dispatch()
+        queue = Queue("default", connection=redis)
+        if act == "delete":
+            queue.jobs[0].delete()
+        elif act == "empty":
+            queue.empty()
+        else:
+            queue.jobs[0].cancel()
+        assert reconciled(road) == 1
+        road.run()
+        assert_books_are_right(batch)
+        assert batch.status == status
+
+    def test_rows_that_hold_a_lease_are_marked_running(self, road):
+        batch = fill(2)
+        road.dispatch()
+        road.executor._turn(True)
+        assert road.reconciler.mark_running() == 1
+        running = batch.jobs.get(status="running")
+        assert running.started_at and running.worker == "executor"
+        assert road.reconciler.mark_running() == 0
+
+
+class TestLoop:
+    @pytest.fixture
+    def coordinator(self, redis):
+        coordinator = Coordinator("loop", lambda: True)
+        assert coordinator._lease.acquire()
+        coordinator._begin()
+        return coordinator
+
+    def test_a_row_without_a_poke_is_found_by_the_poll(self, coordinator, redis, monkeypatch):
+        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held: None)
+        fill(2)
+        coordinator.turn()
+        assert redis.llen("rq:queue:default") == 2
+
+    def test_cancelled_and_paused_batches_stand_in_the_set_of_held_ones(self, coordinator, redis, keys):
+        paused, cancelled, free = fill(2), fill(2), fill(2)
+        coordinator.turn()
+        paused.pause()
+        cancelled.cancel()
+        assert {key.decode() for key in redis.smembers(keys.held)} == {paused.pk.hex, cancelled.pk.hex}
+        redis.delete(keys.held)  # as after a wipe
+        coordinator._poll.soon()
+        coordinator.turn()
+        assert {key.decode() for key in redis.smembers(keys.held)} == {paused.pk.hex, cancelled.pk.hex}
+        paused.resume()
+        coordinator.turn()
+        assert {key.decode() for key in redis.smembers(keys.held)} == {cancelled.pk.hex}
+        assert free.pk
+
+    def test_cut_off_cancels_and_retries_are_carried_on(self, coordinator):
+        cancelled, retried = fill(3), fill(3)
+        rows.batches().filter(pk=cancelled.pk).update(cancelled_at=timezone.now())
+        from_rq = claim(retried)
+        road_record(from_rq, Kind.FAILED)
+        rows.batches().filter(pk=retried.pk).update(retry_position=0, finished_at=None, status="running", round=1)
+        coordinator._poll.soon()
+        coordinator.turn()
+        assert_books_are_right(cancelled)
+        assert_books_are_right(retried)
+        assert cancelled.status == "cancelled"
+        assert (retried.pending, retried.retry_position) == (3, None)
+
+    def test_it_stays_up_and_says_so_once_while_redis_is_away(self, redis, monkeypatch, caplog):
+        turns = iter([False] * 40 + [True] * 10)
+        coordinator = Coordinator("loop", lambda: next(turns, True))
+        failures = iter([RedisError("refused")] * 3)
+
+        def turn(self):
+            error = next(failures, None)
+            if error:
+                raise error
+            return real(self)
+
+        real = Coordinator.turn
+        monkeypatch.setattr(Coordinator, "turn", turn)
+        monkeypatch.setattr(loop, "LONGEST_PAUSE", 0.01)
+        coordinator.run()
+        said = [record.getMessage() for record in caplog.records if "cannot reach Redis" in record.getMessage()]
+        assert len(said) == 1
+        assert any("are back" in record.getMessage() for record in caplog.records)
+
+    def test_it_leaves_with_the_stream_empty_and_gives_the_lease_back(self, redis, keys):
+        batch = fill(3)
+        for job in claim():
+            redis.xadd(keys.outcomes, {"o": outcome_of(job).dumps()})
+        Coordinator("loop", lambda: redis.xlen(keys.outcomes) == 0).run()
+        assert_books_are_right(batch)
+        assert batch.status == "succeeded"
+        assert LeaseRow.objects.get().expires_at <= timezone.now()
+
+    def test_an_entry_that_is_no_outcome_is_dropped(self, coordinator, redis, keys, caplog):
+        redis.xadd(keys.outcomes, {"o": "garbage"})
+        redis.xadd(keys.outcomes, {"x": "garbage"})
+        coordinator.turn()
+        assert redis.xlen(keys.outcomes) == 0
+        assert "cannot be read" in caplog.text
+
+
+def test_a_job_of_ours_in_rq_is_what_rq_itself_would_have_written(road, redis, keys):
+    """Key by key against a job that RQ's own queue has enqueued."""
+    fill(1)
+    road.dispatch()
+    (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
+    ours = redis.hgetall(keys.job(rq_id.decode()))
+    theirs = redis.hgetall(Queue("q", connection=redis).enqueue("django_batches.execution.run", result_ttl=0).key)
+    assert {key for key in ours if not key.startswith(b"batches")} <= set(theirs) | {b"failure_ttl"}
+    for field in (b"created_at", b"enqueued_at"):
+        assert len(ours[field]) == len(theirs[field])
+    for field in (b"status", b"timeout", b"result_ttl", b"data"):
+        assert ours[field] == theirs[field], field
+    assert Job.fetch(rq_id.decode(), connection=redis).get_status() == "queued"
+
+
+def claimed(batch):
+    return batch.jobs.get()
+
+
+def road_record(jobs, kind):
+    recording.record([outcome_of(job, kind) for job in jobs])

@@ -1,0 +1,143 @@
+"""Due rows into the queues: claimed once, in turns over the batches, never more than a queue works off soon."""
+
+import pytest
+from rq import Queue
+
+from django_batches import Batch
+from django_batches.coordinator.dispatch import Flow
+from django_batches.coordinator.lease import LeaseLost
+from django_batches.models import BatchJob
+from django_batches.outcomes import Kind
+from django_batches.transitions import dispatching, recording
+from django_batches.worker.chores import _all_queues
+
+from . import tasks
+from .road import claim, outcome_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def fill(count, queue="default", **options):
+    with Batch.open(queue=queue, **options) as batch:
+        batch.map(tasks.ok, range(count))
+    return batch
+
+
+def test_a_claim_gives_a_dispatch_and_a_place_in_the_window(road):
+    batch = fill(3)
+    claimed, _ = dispatching.claim_jobs("default", 2, None, road.lease)
+    assert [(job.arguments, job.dispatch) for job in claimed] == [("[[0],{}]", 1), ("[[1],{}]", 1)]
+    batch.refresh_from_db()
+    assert (batch.in_flight, batch.pending) == (2, 3)
+    assert [job.status for job in batch.jobs.all()] == ["queued", "queued", "created"]
+
+
+def test_a_queue_is_filled_in_turns_over_the_batches(road):
+    large, small = fill(50), fill(3)
+    claimed, _ = dispatching.claim_jobs("default", 8, None, road.lease)
+    assert [job.batch_id for job in claimed].count(small.pk) == 3
+    assert [job.batch_id for job in claimed].count(large.pk) == 5
+
+
+def test_the_queues_with_jobs_are_found_whatever_their_number(road):
+    for queue in ("b", "a", "c"):
+        fill(2, queue)
+    assert dispatching.queues_with_jobs() == ["a", "b", "c"]
+    claim()
+    assert dispatching.queues_with_jobs() == []
+
+
+def test_a_batch_keeps_to_its_window(road, monkeypatch):
+    monkeypatch.setattr(dispatching, "WINDOW", 5)
+    batch = fill(20)
+    first, _ = dispatching.claim_jobs("default", 100, None, road.lease)
+    assert len(first) == 5
+    assert dispatching.claim_jobs("default", 100, None, road.lease)[0] == []
+    recording.record([outcome_of(job) for job in first[:2]])
+    assert len(dispatching.claim_jobs("default", 100, None, road.lease)[0]) == 2
+    batch.refresh_from_db()
+    assert batch.in_flight == 5
+
+
+def test_paused_and_cancelled_batches_are_passed_over(road):
+    fill(2).pause()
+    free = fill(2)
+    claimed, _ = dispatching.claim_jobs("default", 100, None, road.lease)
+    assert {job.batch_id for job in claimed} == {free.pk}
+
+
+def test_more_batches_than_one_claim_looks_at_come_by_turns(road, monkeypatch):
+    monkeypatch.setattr(dispatching, "BATCHES_PER_CLAIM", 2)
+    batches = [fill(5) for _ in range(5)]
+    seen, after = [], None
+    for _ in range(3):
+        claimed, after = dispatching.claim_jobs("default", 2, after, road.lease)
+        seen += [job.batch_id for job in claimed]
+    assert set(seen) == {batch.pk for batch in batches}
+
+
+def test_a_lost_lease_claims_nothing(road):
+    fill(2)
+    road.lease.token += 1
+    with pytest.raises(LeaseLost):
+        dispatching.claim_jobs("default", 2, None, road.lease)
+    assert not BatchJob.objects.filter(status="queued").exists()
+
+
+def test_scheduled_rows_wait_for_their_time(road):
+    batch = fill(1, max_attempts=2, backoff=3600)
+    recording.record([outcome_of(job, Kind.FAILED) for job in claim()])
+    assert dispatching.promote_due(road.lease) == 0
+    batch.jobs.update(due_at=batch.created_at)
+    assert dispatching.promote_due(road.lease) == 1
+    assert batch.jobs.get().status == "created"
+
+
+def test_what_a_burst_waits_for(road):
+    now = road.lease()
+    assert not dispatching.has_work([], now)
+    batch = fill(1, "images")
+    assert dispatching.has_work([], now) and dispatching.has_work(["images"], now)
+    assert not dispatching.has_work(["other"], now)
+    batch.pause()
+    assert not dispatching.has_work([], now)
+    batch.resume()
+    claimed = claim()
+    assert dispatching.has_work([], now)
+    recording.record([outcome_of(job) for job in claimed])
+    assert not dispatching.has_work([], now)
+
+
+def test_a_queue_holds_about_two_seconds_of_work_and_grows_with_its_speed():
+    flow = Flow()
+    flow.look(0, 0.0)
+    assert flow.room(workers=2) == 8
+    flow.length += 8
+    flow.look(0, 0.1)
+    assert flow.room(workers=2) == 8 + 16
+    flow.length = 24
+    flow.look(20, 0.2)
+    assert flow.room(workers=2) == 0  # more than half full
+    flow.look(20, 5.0)
+    assert flow.room(workers=2) == 0  # and nobody takes any more
+    flow.look(0, 5.0)
+    assert flow.room(workers=0) == 4 + 40
+
+
+def test_what_is_pushed_is_an_rq_job_that_rq_can_read(road, redis, keys):
+    fill(3, "images")
+    assert road.dispatch() == 3
+    queue = Queue("images", connection=redis)
+    (first, *_rest) = queue.jobs
+    assert len(queue) == 3
+    assert first.func_name == "django_batches.execution.run" and first.args == ()
+    assert first.description == "tests.tasks.ok" and first.timeout == 180 and first.get_status() == "queued"
+    assert _all_queues(redis) == ["default", "images"]
+
+
+def test_an_older_coordinator_cannot_push(road, redis):
+    fill(1)
+    redis.set(f"{road.dispatcher._scripts.keys.own}:fence", road.lease.token + 1)
+    with pytest.raises(LeaseLost):
+        road.dispatch()
+    assert redis.llen("rq:queue:default") == 0

@@ -1,0 +1,388 @@
+"""From the user's code to RQ and back, in one process: real database, real Redis, the real executor."""
+
+import json
+import logging
+import os
+import signal
+
+import pytest
+from django.db import connection
+from django.test import override_settings
+
+from django_batches import Batch, current_batch, current_job
+from django_batches.coordinator import dispatch
+from django_batches.models import BatchJob
+from django_batches.scripts import Scripts
+from django_batches.transitions import repairing
+
+from . import tasks
+
+
+def assert_books_are_right(batch):
+    batch.refresh_from_db()
+    assert repairing.drift(batch.pk) == {}
+
+
+def errors(batch):
+    return list(batch.jobs.values_list("status", "error"))
+
+
+def test_a_batch_runs_and_its_callbacks_are_told(road, ledger):
+    with Batch.open("Images") as batch:
+        batch.on_success(tasks.told, ledger.path, text="success")
+        batch.on_finish(tasks.told, ledger.path, text="finish")
+        batch.on_failure(tasks.told, ledger.path, text="failure")
+        batch.map(tasks.ok, range(100))
+    assert road.run() == 102
+    assert_books_are_right(batch)
+    assert (batch.status, batch.succeeded) == ("succeeded", 100)
+    assert sorted(ledger.lines) == ["finish:succeeded:100/100", "success:succeeded:100/100"]
+    assert list(batch.results()) == list(range(100))
+    assert batch.result == "told success"
+    assert batch.wait(timeout=0) is True
+    job = batch.jobs.first()
+    assert job.worker == "executor" and job.created_at <= job.started_at <= job.finished_at
+
+
+def test_redis_is_left_as_it_was_found(road, redis, keys):
+    with Batch.open(max_attempts=2) as batch:
+        batch.on_finish(tasks.ok)
+        batch.map(tasks.flaky_item, range(50))
+    road.run()
+    assert_books_are_right(batch)
+    left = {key.decode() for key in redis.keys("*")}
+    known = {keys.outcomes, keys.pokes, keys.wake, f"{keys.own}:fence", f"{keys.own}:slot:executor", "rq:queues"}
+    assert left <= known | {"rq:worker:executor"}
+    assert redis.xlen(keys.outcomes) == 0
+
+
+def test_a_job_that_fails_is_tried_again_and_succeeds(road, ledger):
+    with Batch.open(max_attempts=3) as batch:
+        batch.enqueue(tasks.flaky, ledger.path, failures=2)
+    road.run()
+    assert_books_are_right(batch)
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.result, job.error) == ("succeeded", 3, 3, "")
+
+
+def test_a_returned_rq_retry_is_honoured_with_its_own_limit(road, ledger):
+    with Batch.open(max_attempts=1) as batch:
+        batch.enqueue(tasks.retry_later, ledger.path, 2)
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.count("run") == 3
+    assert errors(batch) == [("failed", "Retry: the job returned Retry(max=2) and asked to run again.")]
+
+
+def test_inside_a_job_its_batch_and_itself_are_known(road):
+    assert current_batch() is None and current_job() is None
+    with Batch.open() as batch:
+        batch.on_success(tasks.whose_callback)
+        batch.enqueue(tasks.who_am_i)
+    road.run()
+    batch.refresh_from_db()
+    assert batch.jobs.get().result == [str(batch.pk), str(batch.jobs.get().pk)]
+    assert batch.result == [str(batch.pk), str(batch.pk), "success"]
+    assert current_batch() is None
+
+
+def test_a_running_job_adds_siblings(road, ledger):
+    with Batch.open() as batch:
+        batch.on_success(tasks.told, ledger.path)
+        batch.enqueue(tasks.grow, ledger.path, 30)
+    road.run()
+    assert_books_are_right(batch)
+    assert (batch.total, batch.succeeded) == (31, 31)
+    assert ledger.lines == [*(str(item) for item in range(30)), ":succeeded:31/31"]
+
+
+def test_a_callback_cannot_add_to_its_ended_batch(road):
+    with Batch.open() as batch:
+        batch.on_success(tasks.add_to_ended)
+        batch.enqueue(tasks.ok)
+    road.run()
+    assert_books_are_right(batch)
+    callback = batch.callbacks.get()
+    assert callback.status == "failed" and "BatchFinished" in callback.error
+    assert (batch.status, batch.total) == ("succeeded", 1)
+
+
+def test_waiting_inside_a_job_is_refused(road):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.wait_for_batch)
+    road.run()
+    assert "inside a job would hold the worker" in batch.jobs.get().error
+
+
+def test_a_callback_may_write_metadata_while_outcomes_are_applied(road):
+    with Batch.open() as batch:
+        batch.on_failure(tasks.write_metadata)
+        batch.map(tasks.fail_odd, range(20))
+    road.run()
+    assert_books_are_right(batch)
+    assert batch.metadata == {"x": 1}
+    assert (batch.succeeded, batch.failed) == (10, 10)
+
+
+def test_an_async_function_runs(road):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.asynchronous, 5)
+    road.run()
+    assert batch.jobs.get().result == 5
+
+
+@pytest.mark.parametrize(
+    ("func", "args", "error"),
+    [
+        (tasks.exit_now, (), "SystemExit: 3"),
+        (tasks.interrupt, (), "KeyboardInterrupt"),
+        (tasks.memory, (), "MemoryError"),
+        (tasks.unprintable, (), "Unprintable: <its message cannot be printed: RuntimeError>"),
+        (tasks.recurse, (), "RecursionError: maximum recursion depth exceeded"),
+        (tasks.raises, ("a\x00b\ud800",), "ValueError: a\ufffdb\ufffd"),
+        (tasks.raises_long, (5_000_000,), "ValueError: ååå"),
+        (tasks.returns, ("nan",), "TypeError: the result: nan does not exist in JSON"),
+        (tasks.returns, ("object",), "TypeError: the result: a object cannot be passed as JSON"),
+        (tasks.returns, ("int keys",), "TypeError: the result: the key 1 of the dict"),
+        (tasks.returns, ("large",), "ValueError: The result is 5,000,002 bytes of JSON, more than MAX_PAYLOAD"),
+        (tasks.returns, ("deep",), "RecursionError"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_whatever_a_job_does_fails_that_job_alone(road, func, args, error):
+    with Batch.open() as batch:
+        batch.enqueue(func, *args)
+        batch.enqueue(tasks.ok, 1)
+    road.work_with_replacement()
+    assert_books_are_right(batch)
+    (status, message), other = errors(batch)
+    assert status == "failed" and message.startswith(error), message
+    assert len(message) < 3000 and len(batch.jobs.first().traceback) < 33_000
+    assert other == ("succeeded", "")
+
+
+@pytest.mark.parametrize("kind", ["nul", "surrogate"])
+def test_a_result_with_nul_or_a_lone_surrogate_comes_back_equal(road, kind):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.returns, kind)
+    road.run()
+    assert batch.jobs.get().result == tasks.returns(kind)
+
+
+def test_a_result_that_cannot_be_kept_is_not_computed_again(road):
+    with Batch.open(max_attempts=5) as batch:
+        batch.enqueue(tasks.returns, "object")
+    road.run()
+    job = batch.jobs.get()
+    assert (job.status, job.attempts) == ("failed", 1)
+
+
+def test_a_final_failure_is_logged_once_as_an_error_with_its_traceback(road, caplog, ledger):
+    with Batch.open(max_attempts=2) as batch:
+        batch.enqueue(tasks.boom, "no")
+    with caplog.at_level(logging.WARNING, "django_batches.jobs"):
+        road.run()
+    records = [record for record in caplog.records if record.name == "django_batches.jobs"]
+    assert [record.levelname for record in records] == ["WARNING", "ERROR"]
+    assert all(record.exc_info and record.exc_info[0] is ValueError for record in records)
+    assert str(batch.jobs.get().pk) in records[1].getMessage()
+
+
+def test_a_timeout_fails_the_job_and_wears_the_process_out(road):
+    with Batch.open(timeout=1) as batch:
+        batch.enqueue(tasks.overrun)
+        batch.enqueue(tasks.ok)
+    executor = road.executor
+    road.dispatch()
+    assert executor.step() == "job"
+    assert executor.step() == "leave"
+    road.work_with_replacement()
+    assert errors(batch)[0] == ("failed", "JobTimeoutException: The job ran for more than its timeout of 1 s.")
+    assert errors(batch)[1][0] == "succeeded"
+
+
+def test_a_path_that_cannot_be_imported_here_is_given_back_and_fails_at_the_third_loss(road):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    batch.jobs.update(func="tests.tasks.not_deployed_yet")
+    road.run()
+    assert_books_are_right(batch)
+    job = batch.jobs.get()
+    assert (job.status, job.losses, job.attempts) == ("failed", 3, 0)
+    assert "ImportError" in job.error and "not_deployed_yet" in job.error
+
+
+def test_a_function_that_may_not_run_does_not_run_whatever_the_row_says(road):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok, "true")
+    batch.jobs.update(func="os.system")
+    road.run()
+    assert errors(batch)[0][0] == "failed" and "FunctionNotAllowed: os.system may not run" in errors(batch)[0][1]
+
+
+def test_the_message_in_redis_is_read_only_for_its_own_row(road, redis, keys):
+    """Somebody who may write to Redis cannot make us import what he likes."""
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    road.dispatch()
+    (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
+    message = json.loads(redis.hget(keys.job(rq_id.decode()), "batches"))
+    message[4], message[8] = "os.system", [["true"], {}]
+    redis.hset(keys.job(rq_id.decode()), "batches", json.dumps(message))
+    road.run()
+    assert "FunctionNotAllowed" in batch.jobs.get().error
+
+
+def test_a_garbled_message_is_dropped_and_the_job_dispatched_again(road, redis, keys):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    road.dispatch()
+    (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
+    redis.hset(keys.job(rq_id.decode()), "batches", "garbled")
+    road.work()
+    assert road.reconciler.look() == 1
+    assert road.reconciler.act() == 1
+    road.run()
+    assert_books_are_right(batch)
+    assert (batch.status, batch.jobs.get().dispatch) == ("succeeded", 2)
+
+
+def test_cancel_while_jobs_are_in_the_queue_starts_nothing_more(road, ledger):
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, ledger.path, text="finish")
+        batch.map(tasks.append_item, range(4), ledger.path)
+    assert road.dispatch() == 4
+    assert road.executor.step() == "job"
+    assert batch.cancel() == 0
+    road.run()
+    assert_books_are_right(batch)
+    assert (batch.status, batch.succeeded, batch.cancelled) == ("cancelled", 1, 3)
+    assert ledger.lines == ["0", "finish:cancelled:1/4"]
+
+
+def test_pause_while_jobs_are_in_the_queue_starts_nothing_more_until_resume(road, ledger, redis, keys):
+    with Batch.open() as batch:
+        batch.map(tasks.append_item, range(4), ledger.path)
+    road.dispatch()
+    assert road.executor.step() == "job"
+    batch.pause()
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.lines == ["0"]
+    assert (batch.pending, batch.in_flight) == (3, 0)
+    batch.resume()
+    redis.delete(keys.held)  # as the coordinator does, see test_coordinator
+    road.run()
+    assert_books_are_right(batch)
+    assert batch.status == "succeeded" and len(ledger.lines) == 4
+
+
+def test_retry_after_failure_ends_in_success(road, ledger):
+    with Batch.open() as batch:
+        batch.on_success(tasks.told, ledger.path, text="success")
+        batch.on_failure(tasks.told, ledger.path, text="failure")
+        batch.enqueue(tasks.flaky, ledger.path + ".runs", failures=1)
+    road.run()
+    assert Batch.objects.get().status == "failed"
+    assert Batch.objects.get().retry_failed() == 1
+    road.run()
+    assert_books_are_right(batch)
+    assert batch.status == "succeeded"
+    assert ledger.lines == ["failure:failed:0/1", "success:succeeded:1/1"]
+
+
+def test_two_projects_on_one_redis_leave_each_others_jobs_alone(road, redis):
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(3))
+    road.dispatch()
+    with override_settings(DJANGO_BATCHES={"CACHE": "batches", "NAMESPACE": "other"}):
+        other = road.new_executor(1, "other")
+        assert other._scripts.keys.namespace == "other"
+        assert other.step() == "idle"
+    road.run()
+    assert_books_are_right(batch)
+    assert batch.status == "succeeded"
+
+
+def test_jobs_of_large_arguments_and_unicode_arrive_as_they_were(road):
+    values = ["å\U0001f600\x00\ud800", {"k": [1.5, None, True]}, "x" * 500_000, -(2**70)]
+    with Batch.open() as batch:
+        batch.map(tasks.ok, values)
+    road.run()
+    assert list(batch.results()) == values
+
+
+def test_a_busy_executor_asks_the_database_nothing(road, monkeypatch):
+    monkeypatch.setattr(dispatch, "FLOOR", 100)
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(20))
+    road.executor.step()
+    # As after its first seconds: its connection to Redis is older than the jobs.
+    monkeypatch.setattr(road.executor, "_connected_at", 0.0)
+    road.dispatch()
+    with connection.execute_wrapper(refuse):
+        assert road.work() == 20
+    road.run()
+    assert_books_are_right(batch)
+    assert batch.status == "succeeded"
+
+
+def refuse(execute, sql, params, many, context):
+    raise AssertionError(f"The executor asked the database: {sql}")
+
+
+def test_one_call_to_redis_per_busy_job(road, monkeypatch):
+    monkeypatch.setattr(dispatch, "FLOOR", 100)
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(20))
+    road.dispatch()
+    road.executor.step()
+    calls = []
+    send = type(road.executor._redis).execute_command
+
+    def counted(self, *args, **options):
+        calls.append(args[0])
+        return send(self, *args, **options)
+
+    monkeypatch.setattr(type(road.executor._redis), "execute_command", counted)
+    for _ in range(19):
+        assert road.executor.step() == "job"
+    assert calls == ["EVALSHA"] * 19
+    assert BatchJob.objects.count() == 20 and batch.pk
+
+
+def test_a_job_of_a_rolled_back_redis_is_not_run_again(road, redis, keys):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    road.dispatch()
+    dump = {key: redis.dump(key) for key in redis.keys("rq:*")}
+    road.work()
+    road.record()
+    for key, value in dump.items():
+        redis.restore(key, 0, value, replace=True)
+    runs = Scripts(redis)
+    assert runs.keys.namespace == keys.namespace
+    fresh = road.new_executor(1, "after the restart")
+    assert fresh.step() == "job"  # taken, asked for, and not started
+    fresh.step()
+    road.record()
+    assert_books_are_right(batch)
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.worker) == ("succeeded", 1, "executor")
+
+
+@pytest.mark.parametrize(
+    "leak", ["translation", "timezone", "cwd", "signal", "autocommit", "atomic", "broken", "umask"]
+)
+def test_what_a_job_leaks_the_next_one_does_not_see(road, leak, caplog):
+    before = (os.getcwd(), signal.getsignal(signal.SIGUSR2))
+    with Batch.open() as batch:
+        batch.enqueue(tasks.observe)
+        batch.enqueue(tasks.leak, leak)
+        batch.enqueue(tasks.observe)
+    road.run()
+    assert_books_are_right(batch)
+    first, _, last = batch.jobs.all()
+    assert batch.status == "succeeded", errors(batch)
+    assert first.result == last.result
+    assert (os.getcwd(), signal.getsignal(signal.SIGUSR2)) == before
