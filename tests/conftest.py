@@ -4,6 +4,7 @@ from django.conf import settings
 from django_batches import connection
 from django_batches.connection import Keys, client
 
+from .processes import WorkerProcess
 from .road import Road
 
 
@@ -33,6 +34,22 @@ def road(transactional_db, redis):
     road = Road()
     yield road
     road.close()
+
+
+@pytest.fixture
+def start_worker(transactional_db, redis, tmp_path):
+    """Starts real `manage.py batchworker` processes, and ends them."""
+    started = []
+
+    def start(*options, **kwargs):
+        worker = WorkerProcess(tmp_path / "worker.log", *options, **kwargs)
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.stop()
+        print(worker.log)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ DATABASES["default"]["TEST"] = {
     "NAME": None if "postgres" in DATABASES["default"]["ENGINE"] else str(DATA_DIR / "test.sqlite3")
 }
 DATABASES["default"]["CONN_MAX_AGE"] = 0
+ROOT_URLCONF = "tests.urls"
 # A database number of its own, because the tests empty it.
 CACHES["batches"]["LOCATION"] = urlsplit(CACHES["batches"]["LOCATION"])._replace(path="/15").geturl()
 DJANGO_BATCHES = {"CACHE": "batches", "NAMESPACE": "tests"}
@@ -15,4 +16,8 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-LOGGING["loggers"] = {}
+if "TEST_DATABASE_NAME" not in os.environ:
+    LOGGING["loggers"] = {}  # pytest's own handler sees what propagates
+
+# A worker process of a test works on the test's database.
+DATABASES["default"]["NAME"] = os.environ.get("TEST_DATABASE_NAME", DATABASES["default"]["NAME"])

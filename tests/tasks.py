@@ -1,5 +1,6 @@
 """Functions that run as jobs in the tests."""
 
+import ctypes
 import functools
 import os
 import signal
@@ -200,3 +201,39 @@ def raises_long(length):
 
 def ok_callback(batch):
     return None
+
+
+def begin_and_end(path, seconds):
+    append(path, "begin")
+    time.sleep(seconds)
+    append(path, "end")
+
+
+def write_pid_and_sleep(path):
+    append(path, os.getpid())
+    time.sleep(60)
+
+
+def pid():
+    return os.getpid()
+
+
+def segfault():
+    ctypes.string_at(0)
+
+
+def hard_exit():
+    os._exit(3)
+
+
+def append_slowly(item, path):
+    time.sleep(0.005)
+    append(path, item)
+
+
+def hold_batch(path, seconds):
+    with transaction.atomic():
+        current_batch().enqueue(ok)
+        append(path, "holding")
+        time.sleep(seconds)
+        append(path, "released")

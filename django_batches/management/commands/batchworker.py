@@ -1,5 +1,6 @@
 """`manage.py batchworker`: parses the options, judges them, runs the supervisor."""
 
+import logging
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -38,6 +39,17 @@ class Command(BaseCommand):
                 raise CommandError(f"--{name.replace('_', '-')} must be 1 or more.")
         if options["max_jobs"] and not options["workers"]:
             raise CommandError("--max-jobs needs --workers: without executors no job is run here.")
+        _make_log_visible()
         names = ("queues", "workers", "burst", "max_jobs", "max_jobs_per_child", "name", "grace")
 
         sys.exit(Supervisor(Plan(**{name: options[name] for name in names})).run())
+
+
+def _make_log_visible() -> None:
+    """Without a LOGGING setting for us, what the worker does would be said to nobody."""
+    logger = logging.getLogger("django_batches")
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,80 @@
+"""Real worker processes for tests, and conditions to wait for."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_until(condition, seconds=20.0):
+    """Waits for a condition; its value, or an error that shows it."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {condition.__qualname__}")
+        time.sleep(0.02)
+    return value
+
+
+class WorkerProcess:
+    """`manage.py batchworker` on the test's database, its log kept."""
+
+    def __init__(self, log, *options, command=("manage.py", "batchworker")):
+        self.log_path = Path(log)
+        environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "TEST_DATABASE_NAME": str(connection.settings_dict["NAME"]),
+            "REDIS_URL": settings.CACHES["batches"]["LOCATION"],
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self.log_path.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, *map(str, options)],
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def children(self):
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in found.split()]
+
+    def signal(self, signum):
+        self.process.send_signal(signum)
+
+    def wait(self, seconds=20):
+        return self.process.wait(seconds)
+
+    def stop(self):
+        """Ends it whatever it does, its children with it: asks, asks again, kills."""
+        for end in (self.process.terminate, self.process.terminate, self.process.kill):
+            if self.process.poll() is not None:
+                return
+            end()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(3)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,315 @@
+"""`manage.py batchworker` as a real process with real children: started, killed, frozen, asked to leave."""
+
+import os
+import signal
+from datetime import timedelta
+
+import pytest
+from rq import Queue, Retry, Worker
+from rq.command import send_shutdown_command, send_stop_job_command
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.suspension import resume, suspend
+
+from django_batches import Batch
+from django_batches.models import Lease
+from django_batches.transitions import repairing
+
+from . import tasks
+from .processes import is_alive, wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def fill(func, count=1, *args, **options):
+    with Batch.open(**options) as batch:
+        for _ in range(count):
+            batch.enqueue(func, *args)
+    return batch
+
+
+def wait_for_end(batch, seconds=30):
+    assert batch.wait(seconds), Batch.objects.filter(pk=batch.pk).values()
+    assert repairing.drift(batch.pk) == {}
+    return batch
+
+
+def wait_for_run(ledger, text="begin", count=1, seconds=20):
+    wait_until(lambda: ledger.count(text) >= count, seconds)
+
+
+def executors(redis):
+    return Worker.all(connection=redis)
+
+
+def test_a_batch_runs_from_the_first_enqueue_to_the_callback(start_worker, ledger):
+    start_worker("--workers", 2)
+    with Batch.open() as batch:
+        batch.on_success(tasks.told, ledger.path)
+        batch.map(tasks.append_item, range(200), ledger.path)
+    wait_for_end(batch)
+    assert ledger.lines[-1] == ":succeeded:200/200"
+    assert sorted(map(int, ledger.lines[:-1])) == list(range(200))
+
+
+def test_it_works_the_named_queues_only(start_worker, redis):
+    start_worker("images", "mail", "--workers", 1)
+    mail, other = fill(tasks.ok, queue="mail"), fill(tasks.ok, queue="other")
+    wait_for_end(mail)
+    other.refresh_from_db()
+    assert other.pending == 1
+    (worker,) = executors(redis)
+    assert [queue.name for queue in worker.queues] == ["images", "mail"]
+
+
+def test_sigterm_finishes_the_job_at_hand_and_leaves_with_the_stream_empty(start_worker, ledger, redis, keys):
+    worker = start_worker("--workers", 1)
+    batch = fill(tasks.begin_and_end, 1, ledger.path, 1.0)
+    wait_for_run(ledger)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert ledger.lines == ["begin", "end"]
+    wait_for_end(batch, 0.1)
+    assert redis.xlen(keys.outcomes) == 0
+    assert executors(redis) == []
+    assert "finishes the jobs at hand" in worker.log
+
+
+def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_worker, ledger):
+    first = start_worker("--workers", 1)
+    batch = fill(tasks.begin_and_end, 1, ledger.path, 30.0)
+    wait_for_run(ledger)
+    first.signal(signal.SIGTERM)
+    wait_until(lambda: "finishes the jobs at hand" in first.log)
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 1
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("created", 0, 1)
+    start_worker("--workers", 1)
+    wait_for_run(ledger, count=2)
+
+
+def test_the_grace_period_interrupts(start_worker, ledger):
+    worker = start_worker("--workers", 1, "--grace", 0.5)
+    batch = fill(tasks.begin_and_end, 1, ledger.path, 30.0)
+    wait_for_run(ledger)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 1
+    assert batch.jobs.get().losses == 1
+
+
+def test_a_killed_executor_is_noticed_at_once_and_replaced(start_worker, ledger):
+    worker = start_worker("--workers", 1)
+    batch = fill(tasks.write_pid_and_sleep, 1, ledger.path, max_attempts=2)
+    wait_until(lambda: ledger.lines)
+    os.kill(int(ledger.lines[0]), signal.SIGKILL)
+    wait_until(lambda: len(ledger.lines) == 2, seconds=5)
+    os.kill(int(ledger.lines[1]), signal.SIGKILL)
+    wait_for_end(batch, 5)
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("failed", 2, 2)
+    assert job.error == "WorkerKilled: its process died: signal SIGKILL"
+    assert "died in job batch-tests-" in worker.log
+    wait_for_end(fill(tasks.ok))
+
+
+@pytest.mark.parametrize("func", [tasks.segfault, tasks.hard_exit], ids=["segfault", "os._exit"])
+def test_however_a_process_dies_its_job_is_counted(start_worker, func):
+    start_worker("--workers", 1)
+    batch = wait_for_end(fill(func))
+    assert batch.failed == 1 and "WorkerKilled" in batch.jobs.get().error
+
+
+def test_a_killed_supervisor_leaves_no_orphan(start_worker, ledger):
+    worker = start_worker("--workers", 2)
+    fill(tasks.write_pid_and_sleep, 2, ledger.path)
+    wait_until(lambda: len(ledger.lines) == 2)
+    children = worker.children()
+    assert len(children) == 4
+    worker.process.kill()
+    worker.wait()
+    wait_until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
+
+
+def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monkeypatch):
+    lost = start_worker("--workers", 1)
+    batch = fill(tasks.write_pid_and_sleep, 1, ledger.path)
+    wait_until(lambda: ledger.lines)
+    lost.process.kill()
+    lost.wait()
+    start_worker("--workers", 1)
+    # As when the leases of 45 s have run out.
+    for key in redis.keys("rq:execution:*"):
+        redis.delete(key)
+    Lease.objects.update(expires_at=batch.created_at)
+    wait_until(lambda: len(ledger.lines) == 2, seconds=30)
+    assert batch.jobs.get().losses == 1
+
+
+def test_a_job_that_swallows_its_timeout_is_killed(start_worker, monkeypatch):
+    start_worker("--workers", 1)
+    batch = wait_for_end(fill(tasks.swallow_timeout, timeout=1), 40)
+    assert "had to be killed" in batch.jobs.get().error
+    assert batch.jobs.get().error.startswith("JobTimeoutException")
+
+
+def test_stop_job_stops_that_job_for_good(start_worker, ledger, redis):
+    start_worker("--workers", 1)
+    batch = fill(tasks.begin_and_end, 1, ledger.path, 60.0, max_attempts=5)
+    wait_for_run(ledger)
+    (rq_id, _), *_ = StartedJobRegistry("default", connection=redis).get_job_and_execution_ids()
+    wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{Job.fetch(rq_id, redis).worker_name}")[0][1])
+    send_stop_job_command(redis, rq_id)
+    wait_for_end(batch, 10)
+    job = batch.jobs.get()
+    assert (job.status, job.attempts) == ("failed", 1)
+    assert job.error == "JobStopped: it was stopped on request."
+
+
+def test_suspend_and_resume(start_worker, redis):
+    start_worker("--workers", 1)
+    wait_until(lambda: executors(redis))
+    suspend(redis)
+    wait_until(lambda: executors(redis)[0].get_state() == "suspended")
+    batch = fill(tasks.ok)
+    wait_until(lambda: redis.llen("rq:queue:default") == 1)
+    resume(redis)
+    wait_for_end(batch)
+
+
+def test_rq_sees_its_workers(start_worker, ledger, redis):
+    start_worker("--workers", 2, "--name", "shop")
+    fill(tasks.begin_and_end, 1, ledger.path, 60.0)
+    wait_for_run(ledger)
+    found = wait_until(lambda: len(executors(redis)) == 2 and executors(redis))
+    busy = [worker for worker in found if worker.get_current_job_id()]
+    assert all(worker.name.startswith("shop.") and worker.hostname for worker in found)
+    assert len(busy) == 1 and busy[0].get_state() == "busy"
+    assert Worker.count(queue=Queue("default", connection=redis)) == 2
+
+
+def test_the_shutdown_command_of_rq(start_worker, redis):
+    worker = start_worker("--workers", 1)
+    (found,) = wait_until(lambda: executors(redis))
+    wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{found.name}")[0][1])
+    send_shutdown_command(redis, found.name)
+    assert worker.wait() == 0
+
+
+def test_burst_leaves_when_nothing_is_left(start_worker, ledger):
+    with Batch.open(max_attempts=2) as batch:
+        batch.on_finish(tasks.told, ledger.path)
+        batch.enqueue(tasks.grow, ledger.path, 20)
+    worker = start_worker("--burst", "--workers", 2)
+    assert worker.wait(30) == 0
+    wait_for_end(batch, 0.1)
+    assert ledger.lines[-1] == ":succeeded:21/21"
+    assert start_worker("--burst").wait(30) == 0
+
+
+def test_max_jobs_leaves_after_so_many(start_worker):
+    batch = fill(tasks.ok, 10)
+    worker = start_worker("--workers", 2, "--max-jobs", 4)
+    assert worker.wait(30) == 0
+    batch.refresh_from_db()
+    assert batch.succeeded == 4
+    assert repairing.drift(batch.pk) == {}
+
+
+def test_max_jobs_per_child_replaces_the_process(start_worker):
+    start_worker("--workers", 1, "--max-jobs-per-child", 1)
+    batch = wait_for_end(fill(tasks.pid, 4))
+    assert len(set(batch.results())) == 4
+
+
+def test_a_timeout_replaces_the_process(start_worker):
+    start_worker("--workers", 1)
+    batch = fill(tasks.overrun, timeout=1)
+    wait_for_end(batch)
+    wait_for_end(fill(tasks.ok))
+
+
+def test_a_killed_coordinator_is_replaced(start_worker, redis):
+    worker = start_worker("--workers", 1)
+    wait_for_end(fill(tasks.ok))
+    coordinator = next(pid for pid in worker.children() if is_coordinator(worker, pid))
+    os.kill(coordinator, signal.SIGKILL)
+    wait_for_end(fill(tasks.ok), 30)
+    assert "The coordinator of" in worker.log and "another one starts" in worker.log
+
+
+def is_coordinator(worker, pid):
+    """The first child that was forked."""
+    return pid == min(worker.children())
+
+
+def test_two_workers_one_keeps_the_books_and_the_other_takes_over(start_worker):
+    first, second = start_worker("--workers", 1), start_worker("--workers", 1)
+    wait_for_end(fill(tasks.ok, 50))
+    holder = Lease.objects.get().holder
+    leaving, staying = (first, second) if f".{first.pid}." in holder else (second, first)
+    leaving.signal(signal.SIGTERM)
+    assert leaving.wait() == 0
+    wait_for_end(fill(tasks.ok, 50))
+    assert f".{staying.pid}." in Lease.objects.get().holder
+
+
+def test_ordinary_rq_jobs_run_with_rqs_scheduler_and_retries(start_worker, redis, ledger):
+    start_worker("--workers", 1)
+    queue = Queue("default", connection=redis)
+    plain = queue.enqueue("tests.tasks.append", ledger.path, "plain")
+    later = queue.enqueue_in(timedelta(seconds=1), "tests.tasks.append", ledger.path, "later")
+    flaky = queue.enqueue("tests.tasks.flaky", ledger.path + ".runs", 1, retry=Retry(max=1))
+    batch = fill(tasks.ok)
+    wait_for_end(batch)
+    for job in (plain, later, flaky):
+        wait_until(lambda j=job: j.get_status() == "finished")
+    assert sorted(ledger.lines) == ["later", "plain"]
+
+
+def test_an_ordinary_rq_job_is_stopped_by_stop_job(start_worker, redis, ledger):
+    start_worker("--workers", 1)
+    wait_until(lambda: executors(redis))
+    job = Queue("default", connection=redis).enqueue("tests.tasks.begin_and_end", ledger.path, 60)
+    wait_for_run(ledger)
+    wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{executors(redis)[0].name}")[0][1])
+    send_stop_job_command(redis, job.id)
+    wait_until(lambda: job.get_status() == "stopped")
+    wait_for_end(fill(tasks.ok))
+
+
+def test_redis_wiped_in_the_middle_every_job_ends_and_is_counted_once(start_worker, redis, ledger):
+    start_worker("--workers", 2)
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, ledger.path + ".told")
+        batch.map(tasks.append_slowly, range(300), ledger.path)
+    wait_until(lambda: len(ledger.lines) > 20)
+    redis.flushall()
+    wait_for_end(batch, 90)
+    assert (batch.status, batch.succeeded) == ("succeeded", 300)
+    with open(ledger.path + ".told") as told:
+        assert told.read().splitlines() == [":succeeded:300/300"]
+    assert set(map(int, ledger.lines)) == set(range(300))
+    assert batch.callbacks.count() == 1
+
+
+@pytest.mark.postgresql  # SQLite has one writer at a time
+def test_a_job_that_holds_its_batch_for_seconds_delays_no_other(start_worker, ledger):
+    start_worker("--workers", 2)
+    slow = fill(tasks.hold_batch, 1, ledger.path, 3.0)
+    wait_for_run(ledger, "holding")
+    wait_for_end(fill(tasks.ok, 20))
+    assert ledger.count("released") == 0
+    wait_for_end(slow)
+    assert slow.total == 2
+
+
+def test_refused_options(start_worker):
+    for options, words in [
+        (["--workers", -1], "--workers must be 0 or more"),
+        (["--max-jobs", 0], "--max-jobs must be 1 or more"),
+        (["--max-jobs", 1, "--workers", 0], "--max-jobs needs --workers"),
+    ]:
+        worker = start_worker(*options)
+        assert worker.wait() == 1
+        assert words in worker.log
