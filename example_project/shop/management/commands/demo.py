@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from django_batches.models import Batch
 
 from ....processes import Process, exit_on_signals
-from ....workers import batchworker, check_alive
+from ....workers import batchworker, check_alive, check_redis
 from ...models import Product
 from ...photographs import draw_photographs, find_photographs
 from ...tasks import SIDES
@@ -32,8 +32,9 @@ class Command(BaseCommand):
         if workers < 1:
             raise CommandError("--workers must be 1 or more.")
         exit_on_signals()
-        self.console = Console(file=self.stdout._out, highlight=False)
+        self.console = Console(highlight=False)
         try:
+            check_redis()
             call_command("migrate", verbosity=0)
             photographs = self.photographs(images)
             serially = self.make_serially(photographs)
@@ -45,7 +46,7 @@ class Command(BaseCommand):
 
     def photographs(self, folder: Path | None) -> list[Path]:
         if folder is None:
-            self.console.print("Drawing ten photographs of 12 megapixels …")
+            self.console.print("Drawing ten photographs of 12 megapixels ...")
             return draw_photographs(settings.DATA_DIR / "photographs")
         try:
             return find_photographs(folder)
@@ -54,8 +55,8 @@ class Command(BaseCommand):
 
     def make_serially(self, photographs: list[Path]) -> float:
         """Makes the images here; returns how many seconds it took."""
-        product = Product.with_photographs("Teapot, one image after the other", photographs)
-        self.console.print(f"{len(photographs)} photographs, {len(SIDES)} sizes of each, one after the other …")
+        product = Product.with_photographs("Teapot (one after the other)", photographs)
+        self.console.print(f"{len(photographs)} photographs, {len(SIDES)} sizes of each, one after the other ...")
         begun = time.monotonic()
         try:
             make_images_serially(product)
@@ -67,20 +68,19 @@ class Command(BaseCommand):
 
     def make_in_batch(self, photographs: list[Path], workers: int) -> float:
         """Makes the images in a batch; returns how many seconds it took until the callback had run."""
-        product = Product.with_photographs("Teapot, in a batch", photographs)
-        self.console.print(f"The same in a batch, with {workers} executors …")
-        path = settings.DATA_DIR / "batchworker.log"
-        with path.open("wb") as log, batchworker("images", workers=workers, stdout=log, stderr=log) as worker:
-            begun = time.monotonic()
-            batch = make_images_in_batch(product)
-            self.watch(batch, worker)
-            seconds = time.monotonic() - begun
-        self.console.print(f"  {seconds:.1f} s; {self.visibility(product)}")
-        self.console.print(f"  The batch {batch.status}: {batch.succeeded} of {batch.total} jobs succeeded.")
-        for job in [*batch.jobs.exclude(error=""), *batch.callbacks.exclude(error="")]:
-            self.console.print(f"  {job}: {job.error}", markup=False)
-        if not Product.objects.filter(pk=product.pk, is_visible=True).exists():
-            raise CommandError(f"The batch did not make its product visible. The worker's log is {path}.")
+        product = Product.with_photographs("Teapot (in a batch)", photographs)
+        self.console.print(f"The same in a batch, with {workers} executors ...")
+        log = settings.DATA_DIR / "batchworker.log"
+        try:
+            with log.open("wb") as file, batchworker("images", workers=workers, stdout=file, stderr=file) as worker:
+                begun = time.monotonic()
+                batch = make_images_in_batch(product)
+                self.watch(batch, worker)
+                seconds = time.monotonic() - begun
+            self.console.print(f"  {seconds:.1f} s; {self.visibility(product)}")
+            self.report(batch)
+        except CommandError as error:
+            raise CommandError(f"{error} The end of the worker's log:\n{log.read_text()[-2000:]}") from error
         return seconds
 
     def watch(self, batch: Batch, worker: Process) -> None:
@@ -94,6 +94,15 @@ class Command(BaseCommand):
                 is_over = batch.wait(0.1)
                 batch.reload()
                 progress.update(bar, completed=batch.total - batch.pending)
+
+    def report(self, batch: Batch) -> None:
+        """Says how the batch ended; raises `CommandError` where it or its callback has failed."""
+        self.console.print(f"  The batch {batch.status}: {batch.succeeded} of {batch.total} jobs succeeded.")
+        unlucky = [*batch.jobs.exclude(status="succeeded"), *batch.callbacks.exclude(status="succeeded")]
+        for job in unlucky:
+            self.console.print(f"  {job}: {job.error}", markup=False)
+        if unlucky:
+            raise CommandError("Not all of it succeeded.")
 
     def visibility(self, product: Product) -> str:
         product.refresh_from_db()

@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
 from ....processes import exit_on_signals
-from ....workers import batchworker, check_alive, manage
+from ....workers import batchworker, check_alive, check_redis, manage
 from ...models import Product
 from ...photographs import draw_photographs
 from ...uploading import make_images_in_batch
@@ -29,6 +29,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, address: str, workers: int, **options: Any) -> None:
         exit_on_signals()
+        check_redis()
         try:
             self.prepare()
             self.serve(address, workers)
@@ -42,14 +43,15 @@ class Command(BaseCommand):
         if not users.filter(username=NAME).exists():
             users.create_superuser(NAME, password=PASSWORD)
         if not Product.objects.exists():
-            self.stdout.write("Drawing ten photographs of 12 megapixels …")
+            self.stdout.write("Drawing ten photographs of 12 megapixels ...")
             photographs = draw_photographs(settings.DATA_DIR / "photographs")
             make_images_in_batch(Product.with_photographs("Teapot", photographs))
 
     def serve(self, address: str, workers: int) -> None:
         """Runs both until Ctrl-C, or until one of them ends by itself, which is an error."""
         with batchworker(workers=workers) as worker, manage("runserver", address, "--noreload") as web:
-            self.stdout.write(f"The admin: see the address below, /admin/. User {NAME}, password {PASSWORD}.")
+            place = address if ":" in address else f"127.0.0.1:{address}"
+            self.stdout.write(f"The admin: http://{place}/admin/ (user {NAME}, password {PASSWORD})")
             while True:
                 check_alive(worker, web)
                 time.sleep(0.2)
