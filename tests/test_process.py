@@ -84,7 +84,7 @@ def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_work
     first.signal(signal.SIGTERM)
     assert first.wait() == 1
     job = batch.jobs.get()
-    assert (job.status, job.attempts, job.losses) == ("created", 0, 1)
+    assert job.status in ("created", "queued") and (job.attempts, job.losses) == (0, 1)
     start_worker("--workers", 1)
     wait_for_run(ledger, count=2)
 
