@@ -153,6 +153,15 @@ def test_a_result_computed_while_redis_is_down_is_not_lost(server, start_worker,
     assert after.wait(20)
 
 
+def test_it_leaves_while_redis_is_away(server, start_worker):
+    worker = start_worker("--workers", 1, redis_url=f"redis://127.0.0.1:{server.port}/15")
+    wait_until(lambda: "keeps the books" in worker.log)
+    server.stop()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    server.start()
+
+
 def test_redis_frozen_for_a_while_loses_nothing(server, start_worker, ledger):
     start_worker("--workers", 2, redis_url=f"redis://127.0.0.1:{server.port}/15")
     with Batch.open() as batch:

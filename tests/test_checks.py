@@ -45,7 +45,11 @@ def test_queues_on_the_caches_own_alias_are_warned_of():
 def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES["default"], "NAME", "/var/lib/shop-prod.sqlite3")
     with override_settings(DJANGO_BATCHES={}):
-        assert settings().NAMESPACE == "shopprodsqlite3"
+        first = settings().NAMESPACE
+        assert first.startswith("shopprodsqlite3") and first.isalnum()
+    monkeypatch.setitem(django_settings.DATABASES["default"], "NAME", "/home/other/shop-prod.sqlite3")
+    with override_settings(DJANGO_BATCHES={}):
+        assert first != settings().NAMESPACE
 
 
 def test_without_a_django_redis_alias_the_client_names_the_setting():

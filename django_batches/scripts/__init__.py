@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from redis import Redis
 from rq.serializers import resolve_serializer
@@ -62,9 +61,9 @@ class Scripts:
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self.keys = keys or Keys()
         self._common = [self.keys.RQ, self.keys.own, f"batch-{self.keys.namespace}-"]
-        self._push, self._turn, self._renew, self._bury = (
+        self._push, self._turn, self._renew, self._bury, self._withdraw = (
             redis.register_script(_PRELUDE + (_FOLDER / f"{name}.lua").read_text())
-            for name in ("push", "turn", "renew", "bury")
+            for name in ("push", "turn", "renew", "bury", "withdraw")
         )
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
@@ -98,7 +97,7 @@ class Scripts:
                 "successful" if succeeded else "failed",
                 f"{seconds:.6f}",
                 *queues,
-            ]  # fmt: skip
+            ]
         )
         kind = reply[0].decode()
         if kind == "job":
@@ -131,9 +130,13 @@ class Scripts:
                 f"{name}: {error}",
                 fingerprint(name, ""),
                 time.time(),
-            ]  # fmt: skip
+            ]
         )
         return buried.decode() if buried else None
+
+    def withdraw(self, rq_id: str, queue: str) -> bool:
+        """Takes a job out of its queue where it has not been started."""
+        return bool(self._withdraw(args=[*self._common, rq_id, queue]))
 
 
 def stamp() -> str:

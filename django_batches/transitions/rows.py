@@ -75,6 +75,11 @@ def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUI
     return {batch.pk: batch for batch in found}
 
 
+def for_update_skip_locked() -> str:
+    """For a sub-select of the book-keeper: rows that user code holds locked are passed over, never waited for."""
+    return " FOR UPDATE SKIP LOCKED" if connection().features.has_select_for_update_skip_locked else ""
+
+
 def values(columns: dict[str, str], rows: Sequence[Sequence[Any]]) -> tuple[str, list[Any]]:
     """SQL and parameters of a table `v` made of `rows`; its columns are the keys of `columns` with `v_` before.
 
@@ -103,7 +108,8 @@ def insert_jobs(rows: Sequence[Sequence[Any]]) -> None:
     wrapper = connection()
     with wrapper.cursor() as cursor:
         if wrapper.vendor == "postgresql" and hasattr(cursor, "copy"):
-            with cursor.copy(f"COPY {JOB} ({columns}) FROM STDIN") as copy:
+            # The cursor's own method: its errors must become Django's, or nobody up the road catches them.
+            with wrapper.wrap_database_errors, cursor.copy(f"COPY {JOB} ({columns}) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(row)
         else:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from django.db import DatabaseError
+from django.db import Error
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -38,6 +38,7 @@ class Burst:
             lists = [self._keys.queue(name) for name in self._queues] or [
                 key.decode() for key in self._redis.smembers(f"{self._keys.RQ}:queues")
             ]
-            return any(self._redis.llen(key) for key in lists)
-        except (DatabaseError, RedisError, OSError):
+            waiting = [rq_id.decode() for key in lists for rq_id in self._redis.lrange(key, 0, 50)]
+            return any(not self._keys.is_foreign(rq_id) for rq_id in waiting)
+        except (Error, RedisError, OSError):
             return True
