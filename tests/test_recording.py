@@ -427,3 +427,17 @@ def test_a_message_is_the_same_after_its_way_through_the_stream():
 def test_text_that_is_no_outcome_is_said_to_be_none(text):
     with pytest.raises(ValueError):
         Outcome.loads(text)
+
+
+NASTY = ['a"b', "a\\b", "a,b", "{a}", "NULL", "", " ", "a\nb", "å\U0001f600", "'; DROP TABLE x; --", "%s"]
+
+
+def test_text_goes_into_the_rows_as_it_is():
+    batch = open_batch(len(NASTY))
+    recording.record(
+        [
+            outcome_of(job, Kind.FAILED, error=text, traceback=text)
+            for job, text in zip(claim(batch), NASTY, strict=True)
+        ]
+    )
+    assert [(job.error, job.traceback) for job in batch.jobs.all()] == [(text, text) for text in NASTY]
