@@ -59,7 +59,7 @@ def test_it_works_the_named_queues_only(start_worker, redis):
     wait_for_end(mail)
     other.refresh_from_db()
     assert other.pending == 1
-    (worker,) = executors(redis)
+    (worker,) = wait_until(lambda: executors(redis))
     assert [queue.name for queue in worker.queues] == ["images", "mail"]
 
 
@@ -331,7 +331,8 @@ def test_the_shutdown_command_to_each_of_two_workers_interrupts_nothing(start_wo
     worker = start_worker("--workers", 2)
     batch = fill(tasks.begin_and_end, 2, ledger.path, 1.5)
     wait_for_run(ledger, count=2)
-    names = [found.name for found in executors(redis)]
+    found = wait_until(lambda: len(executors(redis)) == 2 and executors(redis))
+    names = [executor.name for executor in found]
     wait_until(lambda: all(redis.pubsub_numsub(f"rq:pubsub:{name}")[0][1] for name in names))
     redis.publish(f"rq:pubsub:{names[0]}", "no command")
     for name in names:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from django.db import Error
 from django.utils import timezone
@@ -120,7 +121,8 @@ class Coordinator:
 
     def _newest_token(self) -> int:
         """The newest token that Redis knows: a new database beside an old Redis would begin again below it."""
-        return int(self._redis.get(self._keys.fence) or 0)
+        newest: Any = self._redis.get(self._keys.fence)
+        return int(newest or 0)
 
     def _look_after(self) -> None:
         self._reconciler.act()
@@ -148,7 +150,8 @@ class Coordinator:
         The set is read before the database: whoever cancels adds to the set after the commit, so a batch that is in the
         set and not held by the database has been resumed or has ended.
         """
-        present = {key.decode() for key in self._redis.smembers(self._keys.held)}
+        members: Any = self._redis.smembers(self._keys.held)
+        present = {key.decode() for key in members}
         wanted = {key.hex for key in steering.to_hold()}
         if wanted - present:
             self._redis.sadd(self._keys.held, *(wanted - present))

@@ -26,8 +26,8 @@ class Recorder:
         self._lease = lease
         self._keys = Keys()
         self._scripts = Scripts(redis)
-        self._position = "0-0"
-        self._pokes = "$"
+        self._position: str | bytes = "0-0"
+        self._pokes: str | bytes = "$"
         self.has_postponed = False
 
     def rewind(self) -> None:

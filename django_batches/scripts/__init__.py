@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from rq.serializers import resolve_serializer
@@ -69,7 +70,7 @@ class Scripts:
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
         """Puts jobs into a queue; False where a newer coordinator has taken over."""
         per_job = [value for job in jobs for value in (job.rq_id, job.message, job.owner, job.timeout, job.description)]
-        head = [token, queue, "1" if front else "0", stamp(), _data()]
+        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data()]
         return int(self._push(args=[*self._common, *head, *per_job])) >= 0
 
     def turn(

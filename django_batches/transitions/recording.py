@@ -296,7 +296,7 @@ def _late_successes(
 def _aggregate(won: list[Change], now: datetime) -> None:
     """The small rows that the admin draws from: ended per stretch of time, failures per exception and place."""
     ended = [change for change in won if change.has_ended and change.outcome.is_job_of_batch]
-    counts: dict[UUID, dict[str, int]] = defaultdict(lambda: dict.fromkeys(JOB_ENDED, 0))
+    counts: dict[UUID, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     groups: dict[tuple[UUID, str], list[Any]] = {}
     for change in ended:
         outcome = change.outcome

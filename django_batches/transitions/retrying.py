@@ -92,7 +92,7 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     """Runs the chosen jobs and callbacks again, those that failed or were cancelled; returns how many."""
     statuses = _statuses(include_cancelled=True)
     # The keys of a slice once: asked again after the first of them are put back, it would give the next ones.
-    keys = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
+    keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
     again = rows.jobs().filter(pk__in=keys, status__in=statuses)
     total = 0
     for batch_id in list(again.filter(batch__isnull=False).order_by().values_list("batch_id", flat=True).distinct()):

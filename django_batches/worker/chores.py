@@ -4,6 +4,7 @@ of its registries. A process of its own, because the failure callbacks of abando
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from django.db import close_old_connections
 from redis import Redis
@@ -75,4 +76,5 @@ def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:
 
 def _all_queues(redis: Redis) -> list[str]:
     prefix = len(Keys().queue(""))
-    return sorted({"default", *(key.decode()[prefix:] for key in redis.smembers(f"{Keys.RQ}:queues"))})
+    known: Any = redis.smembers(f"{Keys.RQ}:queues")
+    return sorted({"default", *(key.decode()[prefix:] for key in known)})

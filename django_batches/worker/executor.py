@@ -232,6 +232,7 @@ class _Forking(Worker):
     """RQ's worker for one ordinary job, whose horse does not outlive this process."""
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
+        assert self.pid is not None
         die_with(self.pid)
         super().main_work_horse(job, queue)
 

@@ -81,9 +81,10 @@ class Registration:
 
     def _all_queues(self) -> list[str]:
         prefix = len(self._keys.queue(""))
-        return sorted({"default", *(key.decode()[prefix:] for key in self._redis.smembers(f"{self._keys.RQ}:queues"))})
+        known: Any = self._redis.smembers(f"{self._keys.RQ}:queues")
+        return sorted({"default", *(key.decode()[prefix:] for key in known)})
 
-    def _record(self, name: str, pid: int, queues: Sequence[str]) -> dict[str, Any]:
+    def _record(self, name: str, pid: int, queues: Sequence[str]) -> dict[Any, Any]:
         return {
             "birth": self._births.setdefault(name, stamp()),
             "last_heartbeat": stamp(),
