@@ -315,7 +315,7 @@ def count_ended(counts: dict[UUID, tuple[int, ...]], now: datetime) -> None:
         return
     seconds = 10
     start = now.replace(second=now.second - now.second % seconds, microsecond=0)
-    columns = {"batch_id": "uuid", "starts_at": "timestamptz", **dict.fromkeys(JOB_ENDED, "int")}
+    columns = {"batch_id": "uuid", "starts_at": "timestamptz", **{str(status): "int" for status in JOB_ENDED}}
     table, params = rows.values(columns, [[key, start, *count] for key, count in sorted(counts.items())])
     rows.execute(
         f"INSERT INTO {rows.BUCKET} AS b (batch_id, starts_at, succeeded, failed, cancelled)"
