@@ -4,6 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from hashlib import blake2s
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -53,8 +54,8 @@ def settings() -> Settings:
     if "ALLOWED_FUNCTIONS" in values:
         values["ALLOWED_FUNCTIONS"] = tuple(values["ALLOWED_FUNCTIONS"])
     namespace = values.get("NAMESPACE") or _default_namespace()
-    if not re.fullmatch(r"[A-Za-z0-9]+", namespace):
-        raise ImproperlyConfigured(f'{SETTING}["NAMESPACE"] is {namespace!r}: use letters and digits only.')
+    if not re.fullmatch(r"[A-Za-z0-9]{1,40}", namespace):
+        raise ImproperlyConfigured(f'{SETTING}["NAMESPACE"] is {namespace!r}: use letters and digits only, at most 40.')
     values["NAMESPACE"] = namespace
     return Settings(**values, unknown=tuple(key for key in given if key not in known))
 
@@ -67,8 +68,11 @@ def suggestion(key: str) -> str:
 
 
 def _default_namespace() -> str:
-    name = str(django_settings.DATABASES.get("default", {}).get("NAME", "")).rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9]", "", name) or "batches"
+    database = django_settings.DATABASES.get("default", {})
+    name = re.sub(r"[^A-Za-z0-9]", "", str(database.get("NAME", "")).rsplit("/", 1)[-1])[:20]
+    # Two projects may both have a "db.sqlite3" or an "app".
+    place = "|".join(str(database.get(key, "")) for key in ("ENGINE", "HOST", "PORT", "NAME"))
+    return f"{name}{blake2s(place.encode(), digest_size=3).hexdigest()}"
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

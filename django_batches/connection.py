@@ -4,6 +4,7 @@ The rows are the truth. A poke only makes the coordinator look sooner than its p
 """
 
 import logging
+import re
 import time
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,9 @@ POKE_PAUSE = 10.0
 """Seconds without further pokes after one that failed."""
 
 
+_BATCH_JOB = re.compile(r"batch-[A-Za-z0-9]+-[0-9a-f]{32}-\d+")
+
+
 class Keys:
     """The names of our keys, and of those keys of RQ that we touch."""
 
@@ -40,6 +44,8 @@ class Keys:
         """Stream that wakes the coordinator."""
         self.wake = f"{self.own}:wake"
         """Stream that wakes idle executors."""
+        self.fence = f"{self.own}:fence"
+        """The newest token of a coordinator that has written here."""
         self.held = f"{self.own}:held"
         """Set of the cancelled and paused batches, whose jobs must not be started."""
 
@@ -49,6 +55,10 @@ class Keys:
     def parse(self, rq_id: str) -> tuple[UUID, int]:
         _, _, key, dispatch = rq_id.split("-")
         return UUID(key), int(dispatch)
+
+    def is_foreign(self, rq_id: str) -> bool:
+        """Whether it is a batch job of another project on this Redis."""
+        return bool(_BATCH_JOB.fullmatch(rq_id)) and not rq_id.startswith(f"batch-{self.namespace}-")
 
     def job(self, rq_id: str) -> str:
         return f"{self.RQ}:job:{rq_id}"

@@ -5,8 +5,10 @@
 
 import json
 import logging
+import os
 import signal
 import sys
+import time
 import traceback as tracebacks
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +21,9 @@ from uuid import UUID
 import django
 from asgiref.sync import async_to_sync
 from django.apps import apps
-from django.db import DatabaseError
+from django.db import Error
 from django.utils import timezone
+from redis import Redis
 from redis.exceptions import RedisError
 from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
@@ -30,7 +33,7 @@ from .context import Running, running
 from .exceptions import BatchCancelled, FunctionNotAllowed
 from .functions import resolve
 from .outcomes import Kind, Outcome, fingerprint
-from .payloads import MAX_ERROR, MAX_TRACEBACK, clean, dump_result
+from .payloads import MAX_ERROR, MAX_TRACEBACK, clean, clean_name, dump_result
 from .states import IN_FLIGHT
 from .transitions import recording, rows
 
@@ -68,7 +71,7 @@ class Message:
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
     """Runs the function of a job; its outcome, and the exception, if any, for the caller to judge the process by."""
-    started = timezone.now()
+    started, pid = timezone.now(), os.getpid()
     error: BaseException | None = None
     outcome: Outcome
     try:
@@ -77,6 +80,8 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
     except BaseException as raised:
         error = raised
         outcome = _raised(message, raised)
+    if os.getpid() != pid:
+        os._exit(0)  # a fork made by the job has come back here: it must not speak for its parent
     return replace(outcome, worker=worker, started_at=started, finished_at=timezone.now()), error
 
 
@@ -103,22 +108,40 @@ def run() -> None:
     keys = Keys(job.id.split("-")[1])
     if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
         outcome = message.outcome(Kind.HELD)
-    elif not is_current(message):
-        return
     else:
-        outcome, _ = perform(message, job.worker_name or "")
+        outcome = _ask_and_perform(message, clean_name(job.worker_name or ""))
+    _tell(outcome, job.connection, keys)
+
+
+def _ask_and_perform(message: Message, worker: str) -> Outcome:
     try:
-        job.connection.xadd(keys.outcomes, {"o": outcome.dumps()})
-    except RedisError:
-        record_directly(outcome)
+        if not is_current(message):
+            return message.outcome(Kind.VANISHED)  # which changes nothing for a row that has gone on
+    except Error as error:
+        logger.warning("The row of job %s cannot be asked, so it is not started: %s", message.job_id, error)
+        return message.outcome(Kind.VANISHED)
+    return perform(message, worker)[0]
+
+
+def _tell(outcome: Outcome, redis: Redis, keys: Keys) -> None:
+    """To the stream, or to the database where Redis is away; tries for half a minute."""
+    for _ in range(30):
+        try:
+            redis.xadd(keys.outcomes, {"o": outcome.dumps()})
+            return
+        except (RedisError, OSError):
+            if record_directly(outcome):
+                return
+        time.sleep(1)
 
 
 def record_directly(outcome: Outcome) -> bool:
     """Writes an outcome to the database because Redis is away; False where that is away too."""
     try:
         recorded = recording.record([outcome])
-    except DatabaseError:
-        logger.exception("The outcome of job %s could be told to neither Redis nor the database.", outcome.job_id)
+    except Error as error:
+        logger.warning("The outcome of job %s cannot be told to Redis or the database: %s", outcome.job_id, error)
+        rows.connection().close()
         return False
     poke()
     return not recorded.postponed
@@ -177,7 +200,7 @@ def _raised(message: Message, error: BaseException) -> Outcome:
     if isinstance(error, ImportError) and not _is_importable(message.func):
         # A rolling deploy: another worker has the code already.
         logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
-        return message.outcome(Kind.INTERRUPTED, **_described(message, error))
+        return message.outcome(Kind.MISSING, **_described(message, error))
     return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed))
 
 
@@ -221,7 +244,7 @@ def _described(message: Message, error: BaseException) -> dict[str, str]:
         lines = "".join(tracebacks.format_list(frames)) + f"{name}: {text}"
     short = text.partition("\n")[0] if len(text) > MAX_ERROR else text
     return {
-        "error_type": clean(name, 200),
+        "error_type": clean_name(name),
         "error": clean(f"{kind.__qualname__}: {short}" if short else kind.__qualname__, MAX_ERROR),
         "traceback": clean(lines, MAX_TRACEBACK),
         "fingerprint": fingerprint(name, place),

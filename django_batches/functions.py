@@ -17,6 +17,9 @@ from django.apps import apps
 from .conf import SETTING, settings
 from .exceptions import FunctionNotAllowed
 
+MAX_PATH = 255
+"""Characters of a dotted path, as the column has."""
+
 
 def path_of(func: Callable[..., Any] | str) -> str:
     """The canonical dotted path of `func`; raises `FunctionNotAllowed` where it may not run as a job."""
@@ -90,6 +93,8 @@ def _canonical(func: Any, shown: str) -> str:
             f"{path} cannot be found again by its path, because it is {_kind(func, name)}: "
             "define a function at the top level of a module."
         )
+    if len(path) > MAX_PATH:
+        raise FunctionNotAllowed(f"{path} is longer than {MAX_PATH} characters: give the function a shorter name.")
     if getattr(import_module(module), name, None) is not func:
         raise FunctionNotAllowed(f"{path} names another object than the one passed: give the function its own name.")
     return path

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from django.apps import apps
-from django.db import DatabaseError
+from django.db import Error
 from django.utils import timezone
 
 from .conf import settings
@@ -75,11 +75,11 @@ class Opening:
 
     def flush(self, *, seal: bool = False) -> None:
         """Writes what is buffered. Raises `BatchFinished` where the batch was cancelled meanwhile."""
-        jobs, self._buffer = self._buffer, []
-        returned, self._returned = self._returned, {}
+        jobs, returned = self._buffer, self._returned
         if not jobs:
             return
         fields = creating.add(self.batch.pk, jobs, self.callbacks, seal=seal)
+        self._buffer, self._returned = [], {}
         self.batch.registered_callbacks = self.callbacks
         for name, value in fields.items():
             setattr(self.batch, name, value)
@@ -128,7 +128,7 @@ class Opening:
             if not creating.discard(self.batch.pk):
                 steering.cancel(self.batch.pk, f"Its creator raised {type(error).__name__} while filling it.")
                 self.batch.reload()
-        except DatabaseError:
+        except Error:
             # The error of the block goes on, not this one. The coordinator cancels the batch after OPEN_TIMEOUT.
             logger.exception("Batch %s could not be cancelled after an error in its block.", self.batch.pk)
 

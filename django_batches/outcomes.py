@@ -11,7 +11,7 @@ from uuid import UUID
 from django.conf import settings as django_settings
 from django.utils import timezone
 
-from .payloads import MAX_ERROR, clean
+from .payloads import MAX_ERROR, clean, clean_name
 
 
 class Kind(StrEnum):
@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """Not started, because its batch is cancelled or paused."""
     INTERRUPTED = "interrupted"
     """Its host was lost or shut down under it: runs again, no attempt used, and is a loss."""
+    MISSING = "missing"
+    """Its function cannot be imported on that worker (a rolling deploy): runs again later, and is a loss."""
     VANISHED = "vanished"
     """Gone from Redis before it started: runs again."""
     REFUSED = "refused"
@@ -80,8 +82,8 @@ class Outcome:
             self.dispatch,
             self.batch_id,
             self.is_job_of_batch,
-            worker=clean(self.worker, 200),
-            error_type=type(error).__name__,
+            worker=clean_name(self.worker),
+            error_type=clean_name(type(error).__name__),
             error=message,
             fingerprint=fingerprint(type(error).__name__, "record"),
             is_final=True,

@@ -16,6 +16,9 @@ MAX_ERROR = 2_000
 MAX_TRACEBACK = 32_000
 """Characters of a traceback that are kept: its first and last half."""
 
+MAX_NAME = 200
+"""Characters of the name of a worker or of an exception type."""
+
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -63,6 +66,11 @@ def clean(text: str, limit: int) -> str:
     return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def clean_name(text: str) -> str:
+    """`text` for a column of `MAX_NAME` characters."""
+    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_NAME])
+
+
 def _check(value: Any, name: str) -> None:
     if value is None or isinstance(value, str | bool | int):
         return
@@ -75,9 +83,8 @@ def _check(value: Any, name: str) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise TypeError(
-                    f"{name}: the key {key!r} of the dict would come back as a string: pass str keys, or a list of pairs."
-                )
+                fix = "pass str keys, or a list of pairs"
+                raise TypeError(f"{name}: the key {key!r} of the dict would come back as a string: {fix}.")
             _check(item, f"{name}[{key!r}]")
     else:
         raise TypeError(f"{name}: {_described(value)} cannot be passed as JSON: {_fix(value, name)}.")

@@ -7,7 +7,7 @@ from django.db import models
 from .transitions import repairing, retrying
 
 if TYPE_CHECKING:
-    pass
+    from .models import Batch, BatchJob  # noqa: F401 (in the quoted bases below)
 
 
 class BatchQuerySet(models.QuerySet["Batch"]):

@@ -26,12 +26,12 @@ def wait_until(condition, seconds=20.0):
 class WorkerProcess:
     """`manage.py batchworker` on the test's database, its log kept."""
 
-    def __init__(self, log, *options, command=("manage.py", "batchworker")):
+    def __init__(self, log, *options, command=("manage.py", "batchworker"), redis_url=None):
         self.log_path = Path(log)
         environment = os.environ | {
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "TEST_DATABASE_NAME": str(connection.settings_dict["NAME"]),
-            "REDIS_URL": settings.CACHES["batches"]["LOCATION"],
+            "REDIS_URL": redis_url or settings.CACHES["batches"]["LOCATION"],
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
         }

@@ -1,10 +1,13 @@
 """The example's settings, with functions to run as jobs and databases of the test's own."""
 
+import os
+from urllib.parse import urlsplit
+
 from example_project.settings import *
 
 INSTALLED_APPS = [*INSTALLED_APPS, "django_rq", "tests"]
 DATABASES["default"]["TEST"] = {
-    "NAME": None if "postgres" in DATABASES["default"]["ENGINE"] else str(DATA_DIR / "test.sqlite3")
+    "NAME": None if "postgres" in str(DATABASES["default"]["ENGINE"]) else str(DATA_DIR / "test.sqlite3")
 }
 DATABASES["default"]["CONN_MAX_AGE"] = 0
 ROOT_URLCONF = "tests.urls"

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import signal
+import subprocess
 import time
 
 from django.db import connection, transaction
@@ -237,3 +238,26 @@ def hold_batch(path, seconds):
         append(path, "holding")
         time.sleep(seconds)
         append(path, "released")
+
+
+def long_name():
+    pass
+
+
+long_name.__qualname__ = "x" * 300
+
+
+def terminate_a_child():
+    """A program that a job starts must be terminable."""
+    child = subprocess.Popen(["sleep", "60"])
+    child.terminate()
+    return child.wait(10)
+
+
+def fork_and_return(path):
+    """A fork that comes back out of the job must not speak for it."""
+    if os.fork() == 0:
+        raise SystemExit(0)
+    os.wait()
+    append(path, "parent")
+    return "parent"

@@ -8,14 +8,17 @@ import signal
 import pytest
 from django.db import connection
 from django.test import override_settings
+from django.utils import timezone
+from rq import Queue
 
 from django_batches import Batch, current_batch, current_job
-from django_batches.coordinator import dispatch
+from django_batches.coordinator import dispatch, reconcile
 from django_batches.models import BatchJob
-from django_batches.scripts import Scripts
-from django_batches.transitions import repairing
+from django_batches.outcomes import Kind
+from django_batches.transitions import recording, repairing
 
 from . import tasks
+from .road import outcome_of
 
 
 def assert_books_are_right(batch):
@@ -201,14 +204,21 @@ def test_a_timeout_fails_the_job_and_wears_the_process_out(road):
     assert errors(batch)[1][0] == "succeeded"
 
 
-def test_a_path_that_cannot_be_imported_here_is_given_back_and_fails_at_the_third_loss(road):
+def test_a_path_that_cannot_be_imported_here_is_tried_later_and_fails_at_the_third_loss(road):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     batch.jobs.update(func="tests.tasks.not_deployed_yet")
+    for losses in (1, 2):
+        road.run()
+        job = batch.jobs.get()
+        assert (job.status, job.losses, job.attempts) == ("scheduled", losses, 0)
+        assert (job.due_at - timezone.now()).total_seconds() > 20
+        batch.jobs.update(due_at=timezone.now())
     road.run()
     assert_books_are_right(batch)
     job = batch.jobs.get()
     assert (job.status, job.losses, job.attempts) == ("failed", 3, 0)
+    assert job.error.startswith("It could not be imported, 3 losses in all.")
     assert "ImportError" in job.error and "not_deployed_yet" in job.error
 
 
@@ -233,13 +243,14 @@ def test_the_message_in_redis_is_read_only_for_its_own_row(road, redis, keys):
     assert "FunctionNotAllowed" in batch.jobs.get().error
 
 
-def test_a_garbled_message_is_dropped_and_the_job_dispatched_again(road, redis, keys):
+def test_a_garbled_message_is_dropped_and_the_job_dispatched_again(road, redis, keys, monkeypatch):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     road.dispatch()
     (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
     redis.hset(keys.job(rq_id.decode()), "batches", "garbled")
     road.work()
+    monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
     assert road.reconciler.look() == 1
     assert road.reconciler.act() == 1
     road.run()
@@ -304,6 +315,37 @@ def test_two_projects_on_one_redis_leave_each_others_jobs_alone(road, redis):
     assert batch.status == "succeeded"
 
 
+def test_an_ordinary_job_may_have_any_id(road, redis):
+    queue = Queue("default", connection=redis)
+    job = queue.enqueue("tests.tasks.ok", 1, job_id="batch-report-2026")
+    assert road.executor.step() == "rq"
+    assert job.get_status() == "finished"
+
+
+def test_a_fork_made_by_a_job_does_not_speak_for_it(road, ledger):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.fork_and_return, ledger.path)
+    road.run()
+    assert batch.jobs.get().result == "parent" and ledger.lines == ["parent"]
+
+
+def test_a_late_success_takes_the_next_run_out_of_the_queue(road, redis, ledger):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.append, ledger.path, "run")
+    road.dispatch()
+    assert road.executor.step() == "job"
+    (claimed,) = batch.jobs.all()
+    recording.record([outcome_of(claimed, Kind.INTERRUPTED)])
+    road.dispatch()
+    assert redis.llen("rq:queue:default") == 1
+    road.executor._turn(False)
+    road.record()
+    assert redis.llen("rq:queue:default") == 0
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.lines == ["run"]
+
+
 def test_jobs_of_large_arguments_and_unicode_arrive_as_they_were(road):
     values = ["å\U0001f600\x00\ud800", {"k": [1.5, None, True]}, "x" * 500_000, -(2**70)]
     with Batch.open() as batch:
@@ -351,17 +393,15 @@ def test_one_call_to_redis_per_busy_job(road, monkeypatch):
     assert BatchJob.objects.count() == 20 and batch.pk
 
 
-def test_a_job_of_a_rolled_back_redis_is_not_run_again(road, redis, keys):
+def test_a_job_of_a_rolled_back_redis_is_not_run_again(road, redis, ledger):
     with Batch.open() as batch:
-        batch.enqueue(tasks.ok)
+        batch.enqueue(tasks.append, ledger.path, "run")
     road.dispatch()
     dump = {key: redis.dump(key) for key in redis.keys("rq:*")}
     road.work()
     road.record()
     for key, value in dump.items():
         redis.restore(key, 0, value, replace=True)
-    runs = Scripts(redis)
-    assert runs.keys.namespace == keys.namespace
     fresh = road.new_executor(1, "after the restart")
     assert fresh.step() == "job"  # taken, asked for, and not started
     fresh.step()
@@ -369,6 +409,7 @@ def test_a_job_of_a_rolled_back_redis_is_not_run_again(road, redis, keys):
     assert_books_are_right(batch)
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.worker) == ("succeeded", 1, "executor")
+    assert ledger.lines == ["run"]
 
 
 @pytest.mark.parametrize(

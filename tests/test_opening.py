@@ -6,10 +6,11 @@ from django.test import override_settings
 from django_batches import Batch, opening
 from django_batches.exceptions import BatchCancelled, BatchError, BatchFinished, FunctionNotAllowed
 from django_batches.models import BatchJob
-from django_batches.transitions import creating
+from django_batches.outcomes import Kind
+from django_batches.transitions import creating, recording, repairing
 
 from . import tasks
-from .road import statements
+from .road import claim, outcome_of, statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -252,6 +253,48 @@ def test_creating_1000_jobs_takes_five_statements():
         batch.map(tasks.ok, range(1000))
     assert len(made) <= 5, made
     assert batch.total == 1000
+
+
+def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypatch):
+    monkeypatch.setattr(opening, "FLUSH_AT", 1)
+    for late in (1, 2):  # with a full buffer at the seal, and with an empty one
+        with Batch.open() as batch:
+            batch.on_failure(tasks.told, "early")
+            batch.map(tasks.ok, [1, 2])
+            recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+            batch.on_failure(tasks.told, "late")
+            if late == 2:
+                batch.opening.flush()
+        told = batch.callbacks.filter(event="failure").order_by("position")
+        assert [job.args for job in told] == [["early"], ["late"]]
+        batch.refresh_from_db()
+        assert batch.open_callbacks == 2 and repairing.drift(batch.pk) == {}
+
+
+def test_a_flush_that_fails_and_is_caught_loses_no_job(monkeypatch):
+    monkeypatch.setattr(opening, "FLUSH_AT", 5)
+    real = creating.rows.insert_jobs
+    failing = [True]
+
+    def fail_once(new):
+        if failing:
+            failing.clear()
+            raise DatabaseError("away")
+        return real(new)
+
+    monkeypatch.setattr(creating.rows, "insert_jobs", fail_once)
+    with Batch.open() as batch:
+        for item in range(5):
+            batch.enqueue(tasks.ok, item)
+        with pytest.raises(DatabaseError):
+            batch.enqueue(tasks.ok, 5)
+        batch.enqueue(tasks.ok, 6)
+    assert [job.args for job in batch.jobs.all()] == [[0], [1], [2], [3], [4], [6]]
+
+
+def test_a_path_longer_than_its_column_is_refused():
+    with Batch.open() as batch, pytest.raises(FunctionNotAllowed, match="longer than 255"):
+        batch.enqueue(tasks.long_name)
 
 
 def test_wait_refuses_where_it_could_never_end():

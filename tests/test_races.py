@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from django.db import connection
@@ -103,7 +104,7 @@ def test_growing_and_ending_together_loses_no_job():
         (job,) = claim(batch)
         grown, recorded = together(
             lambda b=batch: Batch.objects.get(pk=b.pk).enqueue(tasks.ok),
-            lambda o=outcome_of(job): record_all([o]),
+            partial(record_all, [outcome_of(job)]),
         )
         assert recorded is None
         batch.refresh_from_db()
@@ -181,7 +182,7 @@ def test_sealing_and_the_last_outcome_together_end_the_batch_once():
             batch.enqueue(tasks.ok)
             opening.flush()
             (job,) = claim(batch)
-            together(opening.seal, lambda o=outcome_of(job): record_all([o]))
+            together(opening.seal, partial(record_all, [outcome_of(job)]))
         assert_told_once(batch, "succeeded", "finish")
 
 

@@ -7,13 +7,15 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, Error, connection, transaction
+from django.utils import timezone
 
 from django_batches import Batch
 from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind, Outcome
-from django_batches.transitions import recording, repairing
+from django_batches.payloads import clean_name
+from django_batches.transitions import dispatching, recording, repairing, rows, steering
 
 from . import tasks
 from .road import claim, outcome_of, statements
@@ -87,6 +89,14 @@ def test_a_failure_of_a_superseded_dispatch_does_not_touch_the_live_run():
     recording.record([outcome_of(first, Kind.FAILED)])
     assert state(batch) == ("running", 1, 0, 0, 0, 1)
     assert (job_of(batch).attempts, job_of(batch).losses) == (0, 1)
+
+
+def test_a_late_success_names_the_run_that_must_not_start_any_more():
+    batch = open_batch()
+    (first,) = claim(batch)
+    recording.record([outcome_of(first, Kind.INTERRUPTED)])
+    (second,) = claim(batch)
+    assert recording.record([outcome_of(first)]).superseded == [(second.id, 2, "default")]
 
 
 @pytest.mark.parametrize("claimed_again", [True, False])
@@ -177,7 +187,7 @@ def test_a_poison_pill_fails_at_its_third_loss_and_vanishing_is_without_limit():
     for kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.KILLED):
         recorded = recording.record([outcome_of(claim(batch)[0], kind)])
     assert state(batch) == ("failed", 0, 0, 1, 0, 0)
-    assert "killed or lost 3 times" in job_of(batch).error
+    assert job_of(batch).error.startswith("Its worker was killed or lost while it ran, 3 losses in all.")
     assert [change.outcome.job_id for change in recorded.failures] == [job_of(batch).pk]
 
 
@@ -266,6 +276,25 @@ def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
     assert [state(batch)[0] for batch in batches].count("succeeded") == 9
 
 
+def test_a_counter_that_does_not_add_up_stops_no_other_batch(caplog):
+    wrong, right = open_batch(2), open_batch(2)
+    outcomes = [outcome_of(job) for job in claim()]
+    rows.batches().filter(pk=wrong.pk).update(in_flight=0)
+    recorded = recording.record(outcomes)
+    assert len(recorded.done) == 4
+    assert state(right)[0] == "succeeded"
+    assert "differ from its rows" in caplog.text
+    assert state(wrong)[1] == 0
+
+
+def test_names_longer_than_their_columns_are_cut():
+    batch = open_batch(max_attempts=2)
+    (claimed,) = claim(batch)
+    recording.record([outcome_of(claimed, Kind.FAILED, error_type="x" * 200, worker="w" * 200)])
+    assert job_of(batch).status == "created"
+    assert len(clean_name("x\x00" * 300)) == 200
+
+
 def test_an_error_of_the_database_itself_is_not_the_fault_of_an_outcome(monkeypatch):
     batch = open_batch()
     claimed = claim(batch)
@@ -313,6 +342,47 @@ def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
     assert batch.metadata == {"x": 1}
 
 
+def test_a_copy_that_fails_raises_djangos_own_error():
+    batch = open_batch()
+    with pytest.raises(Error), transaction.atomic():
+        rows.insert_jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", batch.created_at]])
+
+
+@pytest.mark.postgresql
+def test_the_coordinator_waits_for_no_lock_of_user_code():
+    """A cancel in an open transaction holds its batch and its rows; without SKIP LOCKED all books wait for it."""
+    late = open_batch(max_attempts=2, backoff=1)
+    recording.record([outcome_of(job, Kind.FAILED) for job in claim(late)])
+    due = open_batch(max_attempts=2, backoff=1)
+    recording.record([outcome_of(job, Kind.FAILED) for job in claim(due)])
+    told = open_batch(1)
+    recording.record([outcome_of(job) for job in claim(told)])
+    rows.jobs().filter(status="scheduled").update(due_at=late.created_at)
+    locked = told.callbacks.first()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            late.cancel()
+            locked.cancel()
+            entered.set()
+            leave.wait(10)
+        connection.close()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert entered.wait(10)
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '2s'")
+    assert dispatching.promote_due(timezone.now) == 1
+    claimed = {job.id for job in dispatching.claim_callbacks(10, timezone.now)}
+    assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
+    assert steering.carry_on_cancelling(late.pk, skip_locked=True) == 0
+    assert repairing.end_what_can_end() == 0
+    leave.set()
+    holder.join()
+
+
 @pytest.mark.postgresql
 def test_a_batch_that_somebody_holds_locked_delays_no_other():
     locked, free = open_batch(), open_batch()
@@ -357,3 +427,17 @@ def test_a_message_is_the_same_after_its_way_through_the_stream():
 def test_text_that_is_no_outcome_is_said_to_be_none(text):
     with pytest.raises(ValueError):
         Outcome.loads(text)
+
+
+NASTY = ['a"b', "a\\b", "a,b", "{a}", "NULL", "", " ", "a\nb", "å\U0001f600", "'; DROP TABLE x; --", "%s"]
+
+
+def test_text_goes_into_the_rows_as_it_is():
+    batch = open_batch(len(NASTY))
+    recording.record(
+        [
+            outcome_of(job, Kind.FAILED, error=text, traceback=text)
+            for job, text in zip(claim(batch), NASTY, strict=True)
+        ]
+    )
+    assert [(job.error, job.traceback) for job in batch.jobs.all()] == [(text, text) for text in NASTY]

@@ -91,6 +91,13 @@ def test_one_job_or_some_jobs_are_retried():
     assert batch.jobs.filter(error__startswith="ValueError").retry() == 0
 
 
+def test_a_slice_of_the_failed_jobs_is_retried_and_no_more(monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    batch = failed_batch(10, 10)
+    assert batch.jobs.filter(status="failed")[:3].retry() == 3
+    assert state(batch) == ("running", 3, 0, 7, 0, 1)
+
+
 def test_a_group_of_failures_is_retried_alone():
     with Batch.open() as batch:
         batch.map(tasks.ok, range(4))

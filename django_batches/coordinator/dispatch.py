@@ -58,10 +58,14 @@ class Dispatcher:
 
     def dispatch_callbacks(self) -> int:
         """All due callbacks, to the front of their queues."""
-        claimed = dispatching.claim_callbacks(CALLBACKS, self._lease)
-        for queue in dict.fromkeys(job.queue for job in claimed):
-            self._push(queue, [job for job in claimed if job.queue == queue], front=True)
-        return len(claimed)
+        total = 0
+        while claimed := dispatching.claim_callbacks(CALLBACKS, self._lease):
+            for queue in dict.fromkeys(job.queue for job in claimed):
+                self._push(queue, [job for job in claimed if job.queue == queue], front=True)
+            total += len(claimed)
+            if len(claimed) < CALLBACKS:
+                break
+        return total
 
     def dispatch_jobs(self) -> int:
         """As many jobs as the queues have room for."""

@@ -28,8 +28,8 @@ class Lease:
         self.token = 0
         """The number of this tenure; 0 while another holds the lease."""
 
-    def acquire(self) -> bool:
-        """Takes the lease where it is free or has run out."""
+    def acquire(self, newest_token: int = 0) -> bool:
+        """Takes the lease where it is free or has run out, with a token above `newest_token`."""
         with rows.atomic():
             now = _now()
             leases = rows.related("Lease")
@@ -42,10 +42,9 @@ class Lease:
                     return False
             elif row.expires_at > now and row.holder != self.holder:
                 return False
-            leases.filter(pk=NAME).update(
-                holder=self.holder, token=row.token + 1, expires_at=now + timedelta(seconds=SECONDS)
-            )
-        self.token = row.token + 1
+            token = max(row.token, newest_token) + 1
+            leases.filter(pk=NAME).update(holder=self.holder, token=token, expires_at=now + timedelta(seconds=SECONDS))
+        self.token = token
         return True
 
     def __call__(self) -> datetime:

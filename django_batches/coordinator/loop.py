@@ -4,8 +4,9 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
-from django.db import DatabaseError, InterfaceError
+from django.db import Error
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -14,7 +15,7 @@ from ..connection import Keys, client
 from ..transitions import dispatching, repairing, retrying, rows, steering
 from .dispatch import Dispatcher
 from .lease import Lease, LeaseLost
-from .reconcile import Reconciler
+from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
 
 logger = logging.getLogger("django_batches")
@@ -27,6 +28,7 @@ UPKEEP = 15.0
 COUNTERS = 600.0
 POSTPONED = 0.05
 LONGEST_PAUSE = 2.0
+FENCE_TTL = 86_400
 
 
 class Every:
@@ -60,13 +62,16 @@ class Coordinator:
         self._keys = Keys()
         self._lease = Lease(name)
         self._trouble = ""
+        self._running = Every(RUNNING, at_once=False)
+        self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
+        self._counters = Every(COUNTERS, at_once=False)
 
     def run(self) -> None:
         """Stays up while Redis or the database is away, and says so once."""
         pause = 0.1
         while not self._should_stop():
             try:
-                if self._lease.acquire():
+                if self._lease.acquire(self._newest_token()):
                     self._begin()
                     while self.turn() or not self._should_stop():
                         pause = 0.1
@@ -76,7 +81,7 @@ class Coordinator:
             except LeaseLost as lost:
                 logger.warning("%s It stands by.", lost)
                 self._wait(STANDBY)
-            except (RedisError, DatabaseError, InterfaceError, OSError) as error:
+            except (RedisError, Error, OSError) as error:
                 self._say(error)
                 rows.connection().close()
                 self._wait(pause)
@@ -106,14 +111,18 @@ class Coordinator:
         return len(entries)
 
     def _begin(self) -> None:
+        # At once, and not with the first push: an older coordinator that wakes up must not push any more.
+        self._redis.set(self._keys.fence, self._lease.token, ex=FENCE_TTL)
         logger.info("%s keeps the books (lease %s).", self.name, self._lease.token)
         self._recorder = Recorder(self._redis, self._lease)
         self._dispatcher = Dispatcher(self._redis, self._lease)
         self._reconciler = Reconciler(self._redis, self._lease, self._recorder)
         self._poll, self._rewind = Every(POLL), Every(POSTPONED)
-        self._running = Every(RUNNING, at_once=False)
-        self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
-        self._counters = Every(COUNTERS, at_once=False)
+
+    def _newest_token(self) -> int:
+        """The newest token that Redis knows: a new database beside an old Redis would begin again below it."""
+        newest: Any = self._redis.get(self._keys.fence)
+        return int(newest or 0)
 
     def _look_after(self) -> None:
         self._reconciler.act()
@@ -121,17 +130,19 @@ class Coordinator:
             self._reconciler.mark_running()
         if self._reconcile.is_due():
             self._reconciler.look()
+            if self._reconciler.has_suspects:
+                self._reconcile.soon(SECOND_LOOK)
         for batch_id in steering.unfinished_cancels():
-            steering.carry_on_cancelling(batch_id)
+            steering.carry_on_cancelling(batch_id, skip_locked=True)
         for batch_id in retrying.unfinished_retries():
-            retrying.carry_on_retrying(batch_id)
+            retrying.carry_on_retrying(batch_id, skip_locked=True)
         if self._upkeep.is_due():
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds)
         if self._counters.is_due():
             for batch_id in repairing.to_check():
-                repairing.repair_counters(batch_id)
+                repairing.repair_counters(batch_id, skip_locked=True)
 
     def _hold(self) -> None:
         """Makes the set of held batches in Redis what the database says.
@@ -139,7 +150,8 @@ class Coordinator:
         The set is read before the database: whoever cancels adds to the set after the commit, so a batch that is in the
         set and not held by the database has been resumed or has ended.
         """
-        present = {key.decode() for key in self._redis.smembers(self._keys.held)}
+        members: Any = self._redis.smembers(self._keys.held)
+        present = {key.decode() for key in members}
         wanted = {key.hex for key in steering.to_hold()}
         if wanted - present:
             self._redis.sadd(self._keys.held, *(wanted - present))

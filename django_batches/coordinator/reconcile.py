@@ -22,13 +22,15 @@ from rq.utils import utcparse
 
 from ..connection import Keys
 from ..outcomes import Kind, Outcome, fingerprint
+from ..payloads import clean_name
 from ..transitions import dispatching, recording
 from .lease import Lease
 from .record import Recorder, log_failures
 
 PAGE = 1_000
-SECOND_LOOK = 10.0
-"""Seconds after which a job that was popped and not started counts as lost: a plain RQ worker is between the two."""
+SECOND_LOOK = 12.0
+"""Seconds that a job must be without a trace before it counts as lost: a plain RQ worker may have popped it and not
+started it yet, and after a wipe the supervisor writes the leases of running jobs anew every 10 s."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Reconciler:
         self._noted = self._recorder.last_id()
         return len(self._verdicts)
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether a second look is worth while before the next regular one."""
+        return bool(self._suspects)
+
     def act(self) -> int:
         """Applies the verdicts of the last look once the stream is applied up to it; returns how many."""
         if not self._verdicts or not self._is_applied():
@@ -88,7 +95,7 @@ class Reconciler:
                 pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at", "worker_name")
             for row, (status, started, worker) in zip(queued, pipeline.execute(), strict=True):
                 if status == b"started" and started:
-                    seen.append((row.job_id, row.dispatch, _moment(started), (worker or b"").decode()))
+                    seen.append((row.job_id, row.dispatch, _moment(started), clean_name((worker or b"").decode())))
         return sum(
             dispatching.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
         )
@@ -129,15 +136,11 @@ class Reconciler:
             return None
         if any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions):
             return None  # of a plain RQ worker
-        if status is None:
-            return Kind.VANISHED, "It was gone from Redis."
-        if status == b"queued":
+        if status in (None, b"queued", b"started"):
             suspects[rq_id] = self._suspects.get(rq_id, time.monotonic())
             if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
                 return None
-            return Kind.VANISHED, "It was taken from its queue and never started."
-        if status == b"started":
-            return Kind.INTERRUPTED, "Its worker was lost while it ran."
+            return _LOST[status]
         if status == b"stopped":
             return Kind.STOPPED, "It was stopped on request."
         if status == b"canceled":
@@ -150,8 +153,7 @@ class Reconciler:
         """run() never raises, so a plain RQ worker has failed it from outside: killed, or abandoned with its host."""
         found: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
         packed = found[0][1].get(b"exc_string", b"") if found else b""
-        text = zlib.decompress(b64decode(packed)) if packed else b""
-        if b"AbandonedJobError" in text:
+        if b"AbandonedJobError" in _unpacked(packed):
             return Kind.INTERRUPTED, "Its worker was lost while it ran."
         return Kind.KILLED, "WorkerKilled: its work horse died while it ran."
 
@@ -182,6 +184,13 @@ class Reconciler:
         return self._keys.rq_id(row.job_id, row.dispatch)
 
 
+_LOST = {
+    None: (Kind.VANISHED, "It was gone from Redis."),
+    b"queued": (Kind.VANISHED, "It was taken from its queue and never started."),
+    b"started": (Kind.INTERRUPTED, "Its worker was lost while it ran."),
+}
+
+
 def _outcome(row: InFlight, kind: Kind, error: str) -> Outcome:
     return Outcome(
         kind,
@@ -193,6 +202,15 @@ def _outcome(row: InFlight, kind: Kind, error: str) -> Outcome:
         error=error,
         fingerprint=fingerprint(kind, ""),
     )
+
+
+def _unpacked(text: bytes) -> bytes:
+    try:
+        return zlib.decompress(b64decode(text)) if text else b""
+    except ValueError:
+        return b""
+    except zlib.error:
+        return b""
 
 
 def _order(entry: bytes) -> tuple[int, int]:

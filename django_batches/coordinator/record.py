@@ -7,6 +7,7 @@ from redis import Redis
 
 from ..connection import Keys
 from ..outcomes import Outcome
+from ..scripts import Scripts
 from ..transitions import recording
 from .lease import Lease
 
@@ -24,8 +25,9 @@ class Recorder:
         self._redis = redis
         self._lease = lease
         self._keys = Keys()
-        self._position = "0-0"
-        self._pokes = "$"
+        self._scripts = Scripts(redis)
+        self._position: str | bytes = "0-0"
+        self._pokes: str | bytes = "$"
         self.has_postponed = False
 
     def rewind(self) -> None:
@@ -58,11 +60,13 @@ class Recorder:
                 # It names no job, so it can only be dropped; the reconciler finds the job it was about.
                 logger.exception("An entry of the outcome stream cannot be read: %r", text[:200])
                 broken.append(entry)
-        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([], [], [], 0)
+        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])
         done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
             # After the commit: the other way round a crash between the two would lose the outcomes.
             self._redis.xdel(self._keys.outcomes, *done)
+        for job_id, dispatch, queue in recorded.superseded:
+            self._scripts.withdraw(self._keys.rq_id(job_id, dispatch), queue)
         self.has_postponed = self.has_postponed or bool(recorded.postponed)
         log_failures(recorded.failures)
         return recorded

@@ -62,15 +62,15 @@ class Scripts:
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self.keys = keys or Keys()
         self._common = [self.keys.RQ, self.keys.own, f"batch-{self.keys.namespace}-"]
-        self._push, self._turn, self._renew, self._bury = (
+        self._push, self._turn, self._renew, self._bury, self._withdraw = (
             redis.register_script(_PRELUDE + (_FOLDER / f"{name}.lua").read_text())
-            for name in ("push", "turn", "renew", "bury")
+            for name in ("push", "turn", "renew", "bury", "withdraw")
         )
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
         """Puts jobs into a queue; False where a newer coordinator has taken over."""
         per_job = [value for job in jobs for value in (job.rq_id, job.message, job.owner, job.timeout, job.description)]
-        head = [token, queue, "1" if front else "0", stamp(), _data()]
+        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data()]
         return int(self._push(args=[*self._common, *head, *per_job])) >= 0
 
     def turn(
@@ -98,7 +98,7 @@ class Scripts:
                 "successful" if succeeded else "failed",
                 f"{seconds:.6f}",
                 *queues,
-            ]  # fmt: skip
+            ]
         )
         kind = reply[0].decode()
         if kind == "job":
@@ -131,9 +131,13 @@ class Scripts:
                 f"{name}: {error}",
                 fingerprint(name, ""),
                 time.time(),
-            ]  # fmt: skip
+            ]
         )
         return buried.decode() if buried else None
+
+    def withdraw(self, rq_id: str, queue: str) -> bool:
+        """Takes a job out of its queue where it has not been started."""
+        return bool(self._withdraw(args=[*self._common, rq_id, queue]))
 
 
 def stamp() -> str:

@@ -3,7 +3,7 @@
 -- occupant, [8]: type of the error, [9]: its message, [10]: fingerprint, [11]: the current time in seconds.
 -- Gives the id of the occupant, or false.
 local worker, asked = ARGV[4], ARGV[5]
-redis.call('SET', own .. ':retired:' .. worker, 1, 'EX', 3600)
+redis.call('SET', own .. ':retired:' .. worker, 1, 'EX', 120)
 local id = redis.call('GET', slot_key(worker))
 redis.call('DEL', slot_key(worker))
 if not id or id == '-' then return false end

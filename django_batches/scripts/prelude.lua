@@ -17,6 +17,12 @@ local function owner_of(text) return string.sub(text, 1, 32), tonumber(string.su
 
 local function is_ours(id) return string.sub(id, 1, #mine) == mine end
 
+-- A job of another project on this Redis; an ordinary job may have any id, also one that begins with `batch-`.
+local function is_foreign(id)
+  local key = string.match(id, '^batch%-%w+%-(%x+)%-%d+$')
+  return key ~= nil and #key == 32 and not is_ours(id)
+end
+
 -- Redis' own clock: the clocks of the hosts differ.
 local function now()
   local time = redis.call('TIME')

@@ -40,9 +40,9 @@ if redis.call('EXISTS', rq .. ':suspended') == 1 then state('suspended') return 
 -- A job of another project on this Redis stays where it is; look behind it.
 local function first_of(list)
   local id = redis.call('LINDEX', list, 0)
-  if not id or is_ours(id) or string.sub(id, 1, 6) ~= 'batch-' then return id end
+  if not id or not is_foreign(id) then return id end
   for _, other in ipairs(redis.call('LRANGE', list, 1, 50)) do
-    if is_ours(other) or string.sub(other, 1, 6) ~= 'batch-' then return other end
+    if not is_foreign(other) then return other end
   end
   return false
 end

@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.db.models import F
+
 from ..ids import uuid7
-from ..states import WAITING_HERE, BatchStatus, Event, JobStatus
+from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event
 from . import rows
 
 if TYPE_CHECKING:
@@ -100,6 +102,18 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
     return len(callbacks)
 
 
+def tell_missed(batch: "Batch", now: datetime) -> None:
+    """Schedules failure callbacks that were registered after the failure had been told; `batch` is locked."""
+    if batch.failure_round != batch.round:
+        return
+    told = rows.jobs().filter(callback_of=batch, event=Event.FAILURE, round=batch.round)
+    positions = set(told.values_list("position", flat=True))
+    missed = [row for row in _callback_rows(batch, Event.FAILURE, now) if row[4] not in positions]
+    if missed:
+        rows.insert_jobs(missed)
+        rows.batches().filter(pk=batch.pk).update(open_callbacks=F("open_callbacks") + len(missed))
+
+
 def can_end(batch: "Batch") -> bool:
     """Nothing is pending, nobody adds any more, and no retry is half through its rows."""
     return (
@@ -146,11 +160,11 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
         or batch.retry_position is not None
     ):
         return False
-    # Ended and running rows count as tried only when their first outcome is known, so ask for rows without one.
-    untried = rows.jobs().filter(
-        batch=batch, attempts=0, status__in=[*WAITING_HERE, JobStatus.QUEUED, JobStatus.RUNNING]
+    return ends or not any(
+        rows.jobs().filter(batch=batch, attempts=0, status__in=statuses).exists()
+        for statuses in (WAITING_HERE, IN_FLIGHT)  # each has its index
+        if statuses is WAITING_HERE or batch.in_flight
     )
-    return ends or not untried.exists()
 
 
 def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[object]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 
-_GROWN = ("total", "pending", "succeeded", "failed", "cancelled", "in_flight", "status")
+_GROWN = ("total", "pending", "succeeded", "failed", "cancelled", "in_flight", "status", "failure_round")
 
 
 class NewJob(NamedTuple):
@@ -51,6 +51,8 @@ def add(
     with rows.atomic():
         batch = _grow(batch_id, len(new), registered_callbacks, seal)
         first = batch["total"] - len(new)
+        if seal and batch["failure_round"] is not None:
+            counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
         rows.insert_jobs([[job.id, batch_id, None, "", first + index, 0, *job[1:]] for index, job in enumerate(new)])
         poke_on_commit()
     return batch
@@ -68,8 +70,8 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
         rows.batches().filter(pk=batch_id).update(
             sealed_at=now, status=batch.status, registered_callbacks=batch.registered_callbacks
         )
-        if batch.pending == 0:
-            counting.write([counting.Tally(batch)], now)
+        counting.tell_missed(batch, now)
+        counting.write([counting.Tally(batch)], now)
         poke_on_commit()
     return True
 

@@ -88,7 +88,7 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
             rows.execute(
                 f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE status = 'created' AND id IN"
                 f" (SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
-                f" ORDER BY id LIMIT %s) RETURNING {_RETURNED}",
+                f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}) RETURNING {_RETURNED}",
                 [limit],
             )
         )
@@ -99,7 +99,12 @@ def promote_due(fence: Callable[[], datetime]) -> int:
     if not rows.jobs().filter(status=JobStatus.SCHEDULED).exists():
         return 0
     with rows.atomic():
-        return rows.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=fence()).update(status=JobStatus.CREATED)
+        promoted = rows.execute(
+            f"UPDATE {rows.JOB} SET status = 'created' WHERE status = 'scheduled' AND id IN (SELECT id FROM {rows.JOB}"
+            f" WHERE status = 'scheduled' AND due_at <= %s{rows.for_update_skip_locked()}) RETURNING id",
+            [rows.parameter(fence())],
+        )
+    return len(promoted)
 
 
 def mark_running(executions: Sequence[tuple[UUID, int, datetime, str]], fence: Callable[[], datetime]) -> int:

@@ -6,9 +6,10 @@ batch row (Laravel #39722).
 """
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,17 +19,25 @@ from django.utils import timezone
 
 from ..outcomes import Kind, Outcome
 from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
-from . import counting, rows
+from . import counting, repairing, rows
 from .counting import Tally
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
+logger = logging.getLogger("django_batches")
+
 MAX_LOSSES = 3
 """Runs whose worker was killed or lost, after which a job is failed as a poison pill."""
 
+DEPLOY_PAUSES = [timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=5)]
+"""Before a job whose function a worker does not have is tried again: a rolling deploy takes its time."""
+
 _ATTEMPT_FAILED = {Kind.FAILED, Kind.KILLED, Kind.TIMEOUT, Kind.RETRY}
-_GIVEN_BACK = {Kind.HELD, Kind.VANISHED, Kind.INTERRUPTED}
+_GIVEN_BACK = {Kind.HELD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
+
+_REFUSALS = (DataError, IntegrityError, ValueError, OverflowError)
+"""What the database or its driver says to a value that it will not take."""
 
 _CHANGE = {
     "id": "uuid",
@@ -78,12 +87,14 @@ class Recorded:
 
     done: list[Outcome]
     """Applied, superseded, doubled or about a row that is gone: never needed again."""
-    postponed: list[Outcome]
+    postponed: list[Outcome] = field(default_factory=list)
     """Of batches that somebody holds locked: for the next round."""
-    failures: list[Change]
+    failures: list[Change] = field(default_factory=list)
     """Jobs that failed for good without a worker that could have logged it."""
-    callbacks: int
+    callbacks: int = 0
     """How many callbacks this scheduled."""
+    superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
+    """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
 
 
 def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now) -> Recorded:
@@ -93,7 +104,7 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
     """
     try:
         return _apply(outcomes, fence)
-    except (DataError, IntegrityError, ValueError, OverflowError) as error:
+    except _REFUSALS as error:
         # Halved until the culprit is alone: it would come back with every chunk and stop the books of all batches.
         if len(outcomes) > 1:
             middle = len(outcomes) // 2
@@ -101,9 +112,19 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
             return Recorded(
                 *(left + right for left, right in zip(*(vars(half).values() for half in halves), strict=True))
             )
-        if outcomes[0].kind == Kind.REFUSED:
-            raise
-        return record([outcomes[0].refused(error)], fence)
+        return _record_refused(outcomes[0], error, fence)
+
+
+def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], datetime]) -> Recorded:
+    """Fails the job of an outcome that the database would not take, so that the books of the others go on."""
+    if outcome.kind != Kind.REFUSED:
+        return record([outcome.refused(error)], fence)
+    repairing.repair_counters(outcome.batch_id, skip_locked=True)
+    try:
+        return _apply([outcome], fence)
+    except _REFUSALS as again:
+        logger.error("The outcome of job %s is put aside, it cannot be written: %s (%s)", outcome.job_id, error, again)
+        return Recorded([outcome])
 
 
 def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Recorded:
@@ -114,11 +135,13 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
         tallies = {key: Tally(batch) for key, batch in batches.items()}
         changes = _decide(ready, batches, now)
         won = _write(changes, tallies, now)
-        won += _late_successes(ready, won, tallies, now)
+        late = _late_successes(ready, won, tallies, now)
+        won += [change for change, _ in late]
         _aggregate(won, now)
         callbacks = counting.write([tallies[key] for key in {change.outcome.batch_id for change in won}], now)
     failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
-    return Recorded(ready + orphans, postponed, failures, callbacks)
+    superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
+    return Recorded(ready + orphans, postponed, failures, callbacks, superseded)
 
 
 def _sort(
@@ -160,13 +183,18 @@ def _decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: date
 
 def _unfinished(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime) -> Change:
     """The change of an outcome that is no success: another run, or failed for good."""
-    lost = int(outcome.kind in (Kind.KILLED, Kind.INTERRUPTED))
+    lost = int(outcome.kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING))
     tried = int(outcome.kind not in _GIVEN_BACK)
     if job.losses + lost >= MAX_LOSSES:
-        reason = f"Its worker was killed or lost {MAX_LOSSES} times while it ran. {outcome.error}".strip()
+        what = (
+            "It could not be imported" if outcome.kind == Kind.MISSING else "Its worker was killed or lost while it ran"
+        )
+        reason = f"{what}, {MAX_LOSSES} losses in all. {outcome.error}".strip()
         return Change(outcome, JobStatus.FAILED, tried, lost, reason=reason)
     if outcome.kind == Kind.CANCELLED:
         return Change(outcome, JobStatus.CANCELLED, 0, 0)
+    if outcome.kind == Kind.MISSING and not batch.cancelled_at:
+        return Change(outcome, JobStatus.SCHEDULED, 0, lost, due_at=now + DEPLOY_PAUSES[job.losses])
     if outcome.kind in _GIVEN_BACK:
         return Change(outcome, _back(batch, outcome), tried, lost)
     limit = job.max_attempts if outcome.retry_max is None else outcome.retry_max + 1
@@ -232,7 +260,7 @@ def _count(change: Change, tally: Tally) -> None:
 
 def _late_successes(
     outcomes: list[Outcome], won: list[Change], tallies: dict[UUID, Tally], now: datetime
-) -> list[Change]:
+) -> list[tuple[Change, str]]:
     """Successes of an older dispatch, whose row was given up and has not ended: the work is done, so it counts.
 
     The host was frozen or cut off, its job dispatched again, and then it came back with a result.
@@ -242,7 +270,7 @@ def _late_successes(
     if not late:
         return []
     changes = []
-    for job in rows.jobs().filter(pk__in=late).exclude(status__in=JOB_ENDED).only("dispatch", "status"):
+    for job in rows.jobs().filter(pk__in=late).exclude(status__in=JOB_ENDED).only("dispatch", "status", "queue"):
         outcome = late[job.pk]
         if outcome.dispatch > job.dispatch:
             continue
@@ -261,14 +289,14 @@ def _late_successes(
         if outcome.is_job_of_batch and job.status in IN_FLIGHT:
             tally.in_flight -= 1
         _count(change, tally)
-        changes.append(change)
+        changes.append((change, job.queue if outcome.dispatch < job.dispatch else ""))
     return changes
 
 
 def _aggregate(won: list[Change], now: datetime) -> None:
     """The small rows that the admin draws from: ended per stretch of time, failures per exception and place."""
     ended = [change for change in won if change.has_ended and change.outcome.is_job_of_batch]
-    counts: dict[UUID, dict[str, int]] = defaultdict(lambda: dict.fromkeys(JOB_ENDED, 0))
+    counts: dict[UUID, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     groups: dict[tuple[UUID, str], list[Any]] = {}
     for change in ended:
         outcome = change.outcome
@@ -287,7 +315,7 @@ def count_ended(counts: dict[UUID, tuple[int, ...]], now: datetime) -> None:
         return
     seconds = 10
     start = now.replace(second=now.second - now.second % seconds, microsecond=0)
-    columns = {"batch_id": "uuid", "starts_at": "timestamptz", **dict.fromkeys(JOB_ENDED, "int")}
+    columns = {"batch_id": "uuid", "starts_at": "timestamptz", **{str(status): "int" for status in JOB_ENDED}}
     table, params = rows.values(columns, [[key, start, *count] for key, count in sorted(counts.items())])
     rows.execute(
         f"INSERT INTO {rows.BUCKET} AS b (batch_id, starts_at, succeeded, failed, cancelled)"

@@ -55,12 +55,12 @@ def drift(batch_id: UUID) -> dict[str, int]:
     return {name: int(c) - k for name, k, c in zip(_NAMES, kept, counted, strict=True) if int(c) != k}
 
 
-def repair_counters(batch_id: UUID) -> bool:
+def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
     """Sets the counters to what the rows say, where they still differ under the lock; logs an ERROR if so."""
     if not drift(batch_id):
         return False
     with rows.atomic():
-        batch = rows.lock_batches([batch_id]).get(batch_id)
+        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         # Looked at again: outcomes may have been committed between the statement above and the lock.
         found = drift(batch_id) if batch else {}
         if batch is None or not found:
@@ -87,7 +87,7 @@ def end_what_can_end() -> int:
     count = 0
     for batch_id in list(stuck.values_list("pk", flat=True)[:100]):
         with rows.atomic():
-            batch = rows.lock_batches([batch_id]).get(batch_id)
+            batch = rows.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and counting.can_end(batch):
                 counting.write([Tally(batch)], timezone.now())
                 count += 1
@@ -153,4 +153,6 @@ def _delete_jobs(batch_id: UUID) -> int:
     last = jobs.order_by("-position").values_list("position", flat=True).first()
     # A range that goes on, not "the next ones": that would walk past everything deleted before, for each chunk again.
     starts = range(0, 0 if last is None else last + 1, rows.CHUNK)
-    return sum(jobs.filter(position__range=(start, start + rows.CHUNK - 1))._raw_delete(rows.alias()) for start in starts)
+    return sum(
+        jobs.filter(position__range=(start, start + rows.CHUNK - 1))._raw_delete(rows.alias()) for start in starts
+    )

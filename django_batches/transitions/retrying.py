@@ -62,10 +62,10 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
             return total
 
 
-def carry_on_retrying(batch_id: UUID) -> tuple[int, bool]:
+def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
     """One chunk of a retry of all failed jobs: how many rows it put back, and whether there are more."""
     with rows.atomic():
-        batch = rows.lock_batches([batch_id]).get(batch_id)
+        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.retry_position is None:
             return 0, False
         candidates = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
@@ -91,7 +91,9 @@ def unfinished_retries() -> list[UUID]:
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     """Runs the chosen jobs and callbacks again, those that failed or were cancelled; returns how many."""
     statuses = _statuses(include_cancelled=True)
-    again = rows.jobs().filter(pk__in=chosen.values("pk"), status__in=statuses)
+    # The keys of a slice once: asked again after the first of them are put back, it would give the next ones.
+    keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
+    again = rows.jobs().filter(pk__in=keys, status__in=statuses)
     total = 0
     for batch_id in list(again.filter(batch__isnull=False).order_by().values_list("batch_id", flat=True).distinct()):
         position = 0

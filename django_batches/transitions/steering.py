@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 
-def cancel(batch_id: UUID, reason: str = "") -> int:
+def cancel(batch_id: UUID, reason: str = "", *, skip_locked: bool = False) -> int:
     """Cancels a batch: what waits here ends at once, what runs finishes and counts as what it becomes.
 
     Returns how many jobs this call ended; 0 where the batch has ended before. In chunks of their own transactions
@@ -28,7 +28,7 @@ def cancel(batch_id: UUID, reason: str = "") -> int:
     """
     now = timezone.now()
     with rows.atomic():
-        batch = rows.lock_batches([batch_id]).get(batch_id)
+        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.finished_at:
             return 0
         if not batch.cancelled_at:
@@ -38,15 +38,15 @@ def cancel(batch_id: UUID, reason: str = "") -> int:
         poke_on_commit(batch_id)
     total = ended
     while ended == rows.CHUNK:
-        ended = carry_on_cancelling(batch_id)
+        ended = carry_on_cancelling(batch_id, skip_locked=skip_locked)
         total += ended
     return total
 
 
-def carry_on_cancelling(batch_id: UUID) -> int:
+def carry_on_cancelling(batch_id: UUID, *, skip_locked: bool = False) -> int:
     """One chunk of a cancel; returns how many jobs it ended."""
     with rows.atomic():
-        batch = rows.lock_batches([batch_id]).get(batch_id)
+        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.finished_at or not batch.cancelled_at:
             return 0
         return _cancel_chunk(batch, timezone.now())
@@ -129,7 +129,7 @@ def abandon(created_before: datetime, seconds: int) -> int:
     ids = list(forgotten.values_list("pk", flat=True)[:100])
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
     for batch_id in ids:
-        cancel(batch_id, reason)
+        cancel(batch_id, reason, skip_locked=True)
     return len(ids)
 
 

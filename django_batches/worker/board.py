@@ -7,8 +7,9 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-_RECORD = struct.Struct("<Q d d 120s 100s Q")
+_RECORD = struct.Struct("<Q d d 200s 400s Q")
 _STOP = struct.Struct("<B")
+_COUNT = struct.Struct("<Q")
 _TRIES = 100
 
 
@@ -25,17 +26,17 @@ class Occupant:
 
 
 class Board:
-    """One record per executor slot, one stop flag per slot."""
+    """A record, a stop flag and a count of jobs per slot."""
 
     def __init__(self, slots: int) -> None:
-        self._size = _RECORD.size + _STOP.size
+        self._size = _RECORD.size + _STOP.size + _COUNT.size
         self._memory = mmap.mmap(-1, max(1, slots) * self._size)
 
     def write(self, slot: int, occupant: Occupant | None) -> None:
         """Called by the executor of this slot only."""
         number = self._number(slot)
         job = occupant or Occupant("", "", 0.0, 0.0)
-        values = (job.started, job.timeout, job.rq_id.encode(), job.queue.encode()[:100])
+        values = (job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
         _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number)
         _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number + 1)
 
@@ -48,9 +49,19 @@ class Board:
                 return Occupant(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
 
+    def count(self, slot: int) -> None:
+        """One more job was started by the executor of this slot."""
+        place = slot * self._size + _RECORD.size + _STOP.size
+        _COUNT.pack_into(self._memory, place, self.counted(slot) + 1)
+
+    def counted(self, slot: int) -> int:
+        """How many jobs the executors of this slot have started, those before them included."""
+        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD.size + _STOP.size)[0])
+
     def clear(self, slot: int) -> None:
         """For the next executor of this slot; called by the supervisor once the last one is gone."""
-        self._memory[slot * self._size : (slot + 1) * self._size] = bytes(self._size)
+        begin = slot * self._size
+        self._memory[begin : begin + _RECORD.size + _STOP.size] = bytes(_RECORD.size + _STOP.size)
 
     def stop(self, slot: int) -> None:
         """Asks the child of this slot to leave after what it is at."""

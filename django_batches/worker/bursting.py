@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from django.db import DatabaseError
+from django.db import Error
 from django.utils import timezone
 from redis.exceptions import RedisError
 
@@ -35,9 +36,9 @@ class Burst:
         try:
             if dispatching.has_work(self._queues, timezone.now()):
                 return True
-            lists = [self._keys.queue(name) for name in self._queues] or [
-                key.decode() for key in self._redis.smembers(f"{self._keys.RQ}:queues")
-            ]
-            return any(self._redis.llen(key) for key in lists)
-        except (DatabaseError, RedisError, OSError):
+            redis: Any = self._redis
+            lists = [self._keys.queue(name) for name in self._queues] or redis.smembers(f"{self._keys.RQ}:queues")
+            waiting = [rq_id.decode() for key in lists for rq_id in redis.lrange(key, 0, 50)]
+            return any(not self._keys.is_foreign(rq_id) for rq_id in waiting)
+        except (Error, RedisError, OSError):
             return True

@@ -4,6 +4,7 @@ of its registries. A process of its own, because the failure callbacks of abando
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from django.db import close_old_connections
 from redis import Redis
@@ -43,9 +44,9 @@ def _work(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) 
             now = time.monotonic()
             if now - locked_at > LOCKS or scheduler is None:
                 names = list(queues) or _all_queues(redis)
-                scheduler = (
-                    scheduler if scheduler and scheduler._queue_names == set(names) else _scheduler(redis, names)
-                )
+                if scheduler is None or scheduler._queue_names != set(names):
+                    _end(scheduler)
+                    scheduler = _scheduler(redis, names)
                 scheduler.acquire_locks()
                 scheduler.heartbeat()
                 locked_at = now
@@ -58,9 +59,13 @@ def _work(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) 
                 cleaned_at = now
             time.sleep(INTERVAL)
     finally:
-        if scheduler is not None:
-            scheduler.release_locks()
-            scheduler.register_death()
+        _end(scheduler)
+
+
+def _end(scheduler: RQScheduler | None) -> None:
+    if scheduler is not None:
+        scheduler.release_locks()  # or its queues would have no scheduler until the locks run out
+        scheduler.register_death()
 
 
 def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:
@@ -71,4 +76,5 @@ def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:
 
 def _all_queues(redis: Redis) -> list[str]:
     prefix = len(Keys().queue(""))
-    return sorted({"default", *(key.decode()[prefix:] for key in redis.smembers(f"{Keys.RQ}:queues"))})
+    known: Any = redis.smembers(f"{Keys.RQ}:queues")
+    return sorted({"default", *(key.decode()[prefix:] for key in known)})

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
-from django.db import DatabaseError, connections
+from django.db import Error, connections
+from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Worker
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
@@ -66,6 +68,7 @@ class Executor:
         self._woken: Any = "0-0"
         self._hygiene = Hygiene()
         self._jobs = 0
+        self._ordinary: Redis | None = None
         self._taken = Taken("idle")
         self._done: Outcome | None = None
         self._seconds = 0.0
@@ -80,22 +83,26 @@ class Executor:
 
     def step(self) -> str:
         """One turn and the job it gave, if any: "job", "rq", "idle", "suspended", or "leave"."""
-        wants = not self._should_leave() and self._reserve()
+        leaves = self._should_leave()
+        wants = not leaves and self._reserve()
         taken = self._turn(wants)
         self._taken, self._done = taken, None
         if taken.kind == "job":
             begun = time.monotonic()
             self._done = self._execute(taken, begun)
             self._seconds = time.monotonic() - begun
-            self._jobs += 1
         elif taken.kind == "rq":
+            self._count()
             self._execute_ordinary(taken)
-            self._jobs += 1
-        elif taken.kind == "retired" or not wants:
+        elif taken.kind == "retired" or leaves:
             return "leave"
-        elif self._post.budget is not None:
+        elif wants and self._post.budget is not None:
             self._post.budget.release()
         return taken.kind
+
+    def _count(self) -> None:
+        self._jobs += 1
+        self._post.board.count(self._post.slot)
 
     def _reserve(self) -> bool:
         """A job of the budget of all executors together, for the next turn."""
@@ -148,6 +155,7 @@ class Executor:
         if self._must_ask(taken) and not self._is_current(message):
             # The row has ended or was dispatched again: told as vanished, which changes nothing then.
             return message.outcome(Kind.VANISHED, worker=self._post.name)
+        self._count()
         self._post.board.write(self._post.slot, Occupant(taken.rq_id, taken.queue, begun, message.timeout))
         outcome, error = perform(message, self._post.name)
         if error is not None and (not isinstance(error, Exception) or isinstance(error, _WEARING)):
@@ -170,7 +178,7 @@ class Executor:
     def _is_current(self, message: Message) -> bool:
         try:
             return is_current(message)
-        except DatabaseError as error:
+        except Error as error:
             # Not known, so not started: the reconciler brings it back if the row still waits for it.
             logger.warning("The row of job %s cannot be asked (%s).", message.job_id, error)
             connections.close_all()
@@ -179,14 +187,18 @@ class Executor:
     def _execute_ordinary(self, taken: Taken) -> None:
         """A job of somebody else: by RQ's own worker, with a fork, its retries, dependents and callbacks."""
         connections.close_all()  # before the fork: two processes on one connection mix their answers
-        queue = Queue(taken.queue, connection=self._redis, serializer=settings().RQ_SERIALIZER)
+        redis = self._ordinary = self._ordinary or client()  # RQ raises the time-outs of a client it is given
+        queue = Queue(taken.queue, connection=redis, serializer=settings().RQ_SERIALIZER)
         try:
-            job = Job.fetch(taken.rq_id, connection=self._redis, serializer=settings().RQ_SERIALIZER)
-        except Exception as error:
-            logger.warning("The RQ job %s cannot be read (%s); it is dropped.", taken.rq_id, error)
-            self._redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
+            job = Job.fetch(taken.rq_id, connection=redis, serializer=settings().RQ_SERIALIZER)
+        except NoSuchJobError:
+            redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
             return
-        worker = _Forking([queue], name=self._post.name, connection=self._redis, serializer=settings().RQ_SERIALIZER)
+        except Exception as error:
+            # It stays where RQ's own upkeep looks for jobs that never started.
+            logger.warning("The RQ job %s cannot be read: %s", taken.rq_id, error)
+            return
+        worker = _Forking([queue], name=self._post.name, connection=redis, serializer=settings().RQ_SERIALIZER)
 
         def stop(signum: int, frame: object) -> None:
             worker._stopped_job_id = job.id
@@ -220,6 +232,7 @@ class _Forking(Worker):
     """RQ's worker for one ordinary job, whose horse does not outlive this process."""
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
+        assert self.pid is not None
         die_with(self.pid)
         super().main_work_horse(job, queue)
 

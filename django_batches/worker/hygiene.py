@@ -45,6 +45,8 @@ def _restore_connection(connection) -> None:  # type: ignore[no-untyped-def]
         logger.warning("A job left a transaction open on %r; it was rolled back.", connection.alias)
     elif not connection.errors_occurred or connection.is_usable():
         connection.errors_occurred = False
+        # Asked at the next use, and only then: the server may have been restarted between two jobs.
+        connection.health_check_enabled, connection.health_check_done = True, False
         return
     # Not in a block any more, or close() would keep the object for the block that never ends.
     connection.in_atomic_block = False

@@ -25,9 +25,9 @@ def fork(work: Callable[[], None], name: str) -> int:
         return pid
     code = 1
     try:
-        # A Ctrl-C or a service manager signals the whole group; a child leaves when its supervisor says so.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, pass_over)
+        os.register_at_fork(after_in_child=_be_killable)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         die_with(parent)
         random.seed()
@@ -40,6 +40,20 @@ def fork(work: Callable[[], None], name: str) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def pass_over(signum: int, frame: object) -> None:
+    """A Ctrl-C or a service manager signals the whole group; a child leaves when its supervisor says so.
+
+    A handler and not SIG_IGN, which the programs that a job starts would inherit: nobody could terminate them.
+    """
+
+
+def _be_killable() -> None:
+    # A process that a job forks (multiprocessing) is the job's to terminate.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is pass_over:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def die_with(parent: int) -> None:

@@ -62,8 +62,8 @@ class Registration:
         found = []
         prefix = PUBSUB_CHANNEL_TEMPLATE % ""
         while self._pubsub is not None and (message := self._pubsub.get_message(ignore_subscribe_messages=True)):
-            if message["type"] == "message":
-                found.append((message["channel"].decode().removeprefix(prefix), json.loads(message["data"])))
+            if message["type"] == "message" and (payload := _payload(message["data"])):
+                found.append((message["channel"].decode().removeprefix(prefix), payload))
         return found
 
     def forget_connection(self) -> None:
@@ -81,9 +81,10 @@ class Registration:
 
     def _all_queues(self) -> list[str]:
         prefix = len(self._keys.queue(""))
-        return sorted({"default", *(key.decode()[prefix:] for key in self._redis.smembers(f"{self._keys.RQ}:queues"))})
+        known: Any = self._redis.smembers(f"{self._keys.RQ}:queues")
+        return sorted({"default", *(key.decode()[prefix:] for key in known)})
 
-    def _record(self, name: str, pid: int, queues: Sequence[str]) -> dict[str, Any]:
+    def _record(self, name: str, pid: int, queues: Sequence[str]) -> dict[Any, Any]:
         return {
             "birth": self._births.setdefault(name, stamp()),
             "last_heartbeat": stamp(),
@@ -95,3 +96,12 @@ class Registration:
             "python_version": sys.version,
             "supervisor": os.getpid(),
         }
+
+
+def _payload(data: bytes) -> dict[str, Any] | None:
+    """The command, or None for text that is none: anybody may publish."""
+    try:
+        payload = json.loads(data)
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None

@@ -39,6 +39,8 @@ OVERRUN = 10.0
 """Seconds beyond its timeout after which a job that swallowed the alarm is killed."""
 TICK = 0.2
 SHORT_LIFE = 1.0
+PATIENCE = 5.0
+"""Seconds a leaving supervisor waits for a Redis that is away."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -90,6 +92,8 @@ class Supervisor:
         self._registration = Registration(self._redis, plan.queues)
         self._renewal = Every(RENEW)
         self._leaving_since: float | None = None
+        self._away_since: float | None = None
+        self._deaths: dict[int, float] = {}
 
     def run(self) -> int:
         """The exit code: 0, or 1 where jobs had to be interrupted."""
@@ -109,6 +113,7 @@ class Supervisor:
                 self._reap()
                 self._kill_overrunning()
                 self._talk_to_redis()
+                self._leave_if_spent()
         finally:
             self._kill_all()
         logger.info("%s has left.", self._name)
@@ -118,21 +123,15 @@ class Supervisor:
         if self._leaving_since is not None:
             self._dismiss()
             return
-        now = time.monotonic()
         if self._coordinator is None:
             self._coordinator = self._spawn(self._plan.workers, f"{self._name}.coordinator", self._coordinate)
         if self._chores is None and self._plan.workers:
             slot = self._plan.workers + 1
             self._chores = self._spawn(slot, f"{self._name}.chores", lambda: self._do_chores(slot))
         for slot in range(self._plan.workers):
-            died = self._deaths.get(slot, 0.0)
-            if slot not in self._executors and now - died > 0:
+            if slot not in self._executors and time.monotonic() > self._deaths.get(slot, 0.0):
                 self._executors[slot] = self._spawn_executor(slot)
                 self._renewal.soon()
-
-    @property
-    def _deaths(self) -> dict[int, float]:
-        return self.__dict__.setdefault("_death_times", {})
 
     def _spawn_executor(self, slot: int) -> Child:
         self._born += 1
@@ -194,13 +193,13 @@ class Supervisor:
             what = f" in job {occupant.rq_id}" if occupant else ""
             logger.error("%s died%s (%s); another one starts.", child.name, what, _describe(code))
             child.sentence = (Kind.KILLED, f"its process died: {_describe(code)}", "")
+        elif child.sentence is None:
+            # It left by itself. With a job on the board user code has ended the process; else nothing was started.
+            kind = Kind.KILLED if self._board.read(child.slot) else Kind.VANISHED
+            child.sentence = (kind, "its process ended.", "")
         self._burials.append(child)
         if code and time.monotonic() - child.born < SHORT_LIFE:
             self._deaths[child.slot] = time.monotonic() + SHORT_LIFE
-        if self._budget is not None and code == 0 and not self._budget.acquire(block=False):
-            self._leaving_since = self._leaving_since or time.monotonic()
-        elif self._budget is not None and code == 0:
-            self._budget.release()
 
     def _kill_overrunning(self) -> None:
         now = time.monotonic()
@@ -208,7 +207,7 @@ class Supervisor:
             job = self._board.read(child.slot)
             if job and job.timeout and now > job.started + job.timeout + OVERRUN:
                 error = f"the job ran for more than its timeout of {job.timeout:.0f} s and had to be killed."
-                self._kill(child, Kind.TIMEOUT, error)
+                self._kill(child, Kind.TIMEOUT, error, job.rq_id)
 
     def _kill(self, child: Child, kind: Kind, error: str, stopped: str = "") -> None:
         if child.sentence is None:
@@ -223,8 +222,12 @@ class Supervisor:
             if self._renewal.is_due():
                 self._scripts.renew(self._leases())
                 self._registration.renew((child.name, child.pid) for child in self._executors.values())
+            self._away_since = None
         except (RedisError, OSError) as error:
             logger.debug("%s cannot reach Redis: %s", self._name, error)
+            self._away_since = self._away_since or time.monotonic()
+            if self._leaving_since and time.monotonic() > self._away_since + PATIENCE:
+                self._burials.clear()  # the leases run out, and the reconciler finds the jobs
             self._registration.forget_connection()
             self._renewal.soon(1.0)
 
@@ -239,7 +242,7 @@ class Supervisor:
     def _bury(self) -> None:
         while self._burials:
             child = self._burials[0]
-            kind, error, stopped = child.sentence or (Kind.KILLED, "its process ended.", "")
+            kind, error, stopped = child.sentence or (Kind.VANISHED, "its process ended.", "")
             self._scripts.bury(child.name, kind, error, stopped=stopped)
             self._registration.remove(child.name)
             self._burials.pop(0)
@@ -259,8 +262,8 @@ class Supervisor:
                 self._kill(child, Kind.STOPPED, "it was stopped on request.", asked)
         elif command == "kill-horse":
             self._kill(child, Kind.KILLED, "it was killed on request.")
-        elif command == "shutdown":
-            self._asked_to_leave("shutdown")
+        elif command == "shutdown" and self._leaving_since is None:
+            self._asked_to_leave("shutdown")  # RQ sends one to each worker: the second is no impatience
 
     def _asked_to_leave(self, why: str) -> bool:
         if self._leaving_since is not None:
@@ -268,6 +271,14 @@ class Supervisor:
         logger.info("%s got %s: it finishes the jobs at hand and leaves.", self._name, why)
         self._leaving_since = time.monotonic()
         return False
+
+    def _leave_if_spent(self) -> None:
+        limit = self._plan.max_jobs
+        if limit and self._leaving_since is None:
+            started = sum(self._board.counted(slot) for slot in range(self._plan.workers))
+            if started >= limit:
+                logger.info("%s has started %d jobs and leaves.", self._name, started)
+                self._leaving_since = time.monotonic()
 
     def _is_grace_over(self) -> bool:
         grace, since = self._plan.grace, self._leaving_since

@@ -28,8 +28,11 @@ class Command(BaseCommand):
         )
         parser.add_argument("--name", default="", help="name of this worker in logs and in RQ (default: the host's)")
         parser.add_argument(
-            "--grace", type=float, metavar="SECONDS", help="how long running jobs may go on after SIGTERM (default: to their end)"
-        )  # fmt: skip
+            "--grace",
+            type=float,
+            metavar="SECONDS",
+            help="how long jobs may go on after SIGTERM (default: to their end)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 0:
