@@ -43,8 +43,9 @@ class BatchVerbs:
         `max_attempts` counts the runs of a job, and `backoff` is the pause before the next one: seconds, a timedelta,
         or a list with one per attempt. Callbacks run with the same options unless registered through `using`.
 
-        Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. Raises `TypeError`
-        or `ValueError` for a wrong option.
+        Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. The same holds for
+        a savepoint around the whole block; one inside the block undoes only what had been written by then (every
+        1,000 jobs), so roll back outside. Raises `TypeError` or `ValueError` for a wrong option.
         """
         if metadata is not None and not isinstance(metadata, dict):
             raise TypeError(f"metadata: {metadata!r} is no dict.")

@@ -261,3 +261,9 @@ def fork_and_return(path):
     os.wait()
     append(path, "parent")
     return "parent"
+
+
+def begin_and_end_item(path, item):
+    append(path, f"begin {item}")
+    time.sleep(0.02)
+    append(path, f"end {item}")

@@ -114,6 +114,16 @@ def test_a_rollback_leaves_nothing():
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
 
+def test_under_atomic_requests_a_batch_is_written_with_the_response_or_not_at_all(client, settings, monkeypatch):
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    settings.ROOT_URLCONF = "tests.views"
+    client.raise_request_exception = False
+    assert client.get("/fail/").status_code == 500
+    assert not Batch.objects.exists() and not BatchJob.objects.exists()
+    assert client.get("/succeed/").status_code == 200
+    assert counts(Batch.objects.get()) == (3, 3, 0, 0, 0)
+
+
 def test_the_rollback_of_a_savepoint_leaves_nothing():
     with transaction.atomic():
         with Batch.open("kept") as kept:

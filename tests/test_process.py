@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from django.db import connection
 from rq import Queue, Retry, Worker
 from rq.command import send_shutdown_command, send_stop_job_command
 from rq.job import Job
@@ -15,6 +16,7 @@ from rq.suspension import resume, suspend
 from django_batches import Batch
 from django_batches.models import Lease
 from django_batches.transitions import repairing
+from django_batches.worker.processes import fork
 
 from . import tasks
 from .processes import is_alive, wait_until
@@ -303,6 +305,45 @@ def test_a_job_that_holds_its_batch_for_seconds_delays_no_other(start_worker, le
     assert ledger.count("released") == 0
     wait_for_end(slow)
     assert slow.total == 2
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause"])
+def test_nothing_starts_after_cancel_or_pause_that_was_not_running_already(start_worker, ledger, verb):
+    start_worker("--workers", 2)
+    with Batch.open() as batch:
+        for item in range(300):
+            batch.enqueue(tasks.begin_and_end_item, ledger.path, item)
+    wait_until(lambda: len(ledger.lines) > 10)
+    getattr(batch, verb)()
+    begun = {line for line in ledger.lines if line.startswith("begin")}
+    wait_until(lambda: not Batch.objects.get(pk=batch.pk).in_flight)
+    after = {line for line in ledger.lines if line.startswith("begin")} - begun
+    assert len(after) <= 2  # taken before the verb, and not yet at their first line
+    batch.refresh_from_db()
+    assert repairing.drift(batch.pk) == {}
+    assert batch.succeeded == len(begun | after) < 300
+    if verb == "pause":
+        assert batch.pending == 300 - batch.succeeded
+        batch.resume()
+        assert wait_for_end(batch).status == "succeeded"
+        assert len(ledger.lines) == 600
+    else:
+        assert (batch.status, batch.cancelled) == ("cancelled", 300 - batch.succeeded)
+
+
+def test_a_child_shares_no_database_connection_with_its_parent():
+    connection.ensure_connection()
+    reader, writer = os.pipe()
+
+    def work():
+        state = connection.connection is None
+        connection.ensure_connection()
+        os.write(writer, b"own" if state else b"shared")
+
+    pid = fork(work, "child")
+    os.waitpid(pid, 0)
+    assert os.read(reader, 10) == b"own"
+    assert Batch.objects.count() == 0
 
 
 def test_max_jobs_waits_for_its_jobs(start_worker):
