@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback as tracebacks
 from collections.abc import Iterator
@@ -166,6 +167,9 @@ def alarm(seconds: int) -> Iterator[None]:
     def ring(signum: int, frame: object) -> None:
         raise JobTimeoutException(f"The job ran for more than its timeout of {seconds} s.")
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python runs signal handlers in the main thread only
+        return
     signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

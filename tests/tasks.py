@@ -267,3 +267,11 @@ def begin_and_end_item(path, item):
     append(path, f"begin {item}")
     time.sleep(0.02)
     append(path, f"end {item}")
+
+
+def cancel_own_batch():
+    current_batch().cancel()
+
+
+def add_another():
+    current_batch().enqueue(add_another)

@@ -100,7 +100,7 @@ class Dispatcher:
         jobs = [
             Pushed(
                 self._scripts.keys.rq_id(job.id, job.dispatch),
-                _message(job),
+                message_of(job),
                 f"{job.batch_id.hex}{1 if job.event else 0}",
                 job.timeout,
                 job.func,
@@ -111,7 +111,7 @@ class Dispatcher:
             raise LeaseLost("A newer coordinator has pushed to Redis.")
 
 
-def _message(job: Claimed) -> str:
+def message_of(job: Claimed) -> str:
     """JSON put together as text: the arguments go on as they were written, without being parsed."""
     return (
         f'["{job.batch_id.hex}","{job.id.hex}",{1 if job.event else 0},"{job.event}","{job.func}",'

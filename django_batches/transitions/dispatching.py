@@ -107,6 +107,11 @@ def promote_due(fence: Callable[[], datetime]) -> int:
     return len(promoted)
 
 
+def promote_retries() -> int:
+    """Further attempts at once, without their backoff: for tests."""
+    return rows.jobs().filter(status=JobStatus.SCHEDULED, attempts__gt=0).update(status=JobStatus.CREATED)
+
+
 def mark_running(executions: Sequence[tuple[UUID, int, datetime, str]], fence: Callable[[], datetime]) -> int:
     """Rows that hold a lease: (job, dispatch, started at, worker)."""
     if not executions:

@@ -1,0 +1,62 @@
+"""For the tests of projects: runs batches in this process, without Redis and without a worker."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from django.utils import timezone
+
+from .connection import Keys
+from .coordinator.dispatch import message_of
+from .execution import Message, perform
+from .outcomes import Kind
+from .states import JobStatus
+from .transitions import dispatching, recording, rows, steering
+from .transitions.dispatching import Claimed
+
+WORKER = "drain"
+
+
+def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
+    """Runs all jobs and callbacks that are due, also those they add, and returns how many runs that were.
+
+    The same rows, transitions and JSON round trip as with workers; works inside the transaction of a `TestCase`.
+    Further attempts run at once, without their backoff; jobs that are scheduled for later for the first time do not.
+    A job that fails for good raises its exception here, once it is recorded, unless `raise_failures` is False. Raises
+    `RuntimeError` after `limit` runs: batches that open batches for ever.
+    """
+    runs = 0
+    while claimed := _claim():
+        for job in claimed:
+            runs += 1
+            if runs > limit:
+                raise RuntimeError(
+                    f"drain() has run {limit} jobs, and there are more: do batches open batches for ever?"
+                )
+            _run(job, raise_failures)
+    return runs
+
+
+def _claim() -> list[Claimed]:
+    fence: Callable[[], datetime] = timezone.now
+    dispatching.promote_due(fence)
+    dispatching.promote_retries()
+    claimed = dispatching.claim_callbacks(dispatching.WINDOW, fence)
+    for queue in dispatching.queues_with_jobs():
+        claimed += dispatching.claim_jobs(queue, dispatching.WINDOW, None, fence)[0]
+    return claimed
+
+
+def _run(job: Claimed, raise_failures: bool) -> None:
+    message = Message.of(Keys().rq_id(job.id, job.dispatch), message_of(job))
+    # A job before this one may have paused or cancelled the batch.
+    if not job.event and job.batch_id in steering.to_hold():
+        recording.record([message.outcome(Kind.HELD)])
+        return
+    outcome, error = perform(message, WORKER)
+    recording.record([outcome])
+    if error is not None and raise_failures and _has_failed(job):
+        raise error
+
+
+def _has_failed(job: Claimed) -> bool:
+    return rows.jobs().filter(pk=job.id, status=JobStatus.FAILED).exists()

@@ -1,0 +1,127 @@
+"""`drain()`: batches in the tests of a project, inside the transaction of a test case, without Redis."""
+
+import threading
+
+import pytest
+from django.db import connection
+from django.test import TestCase
+
+from django_batches import Batch
+from django_batches.execution import alarm
+from django_batches.testing import drain
+from django_batches.transitions import repairing
+
+from . import tasks
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def no_redis(monkeypatch):
+    def away(**options):
+        raise AssertionError("drain() must not talk to Redis")
+
+    monkeypatch.setattr("django_batches.connection.client", away)
+
+
+class InsideATestCase(TestCase):
+    def test_a_batch_runs_with_its_callbacks(self):
+        with Batch.open() as batch:
+            batch.on_success(tasks.whose_callback)
+            batch.map(tasks.ok, range(3))
+        assert drain() == 4
+        batch.refresh_from_db()
+        assert batch.status == "succeeded"
+        assert list(batch.results()) == [0, 1, 2]
+        assert batch.result == [str(batch.pk), str(batch.pk), "success"]
+        assert connection.in_atomic_block
+
+
+def test_nothing_to_do_is_no_run():
+    assert drain() == 0
+
+
+def test_siblings_added_by_a_job_run_too(ledger):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.grow, ledger.path, 5)
+    assert drain() == 6
+    batch.refresh_from_db()
+    assert batch.succeeded == 6 and repairing.drift(batch.pk) == {}
+
+
+def test_attempts_run_at_once_without_their_backoff(ledger):
+    with Batch.open(max_attempts=3, backoff=3600) as batch:
+        batch.enqueue(tasks.flaky, ledger.path, 2)
+    assert drain() == 3
+    assert batch.jobs.get().attempts == 3
+
+
+def test_the_exception_of_a_job_that_fails_for_good_is_raised_once_it_is_recorded():
+    with Batch.open(max_attempts=2) as batch:
+        batch.enqueue(tasks.boom, "no")
+    with pytest.raises(ValueError, match="no"):
+        drain()
+    batch.refresh_from_db()
+    assert batch.status == "failed"
+
+
+def test_failures_may_be_looked_at_instead():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.ok_callback)
+        batch.enqueue(tasks.boom)
+        batch.enqueue(tasks.ok)
+    assert drain(raise_failures=False) == 3
+    batch.refresh_from_db()
+    assert (batch.failed, batch.succeeded) == (1, 1)
+    assert batch.retry_failed() == 1
+    assert drain(raise_failures=False) == 2
+
+
+def test_arguments_and_results_make_the_round_trip_through_json():
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok, (1, 2))
+        batch.enqueue(tasks.returns, "object")
+    drain(raise_failures=False)
+    first, second = batch.jobs.all()
+    assert first.result == [1, 2]
+    assert second.status == "failed" and "cannot be passed as JSON" in second.error
+
+
+def test_a_paused_batch_is_held():
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(3))
+    batch.pause()
+    assert drain() == 0
+    batch.resume()
+    assert drain() == 3
+
+
+def test_a_job_that_cancels_its_batch_is_the_last(ledger):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.cancel_own_batch)
+        batch.map(tasks.append_item, range(3), ledger.path)
+    drain()
+    batch.refresh_from_db()
+    assert (batch.status, batch.succeeded, batch.cancelled) == ("cancelled", 1, 3)
+    assert ledger.lines == []
+
+
+def test_batches_without_end_are_noticed():
+    with Batch.open() as batch:
+        batch.enqueue(tasks.add_another)
+    with pytest.raises(RuntimeError, match="for ever"):
+        drain(limit=20)
+
+
+def test_a_timeout_is_no_matter_in_another_thread():
+    """Signals belong to the main thread."""
+    ran = []
+
+    def work():
+        with alarm(1):
+            ran.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ran == [True]
