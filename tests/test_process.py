@@ -346,6 +346,37 @@ def test_a_child_shares_no_database_connection_with_its_parent():
     assert Batch.objects.count() == 0
 
 
+@pytest.mark.postgresql
+def test_terminated_backends_lose_nothing(start_worker, ledger):
+    worker = start_worker("--workers", 2)
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, ledger.path + ".told")
+        batch.map(tasks.append_slowly, range(400), ledger.path)
+    for count in (20, 80, 140, 200):
+        wait_until(lambda c=count: len(ledger.lines) > c)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+    wait_for_end(batch, 60)
+    assert batch.succeeded == 400
+    assert sorted(map(int, ledger.lines)) == list(range(400))
+    assert "cannot reach the database" in worker.log and "are back" in worker.log
+
+
+@pytest.mark.postgresql
+def test_a_job_after_a_restart_of_the_database_gets_a_new_connection(start_worker):
+    start_worker("--workers", 1)
+    assert wait_for_end(fill(tasks.observe)).succeeded == 1
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+    assert wait_for_end(fill(tasks.observe)).succeeded == 1
+
+
 def test_max_jobs_waits_for_its_jobs(start_worker):
     worker = start_worker("--workers", 4, "--max-jobs", 1)
     wait_until(lambda: "keeps the books" in worker.log)
