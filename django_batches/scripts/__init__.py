@@ -9,10 +9,12 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoScriptError, ResponseError
 from rq.serializers import resolve_serializer
 from rq.utils import now as rq_now
 from rq.utils import utcformat
@@ -56,16 +58,49 @@ class Taken:
     """By Redis' clock."""
 
 
+class _Direct:
+    """A script on a connection of its own, for the one call that every job pays for.
+
+    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is closed and its
+    error raised: the caller repeats the call, which the script allows.
+    """
+
+    def __init__(self, redis: Redis, text: str) -> None:
+        self._pool = redis.connection_pool
+        self._text = text
+        self._sha = sha1(text.encode()).hexdigest()
+        self._connection: Any = None
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        if self._connection is None:
+            self._connection = self._pool.get_connection()
+        try:
+            return self._send("EVALSHA", self._sha, 0, *args)
+        except NoScriptError:
+            return self._send("EVAL", self._text, 0, *args)
+
+    def _send(self, *command: Any) -> Any:
+        try:
+            self._connection.send_command(*command)
+            return self._connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:
+            # The answer may still come, and would be taken for that of the next call.
+            self._connection.disconnect()
+            raise
+
+
 class Scripts:
     """The scripts, bound to a client."""
 
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self.keys = keys or Keys()
         self._common = [self.keys.RQ, self.keys.own, f"batch-{self.keys.namespace}-"]
-        self._push, self._turn, self._renew, self._bury, self._withdraw = (
-            redis.register_script(_PRELUDE + (_FOLDER / f"{name}.lua").read_text())
-            for name in ("push", "turn", "renew", "bury", "withdraw")
+        self._push, self._renew, self._bury, self._withdraw = (
+            redis.register_script(_text(name)) for name in ("push", "renew", "bury", "withdraw")
         )
+        self._turn = _Direct(redis, _text("turn"))
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
         """Puts jobs into a queue; False where a newer coordinator has taken over."""
@@ -138,6 +173,10 @@ class Scripts:
     def withdraw(self, rq_id: str, queue: str) -> bool:
         """Takes a job out of its queue where it has not been started."""
         return bool(self._withdraw(args=[*self._common, rq_id, queue]))
+
+
+def _text(name: str) -> str:
+    return _PRELUDE + (_FOLDER / f"{name}.lua").read_text()
 
 
 def stamp() -> str:
