@@ -8,6 +8,8 @@ from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 
 from .conf import SETTING, settings, suggestion
+from .exceptions import FunctionNotAllowed
+from .functions import resolve
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
@@ -37,4 +39,9 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
                 id="django_batches.W001",
             )
         )
+    if found.STATUS_PERMISSION:
+        try:
+            resolve(found.STATUS_PERMISSION)
+        except (FunctionNotAllowed, ImportError) as error:
+            problems.append(Error(f'{SETTING}["STATUS_PERMISSION"]: {error}', id="django_batches.E004"))
     return problems

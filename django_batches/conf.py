@@ -42,6 +42,10 @@ class Settings:
     OPEN_TIMEOUT: int = 3600
     """Seconds without a new job after which an open batch counts as abandoned by its creator and is cancelled."""
 
+    STATUS_PERMISSION: str = ""
+    """Dotted path of `def may_see(request, batch) -> bool`: for whom the status view and `{% batch_progress %}` move.
+    A function of an installed app (or of ALLOWED_FUNCTIONS). Default: nobody."""
+
     unknown: tuple[str, ...] = field(default=(), repr=False)
 
 

@@ -73,6 +73,11 @@ class Batch(BatchVerbs, models.Model):
         verbose_name = _("batch")
         verbose_name_plural = _("batches")
         ordering: ClassVar = ["-id"]
+        permissions: ClassVar = [
+            ("retry_batch", "Can retry failed jobs"),
+            ("cancel_batch", "Can cancel, pause, resume and seal batches"),
+            ("view_job_arguments", "Can view the arguments and results of jobs"),
+        ]
         constraints: ClassVar = [
             models.CheckConstraint(
                 name="batch_counters_add_up",
@@ -166,8 +171,8 @@ class BatchJob(JobVerbs, models.Model):
     """One job of a batch, or one callback. The row is the truth; RQ carries a copy while it is in flight."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    batch = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="jobs", db_index=False)
-    callback_of = models.ForeignKey(Batch, models.CASCADE, null=True, related_name="callbacks", db_index=False)
+    batch = models.ForeignKey(Batch, models.DO_NOTHING, null=True, related_name="jobs", db_index=False)
+    callback_of = models.ForeignKey(Batch, models.DO_NOTHING, null=True, related_name="callbacks", db_index=False)
     event = models.CharField(_("event"), max_length=9, choices=Event.choices, blank=True, default="", db_default="")
     position = models.PositiveIntegerField(_("position"))
     round = models.PositiveIntegerField(_("round"), default=0, db_default=0)
@@ -252,6 +257,12 @@ class BatchJob(JobVerbs, models.Model):
                 name="job_to_retry",
                 condition=Q(status__in=[JobStatus.FAILED, JobStatus.CANCELLED]),
             ),
+            # admin: the failed jobs of one exception and place; "failed" alone where most were cancelled
+            models.Index(
+                fields=["batch", "fingerprint", "position"],
+                name="job_of_failure_group",
+                condition=Q(status=JobStatus.FAILED),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -291,7 +302,7 @@ class TimeBucket(models.Model):
 
     SECONDS: ClassVar = 10
 
-    batch = models.ForeignKey(Batch, models.CASCADE, related_name="buckets", db_index=False)
+    batch = models.ForeignKey(Batch, models.DO_NOTHING, related_name="buckets", db_index=False)
     starts_at = models.DateTimeField()
     succeeded = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
@@ -307,7 +318,7 @@ class TimeBucket(models.Model):
 class FailureGroup(models.Model):
     """How many jobs of a batch have failed for good with the same exception at the same place."""
 
-    batch = models.ForeignKey(Batch, models.CASCADE, related_name="failure_groups", db_index=False)
+    batch = models.ForeignKey(Batch, models.DO_NOTHING, related_name="failure_groups", db_index=False)
     fingerprint = models.CharField(max_length=16)
     error_type = models.CharField(max_length=200)
     sample = models.TextField()

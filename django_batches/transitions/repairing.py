@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
+from django.db.models.deletion import Collector
 from django.utils import timezone
 
 from ..exceptions import BatchError
@@ -98,8 +99,10 @@ def delete(batch_id: UUID) -> int:
     """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
 
     It is marked first, so that a retry that comes meanwhile is refused. Where this process dies half-way, a second call
-    goes on, and so does the coordinator (`unfinished_deletes`). Raises `BatchError` for a batch that has not ended.
+    goes on, and so does the coordinator (`unfinished_deletes`). Raises `BatchError` for a batch that has not ended, and
+    `ProtectedError` as any model does.
     """
+    _collected(batch_id)  # raises before anything is done where a foreign key of the project is PROTECT
     if not _mark_for_deletion(batch_id):
         return 0
     total = _delete_jobs(batch_id)
@@ -107,8 +110,19 @@ def delete(batch_id: UUID) -> int:
         total += rows.jobs().filter(callback_of=batch_id)._raw_delete(rows.alias())
         for name in ("TimeBucket", "FailureGroup"):
             rows.related(name).filter(batch=batch_id)._raw_delete(rows.alias())
-        rows.batches().filter(BEING_DELETED, pk=batch_id)._raw_delete(rows.alias())
+        _collected(batch_id).delete()
     return total
+
+
+def _collected(batch_id: UUID) -> Collector:
+    """The batch and what the project's own foreign keys take with it; not its jobs (DO_NOTHING), which may be millions.
+
+    Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
+    """
+    batches = rows.batches().filter(pk=batch_id)
+    collector = Collector(using=rows.alias(), origin=batches)
+    collector.collect(batches)
+    return collector
 
 
 def unfinished_deletes() -> list[UUID]:

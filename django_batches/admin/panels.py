@@ -1,0 +1,136 @@
+"""What the page of a batch shows, panel by panel: gathered here once, drawn by the page and by its live updates."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from ..diagnosis import why
+from ..models import Batch, BatchJob, FailureGroup
+from ..progress import Pace, paces, snapshot
+from ..states import JOB_ENDED, JobStatus
+from ..wording import duration, number
+from . import acts, timeline
+from .jobrows import JobRow, light
+
+if TYPE_CHECKING:
+    from .permissions import PermissionsMixin
+
+GROUPS = 20
+"""Groups of failures that are shown, the largest first."""
+CALLBACKS = 30
+"""Callbacks that are shown, the latest rounds first."""
+LONGEST = 20_000
+"""Characters of metadata that are shown."""
+_FOLDER = "admin/django_batches/batch/panels"
+PANELS = {
+    name: f"{_FOLDER}/{name}.html" for name in ("progress", "why", "timeline", "failures", "callbacks", "milestones")
+}
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A step in the life of a batch."""
+
+    name: str
+    moment: datetime | None
+    state: str = ""
+    """failed, succeeded, cancelled or nothing: its colour."""
+    note: str = ""
+
+
+def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dict[str, Any]:
+    """Everything that the panels of a batch need; a constant number of queries."""
+    now = timezone.now()
+    pace = paces([batch], now).get(batch.pk, Pace())
+    callbacks = [JobRow.of(job, now) for job in _callbacks(batch)]
+    groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[: GROUPS + 1])
+    may_retry = admin.may(request, "retry", batch)
+    return {
+        "batch": batch,
+        "admin_name": admin.admin_site.name,
+        "shown": snapshot(batch, pace, now),
+        "counters": counters(batch),
+        "findings": why(batch),
+        "timeline": timeline.draw(batch),
+        "groups": groups[:GROUPS],
+        "largest_group": _largest(groups),
+        "has_more_groups": len(groups) > GROUPS,
+        "callbacks": callbacks,
+        "milestones": milestones(batch, callbacks),
+        "may_retry": may_retry,
+        "may_cancel": admin.may(request, "cancel", batch),
+        "may_see_arguments": admin.may(request, "arguments", batch),
+        "can_retry": may_retry and acts.RETRY.is_possible(acts.Target(batch)),
+    }
+
+
+def counters(batch: Batch) -> list[dict[str, Any]]:
+    """The numbers under the bar, which add up to the total, each with the status filter of its jobs."""
+    in_flight = min(batch.in_flight, batch.pending)
+    found = [
+        ("succeeded", _("succeeded"), batch.succeeded),
+        ("failed", _("failed"), batch.failed),
+        ("cancelled", _("cancelled"), batch.cancelled),
+        ("in_flight", _("running or queued"), in_flight),
+        ("waiting", _("waiting"), batch.pending - in_flight),
+    ]
+    return [{"name": name, "word": word, "count": number(count), "is_zero": not count} for name, word, count in found]
+
+
+def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
+    """Created, first start, first failure, end, callbacks: with what has not happened yet left open."""
+    failure = None
+    if batch.first_failure_id:
+        failure = BatchJob.objects.filter(pk=batch.first_failure_id).values("finished_at", "error_type").first()
+    found = [
+        Milestone(_("Created"), batch.created_at),
+        Milestone(_("Sealed"), batch.sealed_at),
+        Milestone(_("First job started"), batch.started_at),
+    ]
+    if failure and failure["finished_at"]:
+        note = failure["error_type"].rpartition(".")[2]
+        found.append(Milestone(_("First failure"), failure["finished_at"], "failed", note))
+    if batch.cancelled_at:
+        found.append(Milestone(_("Cancel asked"), batch.cancelled_at, "cancelled", batch.reason))
+    ended = ""
+    if batch.finished_at:
+        ended = duration(batch.finished_at - (batch.started_at or batch.created_at))
+    found.append(Milestone(_("Ended"), batch.finished_at, str(batch.status) if batch.finished_at else "", ended))
+    # Sorted by time, because a job can start before its batch is sealed; what has not happened stays at the end.
+    found.sort(key=lambda step: (step.moment is None, step.moment.timestamp() if step.moment else 0))
+    current = [row for row in callbacks if row.job.round == batch.round]
+    if current and batch.finished_at:
+        times = [row.job.finished_at for row in current if row.job.status in JOB_ENDED and row.job.finished_at]
+        is_over = len(times) == len(current)
+        state = "failed" if any(row.job.status == JobStatus.FAILED for row in current) else "succeeded"
+        found.append(Milestone(_("Callbacks ended"), max(times) if is_over else None, state if is_over else ""))
+    return found
+
+
+def metadata(batch: Batch) -> str:
+    """The user's own data as text to read."""
+    if not batch.metadata:
+        return ""
+    text = json.dumps(batch.metadata, indent=2, ensure_ascii=False, sort_keys=True)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def backoff(batch: Batch) -> str:
+    """The pauses between attempts in words."""
+    given = json.loads(batch.backoff)
+    pauses = given if isinstance(given, list) else [given]
+    return ", ".join(duration(timedelta(seconds=pause)) for pause in pauses) if any(pauses) else ""
+
+
+def _callbacks(batch: Batch) -> list[BatchJob]:
+    return list(light(batch.callbacks.all()).order_by("-round", "created_at", "event", "position")[:CALLBACKS])
+
+
+def _largest(groups: list[FailureGroup]) -> int:
+    return max((group.count for group in groups), default=1)

@@ -1,0 +1,60 @@
+"""The status of batches as JSON, for bars on a user's own pages."""
+
+import logging
+from typing import cast
+from uuid import UUID
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from .conf import SETTING, settings
+from .exceptions import FunctionNotAllowed
+from .functions import resolve
+from .models import Batch
+from .progress import snapshots
+
+logger = logging.getLogger("django_batches")
+
+LIMIT = 100
+"""Batches that one request may ask for."""
+
+
+@never_cache
+@require_GET
+def status(request: HttpRequest) -> JsonResponse:
+    """`?id=…&id=…`: those of the batches that the setting STATUS_PERMISSION lets the user see; 403 where it is none."""
+    batches = [batch for batch in asked_for(request) if may_see(request, batch)]
+    if not batches:
+        raise PermissionDenied
+    return JsonResponse({"batches": snapshots(batches)})
+
+
+def asked_for(request: HttpRequest) -> list[Batch]:
+    return list(Batch.objects.filter(pk__in=ids_of(request)))
+
+
+def ids_of(request: HttpRequest) -> list[UUID]:
+    """The keys that a request asks for; what is no key is passed over."""
+    found = []
+    for text in request.GET.getlist("id")[:LIMIT]:
+        try:
+            found.append(UUID(text))
+        except ValueError:
+            continue
+    return found
+
+
+def may_see(request: HttpRequest, batch: Batch) -> bool:
+    """What the function of the setting says; False without one, and where it cannot be found."""
+    path = settings().STATUS_PERMISSION
+    if not path:
+        return False
+    try:
+        permission = resolve(path)
+    except (FunctionNotAllowed, ImportError) as error:
+        logger.error('%s["STATUS_PERMISSION"]: %s', SETTING, error)
+        return False
+    # Truthy is not enough: a forgotten call (`return request.user.has_perm`) would let everybody in.
+    return cast(object, permission(request, batch)) is True

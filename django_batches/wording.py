@@ -1,0 +1,61 @@
+"""Numbers, moments, durations and rates in the words of the active language."""
+
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+from django.utils.formats import date_format, number_format, time_format
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext, pgettext
+
+
+def number(value: int | float, decimals: int = 0) -> str:
+    """With separators of thousands."""
+    # Rounded here: `number_format` cuts.
+    return number_format(round(value, decimals), decimals, use_l10n=True, force_grouping=True)
+
+
+def moment(when: datetime) -> str:
+    """Date and time to the second, in the active time zone."""
+    local = timezone.localtime(when) if timezone.is_aware(when) else when
+    return f"{date_format(local, 'SHORT_DATE_FORMAT')} {time_format(local, 'H:i:s')}"
+
+
+def duration(delta: timedelta, *, rough: bool = False) -> str:
+    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; a rough one in its largest unit, with "about"."""
+    seconds = max(0.0, delta.total_seconds())
+    if rough:
+        return _rough(seconds)
+    if seconds < 10:
+        return pgettext("duration", "%s s") % number(seconds, 1)
+    whole = int(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    units = [
+        (days, pgettext("duration", "%d d")),
+        (hours, pgettext("duration", "%d h")),
+        (minutes, pgettext("duration", "%d min")),
+        (whole % 60, pgettext("duration", "%d s")),
+    ]
+    largest = next(index for index, (count, _unit) in enumerate(units) if count)
+    return " ".join(unit % count for count, unit in units[largest : largest + 2] if count)
+
+
+def rate_text(per_second: float) -> str:
+    """Jobs per second, minute or hour, whichever gives a number that one can grasp."""
+    for factor, text in ((1, _("%s jobs/s")), (60, _("%s jobs/min"))):
+        if per_second * factor >= 1:
+            value = per_second * factor
+            return text % number(value, 0 if value >= 10 else 1)
+    return _("%s jobs/h") % number(per_second * 3_600, 0)
+
+
+def _rough(seconds: float) -> str:
+    if seconds < 60:
+        return _("less than a minute")
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return ngettext("%d minute", "%d minutes", minutes) % minutes
+    hours = round(seconds / 3_600)
+    if hours < 48:
+        return ngettext("%d hour", "%d hours", hours) % hours
+    days = round(seconds / 86_400)
+    return ngettext("%d day", "%d days", days) % days

@@ -1,0 +1,125 @@
+"""Batches in any state, written straight to the tables, for the pages that show them."""
+
+from datetime import timedelta
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.db import connection
+from django.utils import timezone
+
+from django_batches.ids import uuid7
+from django_batches.models import Batch, BatchJob, FailureGroup, Lease, TimeBucket
+from django_batches.outcomes import fingerprint
+from django_batches.transitions import rows
+
+CHUNK = 20_000
+TRACEBACK = 'Traceback (most recent call last):\n  File "shop/tasks.py", line 7, in resize\nValueError: no'
+
+
+def user_with(*codenames, name=None, **fields):
+    """A member of the staff who has these permissions alone."""
+    name = name or "-".join(codenames) or "nobody"
+    user = get_user_model().objects.create_user(name, password=name, is_staff=True, **fields)
+    found = Permission.objects.filter(codename__in=codenames)
+    assert found.count() == len(codenames)
+    user.user_permissions.set(found)
+    return user
+
+
+def batch_of(
+    description="Images", *, succeeded=0, failed=0, cancelled=0, running=0, queued=0, created=0, scheduled=0, **fields
+):
+    """A batch with so many jobs of each status, in the order in which they would have ended."""
+    now = timezone.now()
+    counts = {
+        "succeeded": succeeded, "failed": failed, "cancelled": cancelled,
+        "running": running, "queued": queued, "scheduled": scheduled, "created": created,
+    }  # fmt: skip
+    total, pending = sum(counts.values()), running + queued + created + scheduled
+    verdict = "failed" if failed or cancelled else "succeeded"
+    defaults = {
+        "description": description, "queue": "default", "timeout": 180, "total": total, "pending": pending,
+        "succeeded": succeeded, "failed": failed, "cancelled": cancelled, "in_flight": running + queued,
+        "status": "running" if pending else verdict, "finished_at": None if pending else now,
+        "created_at": now - timedelta(minutes=6), "grown_at": now - timedelta(minutes=6),
+        "sealed_at": now - timedelta(minutes=6), "started_at": now - timedelta(minutes=5),
+    }  # fmt: skip
+    batch = Batch(**{**defaults, **fields})
+    rows.batches().bulk_create([batch])
+    batch._state.adding = False
+    add_jobs(batch, counts, now)
+    return batch
+
+
+def add_jobs(batch, counts, now):
+    position = 0
+    for status, count in counts.items():
+        for start in range(0, count, CHUNK):
+            size = min(CHUNK, count - start)
+            rows.insert_jobs([new_job(batch, position + index) for index in range(size)])
+            position += size
+        if count and status != "created":
+            jobs = rows.jobs().filter(batch=batch, position__range=(position - count, position - 1))
+            jobs.update(status=status, **FIELDS[status](now))
+    if batch.failed:
+        mark = fingerprint("shop.errors.TooLarge", "here")
+        FailureGroup.objects.create(
+            batch=batch,
+            fingerprint=mark,
+            error_type="shop.errors.TooLarge",
+            sample="TooLarge: 21 MB",
+            count=batch.failed,
+        )
+    if batch.total > batch.pending:
+        since = now.replace(second=now.second - now.second % 10, microsecond=0) - timedelta(minutes=4)
+        TimeBucket.objects.create(
+            batch=batch, starts_at=since, succeeded=batch.succeeded, failed=batch.failed, cancelled=batch.cancelled
+        )
+
+
+def new_job(batch, position, func="tests.tasks.ok"):
+    now = timezone.now()
+    return [uuid7(), batch.pk, None, "", position, 0, func, '[[1],{"size":"large"}]', batch.queue, 180, 1, "0", now]
+
+
+def new_callback(batch, event="finish", func="tests.tasks.told", **fields):
+    key = uuid7()
+    now = timezone.now()
+    rows.insert_jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", now]])
+    rows.jobs().filter(pk=key).update(**fields)
+    return BatchJob.objects.get(pk=key)
+
+
+def failure(now):
+    return {
+        "attempts": 1, "error_type": "shop.errors.TooLarge", "error": "TooLarge: 21 MB", "traceback": TRACEBACK,
+        "fingerprint": fingerprint("shop.errors.TooLarge", "here"), "worker": "host:batch.1",
+        "started_at": now - timedelta(seconds=3), "finished_at": now,
+    }  # fmt: skip
+
+
+FIELDS = {
+    "succeeded": lambda now: {
+        "attempts": 1, "worker": "host:batch.1", "result_text": "1",
+        "started_at": now - timedelta(seconds=3), "finished_at": now,
+    },
+    "failed": failure,
+    "cancelled": lambda now: {"finished_at": now},
+    "running": lambda now: {"dispatch": 1, "worker": "host:batch.2", "started_at": now - timedelta(seconds=30)},
+    "queued": lambda now: {"dispatch": 1},
+    "scheduled": lambda now: {"due_at": now + timedelta(minutes=9)},
+}  # fmt: skip
+
+
+def batchworker_is_there(seconds=10):
+    """The lease of a coordinator that lives."""
+    Lease.objects.update_or_create(
+        name="coordinator",
+        defaults={"holder": "host", "token": 1, "expires_at": timezone.now() + timedelta(seconds=seconds)},
+    )
+
+
+def analyze():
+    """Statistics, as autovacuum would have made them."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")

@@ -1,0 +1,90 @@
+"""A live server under a strict policy, a real batchworker, and Chromium."""
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client
+
+from example_project.processes import running
+
+from .chromium import browser, program
+
+MANAGE = Path(__file__).parents[2] / "manage.py"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if program() is None:
+        missing = "There is no Chromium: apt-get install -y --no-install-recommends chromium"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    with browser() as launched:
+        yield launched
+
+
+@pytest.fixture
+def site(live_server, settings):
+    """The server; every answer carries the strict policy, and the bars on users' pages may be asked for."""
+    settings.ROOT_URLCONF = "tests.browser.urls"
+    settings.MIDDLEWARE = ["tests.browser.csp.strict_policy", *django_settings.MIDDLEWARE]
+    settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "tests.browser.urls.may_see"}
+    return live_server
+
+
+@pytest.fixture
+def root(site):
+    return get_user_model().objects.create_superuser("root", password="root")
+
+
+@pytest.fixture
+def browse(chromium, site):
+    """Opens pages for users; fails where the console shows an error, a policy that was broken among them."""
+    contexts, errors = [], []
+
+    def open_page(user, **options):
+        context = chromium.new_context(base_url=site.url, **options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        client = Client()
+        client.force_login(user)
+        context.add_cookies([{"name": "sessionid", "value": client.cookies["sessionid"].value, "url": site.url}])
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def is_error(message):
+    expected = "status of 403" in message.text or message.location["url"].endswith("favicon.ico")
+    return (message.type == "error" and not expected) or "Content Security Policy" in message.text
+
+
+@pytest.fixture
+def batchworker(transactional_db, redis, tmp_path):
+    """Starts real batchworkers on the database of the tests, for the length of a block."""
+
+    @contextmanager
+    def start(workers=2):
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.browser.worker_settings",
+            "TEST_DATABASE": str(connection.settings_dict["NAME"]),
+        }
+        command = [sys.executable, MANAGE, "batchworker", "--workers", workers]
+        with (
+            (tmp_path / "batchworker.log").open("wb") as log,
+            running(command, env=environment, stdout=log, stderr=log),
+        ):
+            yield
+
+    return start

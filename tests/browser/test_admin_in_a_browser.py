@@ -1,0 +1,278 @@
+"""The admin as people use it: Chromium, a live server, a real Redis, a real batchworker."""
+
+import re
+
+import pytest
+from django.urls import reverse
+from playwright.sync_api import expect
+
+from django_batches import Batch
+from django_batches.models import FailureGroup
+from django_batches.transitions import rows
+
+from .. import tasks
+from ..admin_data import batch_of, new_callback, user_with
+from ..test_admin import PAYLOADS
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/django_batches/batch/"
+SLOW = 60_000
+"""Milliseconds that work may take on a machine that does other things too."""
+
+
+def page_of(batch, path="change/"):
+    return f"{LIST}{batch.pk}/{path}"
+
+
+def bar_of(page, batch):
+    return page.locator(f'[data-batch-bar][data-batch="{batch.pk}"]').first
+
+
+def badge_of(page, batch):
+    return page.locator(f'[data-batch-badge][data-batch="{batch.pk}"]').first
+
+
+def requests_of(page):
+    """The requests for JSON of a page, from now on."""
+    made = []
+    page.on("request", lambda request: made.append(request.url) if "/live/" in request.url else None)
+    return made
+
+
+def values_until_done(page, batch):
+    """The values that a bar takes until it is full."""
+    values = []
+    for _ in range(SLOW // 200):
+        values.append(int(bar_of(page, batch).get_attribute("aria-valuenow")))
+        if values[-1] == 100:
+            return values
+        page.wait_for_timeout(200)
+    raise AssertionError(values)
+
+
+def open_batch(description, seconds=0.25, count=24, **options):
+    with Batch.open(description, **options) as batch:
+        batch.map(tasks.sleepy, [seconds] * count)
+    return batch
+
+
+def test_all_bars_of_the_list_move_without_a_reload_by_one_request_at_a_time(browse, root, batchworker):
+    batches = [open_batch("first"), open_batch("second")]
+    page = browse(root)
+    made = requests_of(page)
+    page.goto(LIST)
+    page.evaluate("window.isTheSame = true")
+    with batchworker():
+        values = values_until_done(page, batches[0])
+        expect(badge_of(page, batches[1])).to_contain_text("succeeded", timeout=SLOW)
+    assert len(set(values)) >= 4 and values == sorted(values), values
+    assert page.evaluate("window.isTheSame") and page.get_by_text("24 / 24").count() == 2
+    assert all(str(batch.pk) in made[0] for batch in batches)
+    assert "succeeded" in page.locator("[data-batch-announcer]").text_content()
+
+
+def test_nothing_is_asked_once_all_have_ended_or_while_the_page_is_hidden(browse, root):
+    batch = batch_of("ended", succeeded=3)
+    page = browse(root)
+    made = requests_of(page)
+    page.goto(LIST)
+    page.wait_for_timeout(2_500)
+    assert made == []
+    batch = batch_of("running", created=3)
+    page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true })")
+    page.goto(LIST)
+    page.wait_for_timeout(1_500)
+    assert len(made) == 1 and str(batch.pk) in made[0]
+    page.evaluate("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
+    made.clear()
+    page.wait_for_timeout(3_000)
+    assert made == []
+    page.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(500)
+    assert len(made) == 1
+
+
+def test_it_is_asked_less_and_less_often_while_nothing_changes(browse, root):
+    batch_of("stands still", created=3)
+    page = browse(root)
+    made = requests_of(page)
+    page.goto(LIST)
+    page.wait_for_timeout(11_000)
+    assert 3 <= len(made) <= 4, made  # after 1, 4 and 8.5 seconds, instead of every two
+
+
+def test_failed_jobs_are_retried_from_the_page_and_the_batch_succeeds(browse, root, batchworker, tmp_path):
+    with Batch.open("flaky") as batch:
+        batch.map(tasks.ok, range(3))
+        batch.enqueue(tasks.flaky, str(tmp_path / "runs"), 1)
+        batch.on_finish(tasks.told, str(tmp_path / "told"))
+    page = browse(root)
+    with batchworker():
+        page.goto(page_of(batch))
+        expect(badge_of(page, batch)).to_contain_text("failed", timeout=SLOW)
+        page.reload()
+        page.get_by_role("link", name="Retry failed (1)").click()
+        expect(page.locator("body")).to_contain_text("Run the failed jobs again?")
+        page.get_by_role("button", name="Retry failed · 1 job").click()
+        expect(page.locator(".messagelist")).to_contain_text("1 job re-queued, 0 skipped.")
+        expect(badge_of(page, batch)).to_contain_text("succeeded", timeout=SLOW)
+        expect(page.locator("[data-batch-panel=callbacks]")).to_contain_text("round 1", timeout=SLOW)
+    batch.refresh_from_db()
+    assert (batch.status, batch.succeeded, batch.round) == ("succeeded", 4, 1)
+
+
+def test_a_group_of_failures_is_retried_alone(browse, root, batchworker, tmp_path):
+    with Batch.open("two kinds") as batch:
+        batch.map(tasks.boom, ["a", "b"])
+        batch.enqueue(tasks.flaky, str(tmp_path / "runs"), 1)
+    page = browse(root)
+    with batchworker():
+        page.goto(page_of(batch))
+        expect(badge_of(page, batch)).to_contain_text("failed", timeout=SLOW)
+        page.reload()
+        assert page.locator(".batch-group").count() == 2
+        page.locator(".batch-group", has_text="run 1").get_by_role("link", name="Retry this 1").click()
+        page.get_by_role("button", name="Retry these · 1 job").click()
+        expect(page.locator(".messagelist")).to_contain_text("1 job re-queued")
+        expect(page.locator(".batch-counter--succeeded")).to_contain_text("1", timeout=SLOW)
+        expect(badge_of(page, batch)).to_contain_text("failed", timeout=SLOW)
+    batch.refresh_from_db()
+    assert (batch.succeeded, batch.failed) == (1, 2)
+    assert set(batch.jobs.filter(status="failed").values_list("dispatch", flat=True)) == {1}
+
+
+def test_a_group_shows_its_jobs_and_a_job_its_traceback(browse, root):
+    batch = batch_of(failed=3, succeeded=2)
+    page = browse(root)
+    page.goto(page_of(batch))
+    page.get_by_role("link", name="shop.errors.TooLarge").click()
+    expect(page.get_by_text("3 jobs failed with shop.errors.TooLarge at one place.")).to_be_visible()
+    assert page.locator(".batch-job").count() == 3
+    page.locator("summary").first.press("Enter")
+    expect(page.get_by_text("Traceback (most recent call last)").first).to_be_visible()
+    page.get_by_role("link", name="#3", exact=True).click()
+    expect(page.get_by_text("Traceback (most recent call last)")).to_be_visible()
+
+
+def test_cancel(browse, root):
+    batch = batch_of("wrong file", created=5)
+    page = browse(root)
+    page.goto(page_of(batch))
+    page.get_by_role("link", name="Cancel", exact=True).click()
+    page.get_by_label("Reason").fill("wrong file")
+    page.get_by_role("button", name="Cancel · 5 jobs").dblclick()
+    expect(page.locator(".messagelist")).to_contain_text("5 jobs cancelled.")
+    expect(badge_of(page, batch)).to_contain_text("cancelled")
+    batch.refresh_from_db()
+    assert batch.reason == "Cancelled by root. wrong file"
+
+
+def test_pause_and_resume_from_the_list(browse, root):
+    batch = batch_of("long", created=5)
+    page = browse(root)
+    page.goto(LIST)
+    for label, word in (("Pause selected batches", "paused"), ("Resume selected batches", "running")):
+        page.locator("input.action-select").check()
+        page.locator("select[name=action]").select_option(label=label)
+        page.get_by_role("button", name="Go").click()
+        page.locator(".batch-submit").click()
+        expect(page.locator(".messagelist")).to_be_visible()
+        expect(badge_of(page, batch)).to_contain_text(word)
+
+
+def test_who_has_no_permission_sees_no_button_and_gets_403(browse, site):
+    batch = batch_of("not yours", failed=2, created=2)
+    page = browse(user_with("view_batch"))
+    for path in (page_of(batch), page_of(batch, "jobs/")):
+        page.goto(path)
+        assert page.locator("a[href*='/do/']").count() == 0
+        expect(page.get_by_text("Retry")).to_have_count(0)
+    page.goto(LIST)
+    assert page.locator("select[name=action]").count() == 0
+    for act in ("retry", "cancel", "pause", "delete"):
+        assert page.goto(page_of(batch, f"do/{act}/")).status == 403
+
+
+def test_the_page_of_a_batch_that_runs_is_drawn_anew_but_not_under_the_reader(browse, root):
+    batch = batch_of("live", failed=1, running=2, created=5)
+    callback = new_callback(batch, status="failed", error="Down: no", attempts=1)
+    page = browse(root)
+    page.goto(page_of(batch))
+    panel = page.locator("[data-batch-panel=callbacks]")
+    panel.locator("summary").click()
+    rows.jobs().filter(pk=callback.pk).update(error="Other: no")
+    rows.batches().filter(pk=batch.pk).update(is_paused=True)
+    expect(page.locator("[data-batch-panel=why]")).to_contain_text("It is paused.")
+    expect(badge_of(page, batch)).to_contain_text("paused")
+    expect(panel).to_contain_text("Down: no")
+    panel.locator("summary").click()
+    page.locator("h1").first.click()
+    page.evaluate("document.activeElement.blur()")
+    expect(panel).to_contain_text("Other: no")
+
+
+def test_a_bar_on_a_users_own_page_moves(browse, site, batchworker):
+    user = user_with(name="ada")
+    batch = open_batch("My upload", metadata={"user": user.pk})
+    page = browse(user)
+    page.goto(reverse("upload", args=[batch.pk]))
+    with batchworker():
+        values = values_until_done(page, batch)
+    assert len(set(values)) >= 3 and values == sorted(values)
+    expect(badge_of(page, batch)).to_contain_text("succeeded")
+
+
+def test_a_bar_that_one_may_not_ask_for_stands_still_quietly(browse, site):
+    batch = batch_of("Somebody else's", created=3, metadata={"user": 0})
+    page = browse(user_with(name="ada"))
+    asked = []
+    page.on("response", lambda response: asked.append(response.status) if "/status/" in response.url else None)
+    page.goto(reverse("upload", args=[batch.pk]))
+    page.wait_for_timeout(4_500)
+    assert asked == [403]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_no_page_is_wider_than_the_screen(browse, root, width, scheme):
+    batch = batch_of("A_description_without_a_space_" * 4, succeeded=3, failed=2, cancelled=1, created=4)
+    new_callback(batch, func="a.very.long.path." * 8)
+    page = browse(root, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for path in (page_of(batch), page_of(batch, "jobs/"), page_of(batch, "do/retry/"), page_of(batch, "do/cancel/")):
+        page.goto(path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    page.goto(page_of(batch))
+    background = page.locator(".batch-panel").first.evaluate("element => getComputedStyle(element).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) > 380) == (scheme == "light"), background
+
+
+def test_thirty_payloads_in_every_field_never_run(browse, root, settings):
+    # Without the policy, which would hide what is not escaped.
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "strict_policy" not in name]
+    page = browse(root)
+    ran = []
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    for payload in PAYLOADS:
+        batch = batch_of(payload, failed=1, running=1, queue=payload[:100], metadata={payload: payload})
+        FailureGroup.objects.filter(batch=batch).update(error_type=payload, sample=payload, fingerprint=payload[:16])
+        texts = {"func": payload, "error": payload, "error_type": payload, "traceback": payload, "worker": payload}
+        rows.jobs().filter(batch=batch).update(
+            **texts,
+            arguments=f'[["{payload}"],{{}}]',
+            result_text=payload,
+            fingerprint=payload[:16],
+            queue=payload[:100],
+        )
+        new_callback(batch, status="failed", **texts)
+        for path in ("change/", "jobs/", "do/retry/"):
+            page.goto(page_of(batch, path))
+            elements = page.locator(".batch-page, .batch-jobs, .batch-confirm").first
+            strange = "script, iframe, object, embed, base, img, form form, [onclick], [onload], [onerror]"
+            assert elements.locator(strange).count() == 0, (payload, path)
+    page.goto(LIST)
+    page.wait_for_timeout(1_500)  # one live update
+    assert page.locator("#result_list tbody tr").count() == len(PAYLOADS)
+    page.goto(page_of(batch))
+    page.wait_for_timeout(1_500)
+    assert ran == []

@@ -1,0 +1,201 @@
+"""Why does a batch not move? Each reason is named, the gravest first, and quickly."""
+
+import socket
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from django_batches import Batch
+from django_batches.connection import Keys, client
+from django_batches.diagnosis import ask, why
+from django_batches.models import Lease
+from django_batches.transitions import repairing, rows
+
+from . import tasks
+from .admin_data import batch_of, batchworker_is_there, new_callback
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def batchworker(db):
+    batchworker_is_there()
+
+
+@pytest.fixture
+def workers(redis):
+    """Makes RQ know a worker of a queue."""
+
+    def register(*queues, name="one", is_alive=True):
+        keys = Keys()
+        for queue in queues:
+            redis.sadd(keys.workers_of(queue), keys.worker(name))
+        if is_alive:
+            redis.hset(keys.worker(name), "birth", "now")
+
+    return register
+
+
+def codes(batch):
+    batch.refresh_from_db()
+    return [finding.code for finding in why(batch)]
+
+
+def at(address, settings):
+    settings.CACHES = {**settings.CACHES, "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": address}}
+
+
+def test_nothing_is_said_of_a_batch_that_has_ended(redis):
+    assert why(batch_of(succeeded=2, failed=1)) == []
+
+
+def test_nothing_is_in_the_way_of_a_batch_that_runs(workers):
+    workers("default")
+    assert codes(batch_of(running=2, queued=1, created=3)) == ["running", "queued"]
+
+
+def test_no_batchworker_has_ever_run(workers):
+    workers("default")
+    Lease.objects.all().delete()
+    batch = batch_of(created=3)
+    assert codes(batch)[0] == "batchworker"
+    assert "has ever run" in why(batch)[0].text and "manage.py batchworker" in why(batch)[0].advice
+
+
+def test_no_batchworker_has_been_seen_since(workers):
+    workers("default")
+    batchworker_is_there(-3600)
+    finding = why(batch_of(created=3))[0]
+    assert (finding.code, finding.level) == ("batchworker", "error") and "has been seen since" in finding.text
+
+
+def test_redis_refuses(settings):
+    at("redis://127.0.0.1:1/1", settings)
+    batch = batch_of(created=3)
+    begun = time.monotonic()
+    assert codes(batch)[0] == "redis"
+    assert time.monotonic() - begun < 1
+
+
+def test_redis_swallows_what_it_is_asked(settings):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at(f"redis://127.0.0.1:{silent.getsockname()[1]}/1", settings)
+        batch = batch_of(created=3)
+        begun = time.monotonic()
+        assert codes(batch)[0] == "redis"
+        assert time.monotonic() - begun < 1.5
+
+
+def test_the_cache_is_none_of_django_redis(settings):
+    settings.CACHES = {**settings.CACHES, "batches": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    assert codes(batch_of(created=3))[0] == "redis"
+
+
+def test_no_worker_works_on_the_queue(workers):
+    workers("default")
+    batch = batch_of(created=3, queue="images")
+    finding = next(finding for finding in why(batch) if finding.code == "no_worker")
+    assert "images" in finding.text and "batchworker images" in finding.advice and finding.level == "error"
+
+
+def test_a_worker_whose_host_was_lost_does_not_count(workers):
+    workers("images", is_alive=False)
+    assert "no_worker" in codes(batch_of(created=3, queue="images"))
+
+
+def test_jobs_on_other_queues_than_that_of_the_batch_are_seen(workers):
+    workers("default", "mail")
+    batch = batch_of(created=3)
+    rows.jobs().filter(position=1).update(queue="mail")
+    rows.jobs().filter(position=2).update(queue="slow")
+    assert [finding.text for finding in why(batch) if finding.code == "no_worker"] == [
+        "No worker works on the queue “slow”."
+    ]
+
+
+def test_workers_that_were_suspended(workers, redis):
+    workers("default")
+    redis.set("rq:suspended", 1)
+    assert "suspended" in codes(batch_of(created=3))
+
+
+def test_a_paused_batch(workers):
+    workers("default")
+    batch = batch_of(created=3, is_paused=True)
+    assert codes(batch) == ["paused"] and why(batch)[0].level == "warning"
+
+
+def test_a_batch_that_was_never_sealed(workers):
+    workers("default")
+    batch = batch_of(created=3, status="open", sealed_at=None)
+    finding = next(finding for finding in why(batch) if finding.code == "open")
+    assert finding.level == "warning" and "6 min" in finding.text and "1 h" in finding.advice
+
+
+def test_a_batch_that_was_just_opened_is_not_a_warning_yet(redis):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+        assert {finding.level for finding in why(batch)} == {"info"}
+
+
+def test_scheduled_until(workers):
+    workers("default")
+    batch = batch_of(succeeded=2, scheduled=2)
+    assert codes(batch) == ["scheduled"] and "is scheduled for" in why(batch)[0].text
+
+
+def test_running_on_which_worker_since_when(workers):
+    workers("default")
+    batch = batch_of(running=3, started_at=timezone.now())
+    slow = batch.jobs.get(position=1)
+    rows.jobs().filter(pk=slow.pk).update(started_at=timezone.now() - timedelta(hours=2), worker="web-3:batch.7")
+    assert "job 1, for 2 h on worker web-3:batch.7" in why(batch)[0].text
+
+
+def test_a_cancel_under_way(workers):
+    workers("default")
+    batch = batch_of(running=1, cancelled=2, cancelled_at=timezone.now(), reason="wrong file")
+    finding = why(batch)[0]
+    assert finding.code == "cancelling" and finding.advice == "wrong file"
+
+
+def test_a_retry_under_way(workers):
+    workers("default")
+    assert "retrying" in codes(batch_of(failed=2, created=1, retry_position=1))
+
+
+def test_a_delete_under_way(redis):
+    batch = batch_of(failed=2)
+    repairing._mark_for_deletion(batch.pk)
+    assert codes(batch) == ["deleting"]
+
+
+def test_behind_other_batches(workers):
+    workers("default")
+    assert codes(batch_of(created=2)) == ["waiting"]
+
+
+def test_callbacks_that_have_not_ended(workers):
+    workers("default")
+    batch = batch_of(succeeded=2, open_callbacks=1)
+    new_callback(batch)
+    assert codes(batch) == ["callbacks"]
+
+
+def test_the_gravest_comes_first(settings):
+    at("redis://127.0.0.1:1/1", settings)
+    Lease.objects.all().delete()
+    levels = [finding.level for finding in why(batch_of(running=1, created=3, is_paused=True))]
+    assert levels == sorted(levels, key=("error", "warning", "info").index) and len(set(levels)) == 3
+
+
+def test_no_connection_is_left_open(redis):
+    def count():
+        return len(client().client_list())
+
+    before = count()
+    for _ in range(20):
+        ask(["default"])
+    assert count() <= before + 2
