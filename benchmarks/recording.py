@@ -55,7 +55,8 @@ def outcome(index: int, pk, batch, now) -> Outcome:
         return Outcome(Kind.SUCCEEDED, pk, 1, batch, worker="w", started_at=now, finished_at=now, result=RESULT)
     return Outcome(
         Kind.FAILED, pk, 1, batch, worker="w", started_at=now, finished_at=now, is_final=True, was_logged=True,
-        error_type="ValueError", error="ValueError: no", traceback=TRACEBACK, fingerprint=fingerprint("ValueError", "x"),
+        error_type="ValueError", error="ValueError: no", traceback=TRACEBACK,
+        fingerprint=fingerprint("ValueError", "x"),
     )  # fmt: skip
 
 
@@ -99,12 +100,11 @@ def main() -> None:
     for _ in range(options.rounds):
         bulk.append(rate(in_bulk, options.count))
         single.append(rate(one_by_one, options.count // 10))
-    print(f"in bulk        {statistics.median(bulk):>10,.0f} outcomes/s   (min {min(bulk):,.0f}, max {max(bulk):,.0f})")
-    print(
-        f"one by one     {statistics.median(single):>10,.0f} outcomes/s   (min {min(single):,.0f}, max {max(single):,.0f})"
-    )
+    for name, rates in (("in bulk", bulk), ("one by one", single)):
+        median, least, most = statistics.median(rates), min(rates), max(rates)
+        print(f"{name:<12}{median:>10,.0f} outcomes/s   (min {least:,.0f}, max {most:,.0f})")
     ratios = [left / right for left, right in zip(bulk, single, strict=True)]
-    print(f"ratio          {statistics.median(ratios):>10.1f}")
+    print(f"{'ratio':<12}{statistics.median(ratios):>10.1f}")
 
 
 def database() -> str:

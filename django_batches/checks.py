@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DEFAULT_DB_ALIAS
 
 from .conf import SETTING, settings, suggestion
 from .exceptions import FunctionNotAllowed
@@ -37,6 +38,15 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
                 'The queues live in CACHES["default"]: cache.clear() of django-redis empties the whole database.',
                 hint='Give them an alias and a database number of their own, and name it in DJANGO_BATCHES["CACHE"].',
                 id="django_batches.W001",
+            )
+        )
+    database: dict[str, Any] = django_settings.DATABASES.get(DEFAULT_DB_ALIAS, {})
+    if "sqlite3" in database.get("ENGINE", "") and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
+        problems.append(
+            Warning(
+                "SQLite begins its transactions as readers: two that write at once fail with 'database is locked'.",
+                hint='DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}',
+                id="django_batches.W002",
             )
         )
     if found.STATUS_PERMISSION:

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .ids import uuid7
 from .querysets import BatchJobQuerySet, BatchQuerySet
-from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, BatchStatus, Event, JobStatus
+from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, WAITING_HERE, BatchStatus, Event, JobStatus
 from .verbs import BatchVerbs, JobVerbs
 
 
@@ -243,12 +243,8 @@ class BatchJob(JobVerbs, models.Model):
             ),
             # coordinator: what is due; cancel: what a batch has scheduled
             models.Index(fields=["due_at"], name="job_scheduled", condition=Q(status=JobStatus.SCHEDULED)),
-            # cancel, attempted: what of a batch waits here
-            models.Index(
-                fields=["batch", "position"],
-                name="job_waiting_here",
-                condition=Q(status=JobStatus.SCHEDULED),
-            ),
+            # cancel, attempted: what of a batch waits here, in order
+            models.Index(fields=["batch", "position"], name="job_waiting_here", condition=Q(status__in=WAITING_HERE)),
             # reconcile: what is in RQ by the books
             models.Index(fields=["id"], name="job_in_flight", condition=Q(status__in=IN_FLIGHT)),
             # retry, admin: the failed jobs of a batch in order

@@ -150,7 +150,7 @@ class BatchVerbs:
         self._check_wait()
         limit = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
         pause = 0.01
-        while not rows.batches().filter(pk=self._key, finished_at__isnull=False, open_callbacks=0).exists():
+        while rows.batches().filter(pk=self._key).exclude(finished_at__isnull=False, open_callbacks=0).exists():
             if limit is not None and time.monotonic() >= limit:
                 return False
             time.sleep(pause if limit is None else max(0.0, min(pause, limit - time.monotonic())))

@@ -94,7 +94,7 @@ CACHES = {
         "LOCATION": os.environ.get("REDIS_URL", "redis://localhost:6379/1"),
     },
 }
-DJANGO_BATCHES = {"CACHE": "batches"}
+DJANGO_BATCHES = {"CACHE": "batches", "STATUS_PERMISSION": "example_project.shop.views.may_see"}
 
 LOGGING = {
     "version": 1,

@@ -42,6 +42,12 @@ def test_queues_on_the_caches_own_alias_are_warned_of():
     assert id == "django_batches.W001" and "cache.clear() of django-redis empties the whole database" in message
 
 
+def test_sqlite_that_does_not_begin_as_a_writer_is_warned_of(monkeypatch):
+    monkeypatch.setitem(django_settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": "x"})
+    ((id, message, hint),) = found(CACHE="batches")
+    assert id == "django_batches.W002" and "database is locked" in message and "IMMEDIATE" in hint
+
+
 def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES["default"], "NAME", "/var/lib/shop-prod.sqlite3")
     with override_settings(DJANGO_BATCHES={}):

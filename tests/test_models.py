@@ -8,7 +8,7 @@ from django_batches import Batch
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording
+from django_batches.transitions import recording, repairing, rows
 
 from . import tasks
 from .road import claim, outcome_of
@@ -114,6 +114,17 @@ def test_the_first_failure_names_the_job(batch):
     recording.record([outcome_of(claimed[0], Kind.FAILED)])
     batch.refresh_from_db()
     assert batch.first_failure.pk == claimed[1].id
+
+
+def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch):
+    finish(batch, [Kind.SUCCEEDED] * 3)
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    assert repairing._mark_for_deletion(batch.pk)
+    repairing.carry_on_deleting()
+    assert BatchJob.objects.count() == 1
+    repairing.carry_on_deleting()
+    assert not Batch.objects.exists() and not BatchJob.objects.exists()
+    assert batch.wait(timeout=5) is True  # nobody waits for ever for what is gone
 
 
 def test_there_is_no_migration_missing():

@@ -137,8 +137,7 @@ class Coordinator:
         for batch_id in retrying.unfinished_retries():
             retrying.carry_on_retrying(batch_id, skip_locked=True)
         if self._upkeep.is_due():
-            for batch_id in repairing.unfinished_deletes():
-                repairing.delete(batch_id)
+            repairing.carry_on_deleting()
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds)

@@ -130,6 +130,16 @@ def unfinished_deletes() -> list[UUID]:
     return list(rows.batches().filter(BEING_DELETED).values_list("pk", flat=True)[:100])
 
 
+def carry_on_deleting() -> None:
+    """A chunk of one deletion that was cut off: the book-keeper must not be away for long."""
+    for batch_id in unfinished_deletes()[:1]:
+        ids = list(rows.jobs().filter(batch=batch_id).values_list("pk", flat=True)[: rows.CHUNK])
+        if len(ids) < rows.CHUNK:
+            delete(batch_id)
+        else:
+            rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+
+
 def _mark_for_deletion(batch_id: UUID) -> bool:
     """Makes an ended batch one that is being cancelled and whose jobs are all pending; False where it is gone.
 
