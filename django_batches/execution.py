@@ -7,10 +7,8 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
-import traceback as tracebacks
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -31,10 +29,11 @@ from rq.timeouts import JobTimeoutException
 
 from .connection import Keys, poke
 from .context import Running, running
+from .describing import described
 from .exceptions import BatchCancelled, FunctionNotAllowed
 from .functions import resolve
 from .outcomes import Kind, Outcome, fingerprint
-from .payloads import MAX_ERROR, MAX_TRACEBACK, clean, clean_name, dump_result
+from .payloads import clean_name, dump_result
 from .states import IN_FLIGHT
 from .transitions import recording, rows
 
@@ -204,7 +203,7 @@ def _raised(message: Message, error: BaseException) -> Outcome:
     if isinstance(error, ImportError) and not _is_importable(message.func):
         # A rolling deploy: another worker has the code already.
         logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
-        return message.outcome(Kind.MISSING, **_described(message, error))
+        return message.outcome(Kind.MISSING, **described(error, message.func))
     return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed))
 
 
@@ -220,39 +219,12 @@ def _is_importable(path: str) -> bool:
 
 def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
     is_final = is_final or message.attempts + 1 >= message.max_attempts
-    described = _described(message, error)
+    told = described(error, message.func)
     log = logger.error if is_final else logger.warning
     attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
     log(
         "Job %s of batch %s failed (%s, %s): %s",
-        message.job_id, message.batch_id, message.func, attempt, described["error"],
+        message.job_id, message.batch_id, message.func, attempt, told["error"],
         exc_info=error,
     )  # fmt: skip
-    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **described)
-
-
-def _described(message: Message, error: BaseException) -> dict[str, str]:
-    """Type, message, traceback and fingerprint of an exception, whatever its `__str__` does."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        text = str(error)
-    except Exception as unprintable:
-        text = f"<its message cannot be printed: {type(unprintable).__name__}>"
-    frames = tracebacks.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if not frame.filename.startswith(_OUR_FOLDER)] or list(frames)
-    place = f"{ours[-1].filename}:{ours[-1].name}:{ours[-1].lineno}" if ours else message.func
-    try:
-        lines = "".join(tracebacks.format_exception(error))
-    except Exception:
-        lines = "".join(tracebacks.format_list(frames)) + f"{name}: {text}"
-    short = text.partition("\n")[0] if len(text) > MAX_ERROR else text
-    return {
-        "error_type": clean_name(name),
-        "error": clean(f"{kind.__qualname__}: {short}" if short else kind.__qualname__, MAX_ERROR),
-        "traceback": clean(lines, MAX_TRACEBACK),
-        "fingerprint": fingerprint(name, place),
-    }
-
-
-_OUR_FOLDER = sys.modules[__name__].__file__.rpartition("/")[0]  # type: ignore[union-attr]
+    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **told)

@@ -11,7 +11,7 @@ ROOT = Path(django_batches.__file__).parent
 LAYERS = [
     ["states", "exceptions", "ids", "conf"],
     ["payloads", "options", "functions"],
-    ["connection", "outcomes"],
+    ["connection", "outcomes", "describing"],
     ["transitions", "checks"],
     ["context", "querysets"],
     ["opening"],

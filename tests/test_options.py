@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from django_batches.options import Options, seconds
-from django_batches.transitions.recording import backoff_delay
+from django_batches.transitions.deciding import backoff_delay
 
 
 def test_the_defaults():

@@ -9,6 +9,7 @@ from ..connection import Keys
 from ..outcomes import Outcome
 from ..scripts import Scripts
 from ..transitions import recording
+from ..transitions.deciding import Change
 from .lease import Lease
 
 logger = logging.getLogger("django_batches")
@@ -88,7 +89,7 @@ class Recorder:
         return last if isinstance(last, bytes) else str(last).encode()
 
 
-def log_failures(failures: list[recording.Change]) -> None:
+def log_failures(failures: list[Change]) -> None:
     """Jobs that failed for good with no worker left to say so."""
     for change in failures:
         outcome = change.outcome

@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 _COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
 
+_CHANGE = {
+    "id": "uuid",
+    **dict.fromkeys(_COUNTERS, "int"),
+    "status": "text",
+    "round": "int",
+    "failure_round": "int",
+    "attempted_round": "int",
+    "first_failure": "uuid",
+    "started_at": "timestamptz",
+    "finished_at": "timestamptz",
+}
+
 
 @dataclass
 class Tally:
@@ -62,33 +74,19 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         tally.open_callbacks += len(scheduled)
         changes.append(
             [
-                batch.pk,
-                *(getattr(tally, name) for name in _COUNTERS),
-                batch.status,
-                batch.round,
-                batch.failure_round,
-                batch.attempted_round,
-                batch.first_failure_id,
-                tally.started_at,
-                batch.finished_at,
+                batch.pk, *(getattr(tally, name) for name in _COUNTERS), batch.status, batch.round, batch.failure_round,
+                batch.attempted_round, batch.first_failure_id, tally.started_at, batch.finished_at,
             ]
-        )
-    if not changes:
-        return 0
-    table, params = rows.values(
-        {
-            "id": "uuid",
-            **dict.fromkeys(_COUNTERS, "int"),
-            "status": "text",
-            "round": "int",
-            "failure_round": "int",
-            "attempted_round": "int",
-            "first_failure": "uuid",
-            "started_at": "timestamptz",
-            "finished_at": "timestamptz",
-        },
-        changes,
-    )
+        )  # fmt: skip
+    if changes:
+        _update(changes)
+    if callbacks:
+        rows.insert_jobs(callbacks)
+    return len(callbacks)
+
+
+def _update(changes: list[list[object]]) -> None:
+    table, params = rows.values(_CHANGE, changes)
     moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
     rows.execute(
         f"UPDATE {rows.BATCH} SET {moves}, status = v_status, round = v_round, failure_round = v_failure_round,"
@@ -97,9 +95,6 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         f" FROM {table} WHERE id = v_id",
         params,
     )
-    if callbacks:
-        rows.insert_jobs(callbacks)
-    return len(callbacks)
 
 
 def tell_missed(batch: "Batch", now: datetime) -> None:

@@ -14,9 +14,9 @@ from django.utils import timezone
 from ..exceptions import BatchCancelled
 from ..states import BatchStatus, JobStatus
 from . import counting, rows
+from .aggregating import count_failures
 from .counting import Tally
 from .creating import poke_on_commit
-from .recording import count_failures
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob

@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from ..states import WAITING_HERE, JobStatus
 from . import counting, rows
+from .aggregating import count_ended
 from .counting import Tally
 from .creating import poke_on_commit
-from .recording import count_ended
 
 if TYPE_CHECKING:
     from ..models import Batch

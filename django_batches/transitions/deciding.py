@@ -1,0 +1,109 @@
+"""What an outcome makes of its row: ended, another attempt, or given back. Decides and writes nothing."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ..outcomes import Kind, Outcome
+from ..states import JOB_ENDED, JobStatus
+from . import rows
+
+if TYPE_CHECKING:
+    from ..models import Batch, BatchJob
+
+MAX_LOSSES = 3
+"""Runs whose worker was killed or lost, after which a job is failed as a poison pill."""
+
+DEPLOY_PAUSES = [timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=5)]
+"""Before a job whose function a worker does not have is tried again: a rolling deploy takes its time."""
+
+_ATTEMPT_FAILED = {Kind.FAILED, Kind.KILLED, Kind.TIMEOUT, Kind.RETRY}
+_GIVEN_BACK = {Kind.HELD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an outcome makes of its row."""
+
+    outcome: Outcome
+    status: JobStatus
+    tried: int = 0
+    lost: int = 0
+    due_at: datetime | None = None
+    reason: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in JOB_ENDED
+
+    def row(self, now: datetime) -> list[Any]:
+        outcome = self.outcome
+        return [
+            outcome.job_id, outcome.dispatch, self.status.value, self.tried, self.lost, self.due_at,
+            outcome.started_at, (outcome.finished_at or now) if self.has_ended else None, outcome.result,
+            outcome.error_type, self.reason or outcome.error, outcome.traceback, outcome.fingerprint, outcome.worker,
+        ]  # fmt: skip
+
+
+def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datetime) -> list[Change]:
+    """One change per (job, dispatch): the first outcome told wins among equals, a success over all others."""
+    first: dict[tuple[UUID, int], Outcome] = {}
+    for outcome in outcomes:
+        known = first.get(outcome.execution)
+        if known is None or (outcome.kind == Kind.SUCCEEDED and known.kind != Kind.SUCCEEDED):
+            first[outcome.execution] = outcome
+    simple = (Kind.SUCCEEDED, Kind.HELD)
+    asked = [outcome.job_id for outcome in first.values() if outcome.kind not in simple]
+    found = {job.pk: job for job in rows.jobs().filter(pk__in=asked).defer("arguments", "traceback")} if asked else {}
+    changes = []
+    for outcome in first.values():
+        batch = batches[outcome.batch_id]
+        if outcome.kind == Kind.SUCCEEDED:
+            changes.append(Change(outcome, JobStatus.SUCCEEDED, tried=1))
+        elif outcome.kind == Kind.HELD:
+            changes.append(Change(outcome, _back(batch, outcome)))
+        elif job := found.get(outcome.job_id):
+            changes.append(_unfinished(outcome, job, batch, now))
+    return changes
+
+
+def _unfinished(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime) -> Change:
+    """The change of an outcome that is no success: another run, or failed for good."""
+    lost = int(outcome.kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING))
+    tried = int(outcome.kind not in _GIVEN_BACK)
+    if job.losses + lost >= MAX_LOSSES:
+        what = (
+            "It could not be imported" if outcome.kind == Kind.MISSING else "Its worker was killed or lost while it ran"
+        )
+        reason = f"{what}, {MAX_LOSSES} losses in all. {outcome.error}".strip()
+        return Change(outcome, JobStatus.FAILED, tried, lost, reason=reason)
+    if outcome.kind == Kind.CANCELLED:
+        return Change(outcome, JobStatus.CANCELLED, 0, 0)
+    if outcome.kind == Kind.MISSING and not batch.cancelled_at:
+        return Change(outcome, JobStatus.SCHEDULED, 0, lost, due_at=now + DEPLOY_PAUSES[job.losses])
+    if outcome.kind in _GIVEN_BACK:
+        return Change(outcome, _back(batch, outcome), tried, lost)
+    limit = job.max_attempts if outcome.retry_max is None else outcome.retry_max + 1
+    final = outcome.kind not in _ATTEMPT_FAILED or outcome.is_final or job.attempts + tried >= limit
+    if final or (batch.cancelled_at and outcome.is_job_of_batch):
+        return Change(outcome, JobStatus.FAILED, tried, lost)
+    delay = outcome.retry_after if outcome.retry_after is not None else backoff_delay(job.backoff, job.attempts + tried)
+    if delay <= 0:
+        return Change(outcome, JobStatus.CREATED, tried, lost)
+    return Change(outcome, JobStatus.SCHEDULED, tried, lost, due_at=now + timedelta(seconds=delay))
+
+
+def backoff_delay(backoff: str, attempt: int) -> float:
+    """Seconds between attempt number `attempt`, which failed, and the next one."""
+    spec = json.loads(backoff)
+    if isinstance(spec, list):
+        return float(spec[min(attempt, len(spec)) - 1]) if spec else 0.0
+    return float(spec)
+
+
+def _back(batch: "Batch", outcome: Outcome) -> JobStatus:
+    """Where a job goes that was taken from RQ without having run."""
+    return JobStatus.CANCELLED if batch.cancelled_at and outcome.is_job_of_batch else JobStatus.CREATED
