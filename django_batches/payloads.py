@@ -91,7 +91,8 @@ def _check(value: Any, name: str) -> None:
 
 
 def _described(value: Any) -> str:
-    return f"a {type(value).__module__}.{type(value).__qualname__}".replace("a builtins.", "a ")
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
 
 
 def _fix(value: Any, name: str) -> str:

@@ -146,7 +146,7 @@ def test_an_async_function_runs(road):
         (tasks.raises, ("a\x00b\ud800",), "ValueError: a\ufffdb\ufffd"),
         (tasks.raises_long, (5_000_000,), "ValueError: ååå"),
         (tasks.returns, ("nan",), "TypeError: the result: nan does not exist in JSON"),
-        (tasks.returns, ("object",), "TypeError: the result: a object cannot be passed as JSON"),
+        (tasks.returns, ("object",), "TypeError: the result: an object cannot be passed as JSON"),
         (tasks.returns, ("int keys",), "TypeError: the result: the key 1 of the dict"),
         (tasks.returns, ("large",), "ValueError: The result is 5,000,002 bytes of JSON, more than MAX_PAYLOAD"),
         (tasks.returns, ("deep",), "RecursionError"),

@@ -43,7 +43,7 @@ class Row:
         (b"x", "store the data and pass its key"),
         (datetime.date(2026, 1, 1), "pass image.isoformat()"),
         (decimal.Decimal(1), "pass str(image)"),
-        ([1, {"a": object()}], "image[1]['a']: a object cannot be passed as JSON"),
+        ([1, {"a": object()}], "image[1]['a']: an object cannot be passed as JSON"),
         (print, "cannot be passed as JSON"),
     ],
 )
