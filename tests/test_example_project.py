@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse
 from PIL import Image
 
+from django_batches.testing import drain
 from example_project import servers
 from example_project.processes import running
 from example_project.servers import free_port, is_open_to_all, temporary_folder
@@ -312,3 +314,17 @@ def page(url, process):
         except OSError:
             time.sleep(0.05)
     raise AssertionError(f"{url} does not answer.")
+
+
+@pytest.mark.django_db
+def test_the_page_of_the_shop_shows_how_far_the_images_are(client, photographs, media, settings):
+    settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "example_project.shop.views.may_see"}
+    product = Product.with_photographs("Teapot", find_photographs(photographs))
+    assert b"have not been made yet" in client.get("/").content
+    batch = make_images_in_batch(product)
+    page = client.get("/").content.decode()
+    assert f'data-batch="{batch.pk}"' in page
+    assert client.get(reverse("django_batches:status"), {"id": str(batch.pk)}).status_code == 200
+    drain()
+    page = client.get("/").content.decode()
+    assert page.count("<img ") == 3 and "data-batch" not in page
