@@ -298,7 +298,7 @@ def test_serve_runs_the_admin_and_a_worker_until_ctrl_c(environment, photographs
     port = free_port()
     command = [sys.executable, "manage.py", "serve", port]
     with running(command, ended_by=signal.SIGINT, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        assert "Django administration" in page(f"http://127.0.0.1:{port}/", process)
+        assert "Django administration" in page(f"http://127.0.0.1:{port}/admin/", process)
     assert process.returncode == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)

@@ -18,8 +18,9 @@ from .chromium import browser, program
 MANAGE = Path(__file__).parents[2] / "manage.py"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    # Not for the session: Playwright's event loop in this thread would be met by all tests that come after.
     if program() is None:
         missing = "There is no Chromium: apt-get install -y --no-install-recommends chromium"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
