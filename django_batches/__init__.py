@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .context import current_batch, current_job
     from .models import Batch
+    from .options import exponential
 
-__all__ = ["Batch", "current_batch", "current_job"]
+__all__ = ["Batch", "current_batch", "current_job", "exponential"]
 
-_HOMES = {"Batch": "models", "current_batch": "context", "current_job": "context"}
+_HOMES = {"Batch": "models", "current_batch": "context", "current_job": "context", "exponential": "options"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,10 @@ class BatchError(Exception):
     """Base of all errors of django_batches."""
 
 
+class BatchExists(BatchError):
+    """A batch with the same key has not ended yet."""
+
+
 class BatchFinished(BatchError):
     """The batch has ended (or is being cancelled); nothing can be added to it."""
 

@@ -32,6 +32,7 @@ from .context import Running, running
 from .describing import described
 from .exceptions import BatchCancelled, FunctionNotAllowed
 from .functions import resolve
+from .options import type_path
 from .outcomes import Kind, Outcome, fingerprint
 from .payloads import clean_name, dump_result
 from .states import IN_FLIGHT
@@ -52,6 +53,7 @@ class Message:
     timeout: int
     attempts: int
     max_attempts: int
+    no_retry: list[str]
     args: list[Any]
     kwargs: dict[str, Any]
     dispatch: int
@@ -59,11 +61,12 @@ class Message:
     @classmethod
     def of(cls, rq_id: str, text: str | bytes) -> "Message":
         """Raises `ValueError` for text that is no message of ours."""
-        batch, job, callback, event, func, timeout, attempts, max_attempts, (args, kwargs) = json.loads(text)
+        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = json.loads(text)
         dispatch = int(rq_id.rpartition("-")[2])
         return cls(
-            UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, args, kwargs, dispatch
-        )
+            UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
+            args, kwargs, dispatch,
+        )  # fmt: skip
 
     def outcome(self, kind: Kind, **fields: Any) -> Outcome:
         return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
@@ -204,7 +207,12 @@ def _raised(message: Message, error: BaseException) -> Outcome:
         # A rolling deploy: another worker has the code already.
         logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
         return message.outcome(Kind.MISSING, **described(error, message.func))
-    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed))
+    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed) or _is_excluded(error, message))
+
+
+def _is_excluded(error: BaseException, message: Message) -> bool:
+    """By name, also of a base class: a type that came back from the database is not imported."""
+    return any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
 
 
 def _is_importable(path: str) -> bool:

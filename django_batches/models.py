@@ -45,6 +45,16 @@ class Batch(BatchVerbs, models.Model):
     timeout = models.PositiveIntegerField(_("timeout"), help_text=_("Seconds one run of a job may take."))
     max_attempts = models.PositiveIntegerField(_("attempts"), default=1)
     backoff = models.TextField(_("backoff"), default="0", help_text=_("Seconds before the next attempt, as JSON."))
+    no_retry = models.TextField(_("no retry after"), default="[]", help_text=_("Exception types, as JSON."))
+    concurrency = models.PositiveIntegerField(
+        _("concurrency"), null=True, help_text=_("Jobs of it that may be in RQ at a time; empty: the window.")
+    )
+    max_failures = models.PositiveIntegerField(
+        _("failures allowed"), null=True, help_text=_("One more failed job than this, and the others are cancelled.")
+    )
+    key = models.CharField(
+        _("key"), max_length=200, blank=True, default="", help_text=_("Only one batch with it at a time.")
+    )
     registered_callbacks = models.TextField(default="[]", editable=False)
     """JSON list of the callbacks registered before the seal; their rows are made when the event happens."""
 
@@ -87,6 +97,7 @@ class Batch(BatchVerbs, models.Model):
             models.CheckConstraint(
                 name="batch_in_flight_within_pending", condition=Q(in_flight__gte=0, in_flight__lte=F("pending"))
             ),
+            models.UniqueConstraint(fields=["key"], name="batch_key_alive", condition=Q(finished_at=None) & ~Q(key="")),
             models.CheckConstraint(name="batch_open_callbacks_positive", condition=Q(open_callbacks__gte=0)),
         ]
         indexes: ClassVar = [
@@ -183,6 +194,7 @@ class BatchJob(JobVerbs, models.Model):
     timeout = models.PositiveIntegerField(_("timeout"))
     max_attempts = models.PositiveIntegerField(default=1, db_default=1)
     backoff = models.TextField(default="0", db_default="0")
+    no_retry = models.TextField(default="[]", db_default="[]")
 
     status = models.CharField(
         _("status"),

@@ -14,7 +14,7 @@ from .conf import settings
 from .exceptions import BatchError
 from .functions import bound_names, path_of
 from .ids import uuid7
-from .options import Backoff, Options, Seconds
+from .options import Backoff, ErrorTypes, Options, Seconds
 from .payloads import dump_arguments
 from .states import Event
 from .transitions import creating, rows, steering
@@ -147,9 +147,10 @@ class Adder:
         timeout: Seconds | None = None,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
+        no_retry: ErrorTypes | None = None,
     ) -> "Adder":
         """The same verbs with other options. `timeout` and `backoff` in seconds or as timedelta."""
-        return Adder(self._batch, self._options.using(queue, timeout, max_attempts, backoff))
+        return Adder(self._batch, self._options.using(queue, timeout, max_attempts, backoff, no_retry))
 
     def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` with nothing written.
@@ -245,6 +246,7 @@ class Adder:
             options.timeout,
             options.max_attempts,
             options.backoff,
+            options.no_retry,
             timezone.now(),
         )
 

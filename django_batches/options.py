@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,33 @@ from typing import Any
 from .conf import settings
 
 Seconds = int | float | timedelta
-Backoff = Seconds | Sequence[Seconds]
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A backoff that grows with each attempt; made by `exponential(...)`."""
+
+    first: float
+    factor: float
+    limit: float
+    jitter: float
+
+
+Backoff = Seconds | Sequence[Seconds] | Exponential
+ErrorTypes = type[BaseException] | Iterable[type[BaseException]]
+
+
+def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600, jitter: float = 0.5) -> Exponential:
+    """A backoff of `first` seconds (or a timedelta), times `factor` after each attempt, at most `limit`.
+
+    `jitter` (0.0 to 1.0) is the part of each pause that is drawn by chance, so that jobs which failed together do not
+    come back together.
+    """
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter: {jitter!r} must be between 0.0 and 1.0.")
+    if factor < 1:
+        raise ValueError(f"factor: {factor!r} must be 1 or more.")
+    return Exponential(seconds(first, "first"), float(factor), seconds(limit, "limit"), float(jitter))
 
 
 @dataclass(frozen=True)
@@ -22,16 +48,26 @@ class Options:
     """Seconds."""
     max_attempts: int
     backoff: str
-    """JSON: seconds before the next attempt, or a list of them, one per attempt."""
+    """JSON: seconds before the next attempt, a list of them, one per attempt, or the numbers of an `Exponential`."""
+    no_retry: str = "[]"
+    """JSON list of the exception types, by dotted path, after which there is no further attempt."""
 
     @classmethod
-    def of(cls, queue: str | None, timeout: Seconds | None, max_attempts: int, backoff: Backoff) -> "Options":
+    def of(
+        cls,
+        queue: str | None,
+        timeout: Seconds | None,
+        max_attempts: int,
+        backoff: Backoff,
+        no_retry: ErrorTypes = (),
+    ) -> "Options":
         """Judges what a user gave; raises `TypeError` or `ValueError`."""
         return cls(
             queue=_queue("default" if queue is None else queue),
             timeout=_timeout(settings().DEFAULT_TIMEOUT if timeout is None else timeout),
             max_attempts=_max_attempts(max_attempts),
             backoff=_backoff(backoff),
+            no_retry=_no_retry(no_retry),
         )
 
     def using(
@@ -40,6 +76,7 @@ class Options:
         timeout: Seconds | None = None,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
+        no_retry: ErrorTypes | None = None,
     ) -> "Options":
         """The same with some of them changed."""
         return Options(
@@ -47,6 +84,7 @@ class Options:
             timeout=self.timeout if timeout is None else _timeout(timeout),
             max_attempts=self.max_attempts if max_attempts is None else _max_attempts(max_attempts),
             backoff=self.backoff if backoff is None else _backoff(backoff),
+            no_retry=self.no_retry if no_retry is None else _no_retry(no_retry),
         )
 
 
@@ -81,7 +119,29 @@ def _max_attempts(value: int) -> int:
     return value
 
 
+def count(value: int | None, name: str, least: int) -> int | None:
+    """A limit that may be None; raises `ValueError`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31):
+        raise ValueError(f"{name}: {value!r} must be a whole number, {least} or more, or None.")
+    return value
+
+
+def _no_retry(value: ErrorTypes) -> str:
+    types = [value] if isinstance(value, type) else list(value)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"no_retry: {kind!r} is no exception type.")
+    return json.dumps([type_path(kind) for kind in types])
+
+
+def type_path(kind: type) -> str:
+    """The dotted path of a type."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _backoff(value: Backoff) -> str:
+    if isinstance(value, Exponential):
+        return json.dumps(vars(value))
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
             raise ValueError("backoff: the list is empty; write 0 for no delay.")

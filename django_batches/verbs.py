@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 from .context import running
 from .exceptions import BatchError
 from .opening import Adder, Opening
-from .options import Backoff, Options, Seconds, seconds
+from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds
 from .transitions import creating, retrying, rows, steering
 
 if TYPE_CHECKING:
@@ -35,13 +35,22 @@ class BatchVerbs:
         timeout: Seconds | None = None,
         max_attempts: int = 1,
         backoff: Backoff = 0,
+        no_retry: ErrorTypes = (),
+        concurrency: int | None = None,
+        max_failures: int | None = None,
+        key: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> Opening:
         """A new batch, to be filled in a `with` block; leaving the block seals it.
 
         `timeout` (seconds or timedelta; default: the setting DEFAULT_TIMEOUT) is what one run of a job may take.
         `max_attempts` counts the runs of a job, and `backoff` is the pause before the next one: seconds, a timedelta,
-        or a list with one per attempt. Callbacks run with the same options unless registered through `using`.
+        a list with one per attempt, or `exponential(...)`. After an exception of the types `no_retry` there is no
+        further attempt. Callbacks run with the same options unless registered through `using`.
+
+        `concurrency` jobs of it run at a time at most. `max_failures=n`: when the n+1st job has failed for good, the
+        others are cancelled and the batch has failed; `retry_failed()` revives them all. `key`: while a batch with it
+        has not ended, opening another one raises `BatchExists`.
 
         Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. The same holds for
         a savepoint around the whole block; one inside the block undoes only what had been written by then (every
@@ -49,15 +58,24 @@ class BatchVerbs:
         """
         if metadata is not None and not isinstance(metadata, dict):
             raise TypeError(f"metadata: {metadata!r} is no dict.")
-        options = Options.of(queue, timeout, max_attempts, backoff)
-        batch = cast("type[Batch]", cls)(description=description, metadata=metadata or {}, **vars(options))
+        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 200):
+            raise ValueError(f"key: {key!r} must be a string of 1 to 200 characters, or None.")
+        options = Options.of(queue, timeout, max_attempts, backoff, no_retry)
+        batch = cast("type[Batch]", cls)(
+            description=description,
+            metadata=metadata or {},
+            concurrency=count(concurrency, "concurrency", 1),
+            max_failures=count(max_failures, "max_failures", 0),
+            key=key or "",
+            **vars(options),
+        )
         return Opening(batch)
 
     @property
     def job_options(self) -> Options:
         """The options that its jobs and callbacks have by default."""
         batch = cast("Batch", self)
-        return Options(batch.queue, batch.timeout, batch.max_attempts, batch.backoff)
+        return Options(batch.queue, batch.timeout, batch.max_attempts, batch.backoff, batch.no_retry)
 
     def using(
         self,
@@ -66,9 +84,12 @@ class BatchVerbs:
         timeout: Seconds | None = None,
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
+        no_retry: ErrorTypes | None = None,
     ) -> Adder:
         """The verbs that add jobs and callbacks, with other options."""
-        return self._adder.using(queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff)
+        return self._adder.using(
+            queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
+        )
 
     def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Adds one job; see `Adder.enqueue`."""

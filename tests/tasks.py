@@ -275,3 +275,7 @@ def cancel_own_batch():
 
 def add_another():
     current_batch().enqueue(add_another)
+
+
+def key_error():
+    raise KeyError("a subclass of LookupError")

@@ -238,7 +238,7 @@ def test_the_message_in_redis_is_read_only_for_its_own_row(road, redis, keys):
     road.dispatch()
     (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
     message = json.loads(redis.hget(keys.job(rq_id.decode()), "batches"))
-    message[4], message[8] = "os.system", [["true"], {}]
+    message[4], message[9] = "os.system", [["true"], {}]
     redis.hset(keys.job(rq_id.decode()), "batches", json.dumps(message))
     road.run()
     assert "FunctionNotAllowed" in batch.jobs.get().error

@@ -1,8 +1,9 @@
+import json
 from datetime import timedelta
 
 import pytest
 
-from django_batches.options import Options, seconds
+from django_batches.options import Options, exponential, seconds
 from django_batches.transitions.deciding import backoff_delay
 
 
@@ -47,6 +48,25 @@ def test_a_wrong_option_is_named(given):
     name = next(iter(given))
     with pytest.raises((TypeError, ValueError), match=f"^{name}:"):
         Options.of(**{"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, **given})
+
+
+def test_an_exponential_backoff_grows_to_its_limit_with_jitter():
+    backoff = Options.of("q", 1, 9, exponential(10, factor=3, limit=100, jitter=0)).backoff
+    assert [backoff_delay(backoff, attempt) for attempt in (1, 2, 3, 4, 5000)] == [10, 30, 90, 100, 100]
+    backoff = Options.of("q", 1, 9, exponential(timedelta(seconds=100), jitter=0.5)).backoff
+    drawn = [backoff_delay(backoff, 1) for _ in range(200)]
+    assert all(50 <= delay <= 100 for delay in drawn) and len(set(drawn)) > 100
+    for wrong in ({"jitter": 2}, {"factor": 0.5}, {"first": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            exponential(**wrong)
+
+
+def test_no_retry_takes_exception_types():
+    assert Options.of("q", 1, 1, 0, ValueError).no_retry == '["builtins.ValueError"]'
+    assert Options.of("q", 1, 1, 0, [KeyError, json.JSONDecodeError]).using(no_retry=()).no_retry == "[]"
+    for wrong in ("ValueError", [int], [ValueError()]):
+        with pytest.raises(TypeError, match="is no exception type"):
+            Options.of("q", 1, 1, 0, wrong)
 
 
 @pytest.mark.parametrize(("backoff", "delays"), [("0", [0, 0]), ("5.0", [5, 5]), ("[5, 30, 120]", [5, 30, 120, 120])])

@@ -345,7 +345,7 @@ def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
 def test_a_copy_that_fails_raises_djangos_own_error():
     batch = open_batch()
     with pytest.raises(Error), transaction.atomic():
-        rows.insert_jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", batch.created_at]])
+        rows.insert_jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at]])
 
 
 @pytest.mark.postgresql

@@ -23,7 +23,7 @@ def push(scripts):
         batch = uuid7()
         for _ in range(count):
             job = uuid7()
-            message = f'["{batch.hex}","{job.hex}",{int(callback)},"","tests.tasks.ok",180,0,1,[[],{{}}]]'
+            message = f'["{batch.hex}","{job.hex}",{int(callback)},"","tests.tasks.ok",180,0,1,[],[[],{{}}]]'
             rq_id = scripts.keys.rq_id(job, 1)
             jobs.append(Pushed(rq_id, message, f"{batch.hex}{int(callback)}", 180, "tests.tasks.ok"))
         assert scripts.push(token, queue, jobs, front=front)

@@ -181,4 +181,4 @@ def test_counters_that_drifted_are_repaired_loudly(batch, caplog):
 
 def new_job(batch):
     row = BatchJob(func="tests.tasks.ok", queue="default", timeout=10)
-    return creating.NewJob(row.id, row.func, "[[],{}]", "default", 10, 1, "0", timezone.now())
+    return creating.NewJob(row.id, row.func, "[[],{}]", "default", 10, 1, "0", "[]", timezone.now())

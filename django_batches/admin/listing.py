@@ -72,7 +72,9 @@ class ListMixin(PermissionsMixin):
     ) -> "tuple[QuerySet[Batch], bool]":
         term = search_term.strip()
         if by_id := _by_id(term):
-            return queryset.annotate(key=Cast("pk", CharField())).filter(by_id | Q(description__icontains=term)), False
+            return queryset.annotate(id_text=Cast("pk", CharField())).filter(
+                by_id | Q(description__icontains=term)
+            ), False
         return super().get_search_results(request, queryset, search_term)
 
     # The actions go in chunks of their own transactions: see `ActingMixin.act_view`.
@@ -132,4 +134,4 @@ def _by_id(term: str) -> Q | None:
         owners = BatchJob.objects.filter(pk=key).values_list("batch", "callback_of").first() or ()
         return Q(pk__in=[key, *(owner for owner in owners if owner)])
     # PostgreSQL writes a key with hyphens, SQLite without: the last twelve characters are the same.
-    return Q(key__endswith=text[-12:])
+    return Q(id_text__endswith=text[-12:])

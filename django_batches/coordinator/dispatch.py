@@ -115,5 +115,5 @@ def message_of(job: Claimed) -> str:
     """JSON put together as text: the arguments go on as they were written, without being parsed."""
     return (
         f'["{job.batch_id.hex}","{job.id.hex}",{1 if job.event else 0},"{job.event}","{job.func}",'
-        f"{job.timeout},{job.attempts},{job.max_attempts},{job.arguments}]"
+        f"{job.timeout},{job.attempts},{job.max_attempts},{job.no_retry},{job.arguments}]"
     )

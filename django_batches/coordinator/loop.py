@@ -97,8 +97,10 @@ class Coordinator:
             self._recorder.rewind()
         if polls:
             dispatching.promote_due(self._lease)
-        if polls or poked:
+        if polls or poked or (recorded and recorded.has_given_up):
             self._hold()
+            for batch_id in steering.unfinished_cancels():
+                steering.carry_on_cancelling(batch_id, skip_locked=True)
         if polls or poked or (recorded and recorded.callbacks):
             self._dispatcher.dispatch_callbacks()
         if polls or poked or recorded:
@@ -132,8 +134,6 @@ class Coordinator:
             self._reconciler.look()
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
-        for batch_id in steering.unfinished_cancels():
-            steering.carry_on_cancelling(batch_id, skip_locked=True)
         for batch_id in retrying.unfinished_retries():
             retrying.carry_on_retrying(batch_id, skip_locked=True)
         if self._upkeep.is_due():

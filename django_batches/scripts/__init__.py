@@ -36,7 +36,8 @@ class Pushed:
 
     rq_id: str
     message: str
-    """JSON text: batch, job, whether it is a callback, event, function, timeout, attempts, max_attempts, arguments."""
+    """JSON text: batch, job, whether it is a callback, event, function, timeout, attempts, max_attempts, no_retry,
+    arguments."""
     owner: str
     """The batch, and 1 for a callback or 0."""
     timeout: int

@@ -32,6 +32,8 @@ _CHANGE = {
     "first_failure": "uuid",
     "started_at": "timestamptz",
     "finished_at": "timestamptz",
+    "cancelled_at": "timestamptz",
+    "reason": "text",
 }
 
 
@@ -68,6 +70,9 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         batch = tally.batch
         for name in _COUNTERS:
             setattr(batch, name, getattr(batch, name) + getattr(tally, name))
+        if has_given_up(batch) and batch.pending and not batch.cancelled_at:
+            # The others are cancelled in chunks, by whoever keeps the books.
+            batch.cancelled_at, batch.reason = now, f"More than {batch.max_failures} jobs failed (max_failures)."
         scheduled = [row for event in _events(tally, now) for row in _callback_rows(batch, event, now)]
         callbacks += scheduled
         batch.open_callbacks += len(scheduled)
@@ -75,7 +80,8 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         changes.append(
             [
                 batch.pk, *(getattr(tally, name) for name in _COUNTERS), batch.status, batch.round, batch.failure_round,
-                batch.attempted_round, batch.first_failure_id, tally.started_at, batch.finished_at,
+                batch.attempted_round, batch.first_failure_id, tally.started_at, batch.finished_at, batch.cancelled_at,
+                batch.reason,
             ]
         )  # fmt: skip
     if changes:
@@ -91,7 +97,8 @@ def _update(changes: list[list[object]]) -> None:
     rows.execute(
         f"UPDATE {rows.BATCH} SET {moves}, status = v_status, round = v_round, failure_round = v_failure_round,"
         " attempted_round = v_attempted_round, first_failure_id = v_first_failure,"
-        " started_at = COALESCE(started_at, v_started_at), finished_at = v_finished_at"
+        " started_at = COALESCE(started_at, v_started_at), finished_at = v_finished_at, cancelled_at = v_cancelled_at,"
+        " reason = v_reason"
         f" FROM {table} WHERE id = v_id",
         params,
     )
@@ -119,8 +126,13 @@ def can_end(batch: "Batch") -> bool:
     )
 
 
+def has_given_up(batch: "Batch") -> bool:
+    """More jobs have failed than `max_failures` allows: what is left is cancelled, and the batch has failed."""
+    return batch.max_failures is not None and batch.failed > batch.max_failures
+
+
 def verdict(batch: "Batch") -> BatchStatus:
-    if batch.cancelled_at:
+    if batch.cancelled_at and not has_given_up(batch):
         return BatchStatus.CANCELLED
     return BatchStatus.FAILED if batch.failed or batch.cancelled else BatchStatus.SUCCEEDED
 
@@ -169,7 +181,7 @@ def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[obj
     return [
         [
             uuid7(), None, batch.pk, event.value, position, batch.round, spec["func"], spec["arguments"],
-            spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"], now,
+            spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"], spec["no_retry"], now,
         ]
         for position, spec in enumerate(specs)
     ]  # fmt: skip

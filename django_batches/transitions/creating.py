@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from ..connection import poke
-from ..exceptions import BatchCancelled, BatchFinished
+from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import BatchStatus
 from . import counting, rows
 
@@ -31,12 +31,19 @@ class NewJob(NamedTuple):
     timeout: int
     max_attempts: int
     backoff: str
+    no_retry: str
     created_at: datetime
 
 
 def create(batch: "Batch") -> None:
-    """Writes the row of a new, open batch."""
-    rows.batches().bulk_create([batch])
+    """Writes the row of a new, open batch; raises `BatchExists` where one with its key has not ended."""
+    try:
+        with rows.atomic():
+            rows.batches().bulk_create([batch])
+    except IntegrityError:
+        if not batch.key:
+            raise
+        raise BatchExists(f"A batch with the key {batch.key!r} has not ended yet.") from None
     batch._state.adding = False
 
 

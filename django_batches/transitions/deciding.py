@@ -1,6 +1,7 @@
 """What an outcome makes of its row: ended, another attempt, or given back. Decides and writes nothing."""
 
 import json
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -99,6 +100,14 @@ def _unfinished(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime
 def backoff_delay(backoff: str, attempt: int) -> float:
     """Seconds between attempt number `attempt`, which failed, and the next one."""
     spec = json.loads(backoff)
+    if isinstance(spec, dict):
+        pause = spec["first"]
+        for _ in range(attempt - 1):
+            if pause >= spec["limit"]:
+                break
+            pause *= spec["factor"]
+        pause = min(pause, spec["limit"])
+        return float(pause * (1 - spec["jitter"] * random.random()))
     if isinstance(spec, list):
         return float(spec[min(attempt, len(spec)) - 1]) if spec else 0.0
     return float(spec)

@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..states import IN_FLIGHT, JobStatus
 from . import rows
+
+if TYPE_CHECKING:
+    from ..models import Batch
 
 WINDOW = 1_000
 """Jobs of one batch that may be in RQ at a time: bounds Redis, makes pause and cancel quick."""
@@ -33,9 +36,13 @@ class Claimed:
     timeout: int
     attempts: int
     max_attempts: int
+    no_retry: str
 
 
-_FIELDS = "j.id, j.dispatch, COALESCE(j.batch_id, j.callback_of_id), j.event, j.func, j.arguments, j.queue, j.timeout, j.attempts, j.max_attempts"  # noqa: E501
+_FIELDS = (
+    "j.id, j.dispatch, COALESCE(j.batch_id, j.callback_of_id), j.event, j.func, j.arguments, j.queue, j.timeout,"
+    " j.attempts, j.max_attempts, j.no_retry"
+)
 _RETURNED = _FIELDS.replace("j.", "")
 
 
@@ -67,9 +74,9 @@ def claim_jobs(
         batches = {
             key: batch
             for key, batch in rows.lock_batches(ids, skip_locked=True).items()
-            if not (batch.is_paused or batch.cancelled_at or batch.finished_at) and batch.in_flight < WINDOW
+            if not (batch.is_paused or batch.cancelled_at or batch.finished_at) and _room(batch) > 0
         }
-        rooms = [(key, min(WINDOW - batch.in_flight, limit)) for key, batch in batches.items()]
+        rooms = [(key, min(_room(batch), limit)) for key, batch in batches.items()]
         claimed = _claim(queue, rooms, limit) if rooms else []
         counts: dict[UUID, int] = defaultdict(int)
         for job in claimed:
@@ -78,6 +85,11 @@ def claim_jobs(
             _add_in_flight(counts)
     last = ids[-1] if len(ids) == BATCHES_PER_CLAIM else None
     return claimed, last
+
+
+def _room(batch: "Batch") -> int:
+    """How many more of its jobs may be in RQ."""
+    return min(batch.concurrency or WINDOW, WINDOW) - batch.in_flight
 
 
 def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:

@@ -60,6 +60,8 @@ class Recorded:
     """Jobs that failed for good without a worker that could have logged it."""
     callbacks: int = 0
     """How many callbacks this scheduled."""
+    has_given_up: bool = False
+    """A batch has more failures than it allows: the rest of its jobs must not start."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
 
@@ -108,7 +110,8 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
         callbacks = counting.write([tallies[key] for key in {change.outcome.batch_id for change in won}], now)
     failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
     superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
-    return Recorded(ready + orphans, postponed, failures, callbacks, superseded)
+    gave_up = any(batch.cancelled_at == now for batch in batches.values())
+    return Recorded(ready + orphans, postponed, failures, callbacks, gave_up, superseded)
 
 
 def _sort(

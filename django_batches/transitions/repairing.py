@@ -167,6 +167,7 @@ def _mark_for_deletion(batch_id: UUID) -> bool:
             failed=0,
             cancelled=0,
             first_failure=None,
+            key="",
         )
     return True
 

@@ -8,10 +8,11 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.db import IntegrityError
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
-from ..exceptions import BatchCancelled
+from ..exceptions import BatchCancelled, BatchExists
 from ..states import BatchStatus, JobStatus
 from . import counting, rows
 from .aggregating import count_failures
@@ -48,6 +49,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
         if batch is None:
             return 0
         if batch.retry_position is None:
+            include_cancelled = include_cancelled or counting.has_given_up(batch)
             statuses = _statuses(include_cancelled)
             if rows.jobs().filter(batch=batch, status__in=statuses).exists():
                 batch.retry_position, batch.retry_cancelled = 0, include_cancelled
@@ -146,7 +148,11 @@ def _reopen(batch: "Batch") -> None:
         }
     for name, value in changes.items():
         setattr(batch, name, value)
-    rows.batches().filter(pk=batch.pk).update(**changes)
+    try:
+        with rows.atomic():
+            rows.batches().filter(pk=batch.pk).update(**changes)
+    except IntegrityError:
+        raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
 
 
 def _put_back(batch: "Batch", ids: list[UUID], include_cancelled: bool) -> int:

@@ -36,6 +36,7 @@ NEW_JOB = {
     "timeout": "int",
     "max_attempts": "int",
     "backoff": "text",
+    "no_retry": "text",
     "created_at": "timestamptz",
 }
 """Columns of a new job row; the others have their defaults in the database."""

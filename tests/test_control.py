@@ -1,0 +1,179 @@
+"""Control over a running batch: concurrency, max_failures, key, no_retry."""
+
+import threading
+
+import pytest
+from django.db import connection, transaction
+
+from django_batches import Batch
+from django_batches.exceptions import BatchExists
+from django_batches.models import BatchJob
+from django_batches.outcomes import Kind
+from django_batches.transitions import recording, repairing, steering
+
+from . import tasks
+from .road import claim, outcome_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def state(batch):
+    batch.refresh_from_db()
+    assert repairing.drift(batch.pk) == {}
+    return (batch.status, batch.pending, batch.succeeded, batch.failed, batch.cancelled)
+
+
+def fill(count, **options):
+    with Batch.open(**options) as batch:
+        for event in ("success", "failure", "finish"):
+            getattr(batch, f"on_{event}")(tasks.told, "path")
+        batch.map(tasks.ok, range(count))
+    return batch
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"concurrency": 0}, {"concurrency": 1.5}, {"max_failures": -1}, {"max_failures": 0.05}, {"key": ""}, {"key": 7}],
+)
+def test_a_wrong_limit_is_refused_before_anything_is_written(given):
+    with pytest.raises(ValueError, match=f"^{next(iter(given))}:"):
+        Batch.open(**given)
+    assert not Batch.objects.exists()
+
+
+class TestConcurrency:
+    def test_no_more_jobs_than_allowed_are_in_rq(self):
+        batch, free = fill(10, concurrency=3), fill(10)
+        claimed = claim(batch)
+        assert len(claimed) == 3
+        assert free.jobs.filter(status="queued").count() == 10
+        assert claim(batch) == []
+        recording.record([outcome_of(job) for job in claimed[:2]])
+        assert len(claim(batch)) == 2
+        batch.refresh_from_db()
+        assert batch.in_flight == 3
+
+    def test_callbacks_and_scheduled_jobs_hold_no_place(self):
+        batch = fill(2, concurrency=1, max_attempts=2, backoff=3600)
+        (first,) = claim(batch)
+        recording.record([outcome_of(first, Kind.FAILED)])
+        assert batch.jobs.get(pk=first.id).status == "scheduled"
+        assert len(claim(batch)) == 1
+
+    def test_the_largest_number_seen_at_once_is_the_one_allowed(self, start_worker, ledger):
+        start_worker("--workers", 8)
+        with Batch.open(concurrency=3) as batch:
+            for _ in range(60):
+                batch.enqueue(tasks.begin_and_end, ledger.path, 0.1)
+        assert batch.wait(60)
+        at_once = most = 0
+        for line in ledger.lines:
+            at_once += 1 if line == "begin" else -1
+            most = max(most, at_once)
+        assert most == 3
+
+
+class TestMaxFailures:
+    def test_one_failure_too_many_cancels_the_rest_and_the_batch_has_failed(self):
+        batch = fill(10, max_failures=2)
+        claimed = claim(batch)
+        recording.record([outcome_of(job, Kind.VANISHED) for job in claimed[5:]])
+        recording.record([outcome_of(job, Kind.FAILED) for job in claimed[:2]])
+        assert state(batch) == ("running", 8, 0, 2, 0)
+        recorded = recording.record([outcome_of(claimed[2], Kind.FAILED)])
+        assert recorded.has_given_up
+        assert steering.to_hold() == {batch.pk}
+        assert steering.unfinished_cancels() == [batch.pk]
+        steering.carry_on_cancelling(batch.pk)
+        assert state(batch) == ("running", 2, 0, 3, 5)
+        recording.record([outcome_of(claimed[3]), outcome_of(claimed[4], Kind.HELD)])
+        assert state(batch) == ("failed", 0, 1, 3, 6)
+        assert batch.reason == "More than 2 jobs failed (max_failures)."
+        assert sorted(batch.callbacks.values_list("event", flat=True)) == ["failure", "finish"]
+
+    def test_retry_revives_the_cancelled_ones_too(self):
+        batch = fill(4, max_failures=0)
+        claimed = claim(batch)
+        recording.record([outcome_of(claimed[0], Kind.FAILED)])
+        recording.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        assert state(batch) == ("failed", 0, 0, 1, 3)
+        assert batch.retry_failed() == 4
+        assert state(batch) == ("running", 4, 0, 0, 0)
+        assert batch.reason == ""
+        recording.record([outcome_of(job) for job in claim(batch)])
+        assert state(batch) == ("succeeded", 0, 4, 0, 0)
+
+    def test_a_last_job_that_is_one_too_many_ends_the_batch(self):
+        batch = fill(2, max_failures=1)
+        recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+        assert state(batch) == ("failed", 0, 0, 2, 0)
+        assert batch.reason == ""
+
+    def test_with_a_real_worker_nothing_more_is_started(self, start_worker, ledger):
+        start_worker("--workers", 2)
+        with Batch.open(max_failures=3) as batch:
+            batch.on_finish(tasks.told, ledger.path)
+            batch.map(tasks.raises, ["no"] * 2000)
+        assert batch.wait(30)
+        assert (batch.status, batch.failed + batch.cancelled) == ("failed", 2000)
+        assert 4 <= batch.failed < 1500
+        assert len(ledger.lines) == 1
+
+
+class TestKey:
+    def test_a_second_batch_with_the_key_of_a_living_one_is_refused(self):
+        batch = fill(1, key="import-7")
+        with pytest.raises(BatchExists, match="'import-7' has not ended yet"), Batch.open(key="import-7"):
+            raise AssertionError("never entered")
+        fill(1, key="import-8")
+        recording.record([outcome_of(job) for job in claim(batch)])
+        assert fill(1, key="import-7").pk != batch.pk
+
+    def test_inside_a_transaction_the_refusal_leaves_it_usable(self):
+        fill(1, key="once")
+        with transaction.atomic():
+            with pytest.raises(BatchExists):
+                Batch.open(key="once").__enter__()
+            fill(1, key="other")
+        assert Batch.objects.count() == 2
+
+    def test_a_retry_beside_a_living_batch_with_the_key_changes_nothing(self):
+        batch = fill(1, key="nightly")
+        recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+        fill(1, key="nightly")
+        with pytest.raises(BatchExists, match="retry once it has"):
+            batch.retry_failed()
+        with pytest.raises(BatchExists):
+            batch.jobs.get().retry()
+        assert state(batch) == ("failed", 0, 0, 1, 0)
+
+    @pytest.mark.postgresql
+    def test_of_many_at_once_one_is_opened(self):
+        barrier, opened = threading.Barrier(8), []
+
+        def work():
+            try:
+                barrier.wait(10)
+                opened.append(fill(1, key="cron").pk)
+            except BatchExists:
+                pass
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(opened) == Batch.objects.count() == 1
+
+
+class TestNoRetry:
+    def test_an_excluded_exception_is_final_at_once(self, road):
+        with Batch.open(max_attempts=5, no_retry=ValueError) as batch:
+            batch.enqueue(tasks.boom)
+            batch.using(no_retry=()).enqueue(tasks.boom)
+            batch.using(no_retry=[LookupError]).enqueue(tasks.key_error)
+        road.run()
+        assert list(BatchJob.objects.values_list("attempts", flat=True)) == [1, 5, 1]
+        assert state(batch) == ("failed", 0, 0, 3, 0)
