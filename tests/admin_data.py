@@ -79,13 +79,13 @@ def add_jobs(batch, counts, now):
 
 def new_job(batch, position, func="tests.tasks.ok"):
     now = timezone.now()
-    return [uuid7(), batch.pk, None, "", position, 0, func, '[[1],{"size":"large"}]', batch.queue, 180, 1, "0", now]
+    return [uuid7(), batch.pk, None, "", position, 0, func, '[[1],{"size":"large"}]', batch.queue, 180, 1, "0", "[]", now]
 
 
 def new_callback(batch, event="finish", func="tests.tasks.told", **fields):
     key = uuid7()
     now = timezone.now()
-    rows.insert_jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", now]])
+    rows.insert_jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", "[]", now]])
     rows.jobs().filter(pk=key).update(**fields)
     return BatchJob.objects.get(pk=key)
 
