@@ -92,7 +92,7 @@ def _check(value: Any, name: str) -> None:
 
 def _described(value: Any) -> str:
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def _fix(value: Any, name: str) -> str:

@@ -79,7 +79,8 @@ def add_jobs(batch, counts, now):
 
 def new_job(batch, position, func="tests.tasks.ok"):
     now = timezone.now()
-    return [uuid7(), batch.pk, None, "", position, 0, func, '[[1],{"size":"large"}]', batch.queue, 180, 1, "0", "[]", now]
+    arguments = '[[1],{"size":"large"}]'
+    return [uuid7(), batch.pk, None, "", position, 0, func, arguments, batch.queue, 180, 1, "0", "[]", now]
 
 
 def new_callback(batch, event="finish", func="tests.tasks.told", **fields):

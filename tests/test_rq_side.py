@@ -142,7 +142,7 @@ def test_rq_info_and_django_rqs_page_show_our_workers_and_jobs(start_worker, red
     with Batch.open() as batch:
         batch.enqueue(tasks.begin_and_end, ledger.path, 20)
         batch.enqueue(tasks.ok)
-    wait_until(lambda: ledger.lines)
+    wait_until(lambda: ledger.lines and Worker.all(connection=redis))
     info = subprocess.run(
         [sys.executable, "-m", "rq.cli", "info", "--url", redis_url(redis)], capture_output=True, text=True, timeout=30
     )

@@ -105,6 +105,7 @@ class Supervisor:
         try:
             while not self._has_left():
                 self._keep_children()
+                self._talk_to_redis()  # before the wait: RQ shall know an executor when its first job starts
                 received = signal.sigtimedwait(_SIGNALS, TICK)
                 if received and received.si_signo != signal.SIGCHLD:
                     interrupted |= self._asked_to_leave(signal.Signals(received.si_signo).name)
@@ -112,7 +113,6 @@ class Supervisor:
                     interrupted |= self._interrupt("the grace period is over")
                 self._reap()
                 self._kill_overrunning()
-                self._talk_to_redis()
                 self._leave_if_spent()
         finally:
             self._kill_all()
