@@ -181,7 +181,7 @@ def test_a_folder_without_photographs_is_refused(tmp_path):
     [
         ("postgres://me:p%40ss@db.example:5433/shop", ("shop", "me", "p@ss", "db.example", "5433", {})),
         ("postgresql:///shop", ("shop", "", "", "", "", {})),
-        ("postgres://me@/shop?host=/tmp/Some%20Place&port=5434", ("shop", "me", "", "/tmp/Some Place", "5434", {})),
+        ("postgres://me@/shop?host=/run/Some%20Place&port=5434", ("shop", "me", "", "/run/Some Place", "5434", {})),
         ("postgres://me@[::1]/shop?sslmode=require", ("shop", "me", "", "::1", "", {"sslmode": "require"})),
     ],
 )
