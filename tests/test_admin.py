@@ -10,11 +10,13 @@ from django.db import connection
 from django.urls import reverse
 from django.utils import timezone, translation
 
+from django_batches import exponential
 from django_batches.admin import timeline
 from django_batches.admin.jobs import SIZE, STRETCH
 from django_batches.models import Batch, BatchJob, TimeBucket
 from django_batches.transitions import rows
 
+from . import tasks
 from .admin_data import analyze, batch_of, batchworker_is_there, new_callback
 from .road import statements
 
@@ -347,3 +349,18 @@ def test_the_pages_work_without_time_zones(client, settings):
     batch = batch_of(succeeded=4, failed=2, running=1, created=1)
     for path in (reverse(LIST), url("change", batch), url("jobs", batch), url("live_page", batch)):
         text_of(client.get(path))
+
+
+def test_the_page_tells_the_limits_that_a_batch_has(client):
+    limits = {"concurrency": 5, "max_failures": 0, "key": "nightly", "no_retry": ValueError}
+    with Batch.open(**limits, backoff=exponential(5, factor=3, limit=600)) as batch:
+        batch.enqueue(tasks.ok)
+    page = client.get(f"/admin/django_batches/batch/{batch.pk}/change/").content.decode()
+    for text in (
+        "5.0 s, each time × 3, at most 10 min",
+        "builtins.ValueError",
+        "nightly",
+        "Concurrency",
+        "Failures allowed",
+    ):
+        assert text in page

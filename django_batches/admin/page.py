@@ -1,5 +1,6 @@
 """The page of a batch."""
 
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -54,5 +55,16 @@ def _facts(batch: Batch) -> list[tuple[str, str]]:
         (_("Timeout"), duration(timedelta(seconds=batch.timeout))),
         (_("Attempts"), str(batch.max_attempts)),
         (_("Backoff"), backoff(batch) or _("none")),
+        *((label, text) for label, text in _limits(batch) if text),
         (_("Round"), str(batch.round)),
+    ]
+
+
+def _limits(batch: Batch) -> list[tuple[str, str]]:
+    """What only some batches have; empty text for those that have not."""
+    return [
+        (_("No retry after"), ", ".join(json.loads(batch.no_retry))),
+        (_("Concurrency"), str(batch.concurrency or "")),
+        (_("Failures allowed"), "" if batch.max_failures is None else str(batch.max_failures)),
+        (_("Key"), batch.key),
     ]

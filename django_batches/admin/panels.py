@@ -124,6 +124,12 @@ def metadata(batch: Batch) -> str:
 def backoff(batch: Batch) -> str:
     """The pauses between attempts in words."""
     given = json.loads(batch.backoff)
+    if isinstance(given, dict):
+        return _("%(first)s, each time × %(factor)s, at most %(limit)s") % {
+            "first": duration(timedelta(seconds=given["first"])),
+            "factor": f"{given['factor']:g}",
+            "limit": duration(timedelta(seconds=given["limit"])),
+        }
     pauses = given if isinstance(given, list) else [given]
     return ", ".join(duration(timedelta(seconds=pause)) for pause in pauses) if any(pauses) else ""
 
