@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import override_settings
 from redis.exceptions import ConnectionError
 from rq import Queue, SimpleWorker, Worker
 
-from django_batches import Batch
+from django_batches import Batch, execution
 from django_batches.transitions import repairing
 
 from . import tasks
@@ -114,6 +114,25 @@ def test_the_outcome_goes_to_the_database_where_redis_is_away(road, redis, monke
     batch.refresh_from_db()
     assert (batch.status, batch.succeeded) == ("succeeded", 1)
     assert repairing.drift(batch.pk) == {}
+
+
+def test_a_job_whose_row_cannot_be_asked_is_not_started_and_not_failed(road, redis, monkeypatch, ledger):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.append, ledger.path, "run")
+    road.dispatch()
+
+    def away(message):
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(execution, "is_current", away)
+    SimpleWorker(["default"], connection=redis).work(burst=True)
+    assert ledger.lines == []
+    monkeypatch.undo()
+    road.record()
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("created", 0, 0)
+    drive(road, SimpleWorker(["default"], connection=redis))
+    assert ledger.lines == ["run"]
 
 
 def test_the_command_rq_worker_and_django_rqs_rqworker_run_batches(start_worker, redis):
