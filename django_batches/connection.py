@@ -82,6 +82,13 @@ class Keys:
         return f"{self.RQ}:workers:{queue}"
 
 
+def known_queues(redis: Redis) -> list[str]:
+    """The names of all queues that RQ knows, and `default`, in order."""
+    prefix = len(f"{Keys.RQ}:queue:")
+    known: Any = redis.smembers(f"{Keys.RQ}:queues")
+    return sorted({"default", *(key.decode()[prefix:] for key in known)})
+
+
 def client(**options: Any) -> Redis:
     """A client of its own on the configured server, for a process that lives long.
 

@@ -4,12 +4,12 @@ import pytest
 from rq import Queue
 
 from django_batches import Batch
+from django_batches.connection import known_queues
 from django_batches.coordinator.dispatch import Flow
 from django_batches.coordinator.lease import LeaseLost
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.transitions import dispatching, recording
-from django_batches.worker.chores import _all_queues
 
 from . import tasks
 from .road import claim, outcome_of
@@ -132,7 +132,7 @@ def test_what_is_pushed_is_an_rq_job_that_rq_can_read(road, redis, keys):
     assert len(queue) == 3
     assert first.func_name == "django_batches.execution.run" and first.args == ()
     assert first.description == "tests.tasks.ok" and first.timeout == 180 and first.get_status() == "queued"
-    assert _all_queues(redis) == ["default", "images"]
+    assert known_queues(redis) == ["default", "images"]
 
 
 def test_an_older_coordinator_cannot_push(road, redis):

@@ -65,6 +65,16 @@ class Recorded:
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
 
+    def joined(self, other: "Recorded") -> "Recorded":
+        return Recorded(
+            self.done + other.done,
+            self.postponed + other.postponed,
+            self.failures + other.failures,
+            self.callbacks + other.callbacks,
+            self.has_given_up or other.has_given_up,
+            self.superseded + other.superseded,
+        )
+
 
 def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now) -> Recorded:
     """Applies outcomes in one transaction; where the database refuses one, that job alone is failed.
@@ -77,10 +87,7 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
         # Halved until the culprit is alone: it would come back with every chunk and stop the books of all batches.
         if len(outcomes) > 1:
             middle = len(outcomes) // 2
-            halves = [record(half, fence) for half in (outcomes[:middle], outcomes[middle:])]
-            return Recorded(
-                *(left + right for left, right in zip(*(vars(half).values() for half in halves), strict=True))
-            )
+            return record(outcomes[:middle], fence).joined(record(outcomes[middle:], fence))
         return _record_refused(outcomes[0], error, fence)
 
 

@@ -55,17 +55,19 @@ def carry_on_cancelling(batch_id: UUID, *, skip_locked: bool = False) -> int:
 def _cancel_chunk(batch: "Batch", now: datetime) -> int:
     waiting = rows.jobs().filter(batch=batch, status__in=WAITING_HERE)
     ids = list(waiting.order_by("position").values_list("pk", flat=True)[: rows.CHUNK])
-    ended = (
-        rows.jobs()
-        .filter(pk__in=ids, status__in=WAITING_HERE)
-        .update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
-    )
+    ended = _cancel_rows(ids, now)
     tally = Tally(batch)
     tally.ended(JobStatus.CANCELLED, ended)
     if ended:
         count_ended({batch.pk: (0, 0, ended)}, now)
     counting.write([tally], now)
     return ended
+
+
+def _cancel_rows(ids: list[UUID], now: datetime) -> int:
+    """Ends those of the jobs that wait here; returns how many. Their batch is locked."""
+    waiting = rows.jobs().filter(pk__in=ids, status__in=WAITING_HERE)
+    return waiting.update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
 
 
 def cancel_job(job_id: UUID) -> bool:
@@ -76,11 +78,7 @@ def cancel_job(job_id: UUID) -> bool:
         batch = rows.lock_batches([batch_id]).get(batch_id) if batch_id else None
         if batch is None:
             return _cancel_callback(job_id, now)
-        won = (
-            rows.jobs()
-            .filter(pk=job_id, status__in=WAITING_HERE)
-            .update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
-        )
+        won = _cancel_rows([job_id], now)
         if won:
             tally = Tally(batch)
             tally.ended(JobStatus.CANCELLED)
@@ -95,11 +93,7 @@ def _cancel_callback(job_id: UUID, now: datetime) -> bool:
     batch = rows.lock_batches([owner]).get(owner) if owner else None
     if batch is None:
         return False
-    won = (
-        rows.jobs()
-        .filter(pk=job_id, status__in=WAITING_HERE)
-        .update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
-    )
+    won = _cancel_rows([job_id], now)
     if won:
         counting.write([Tally(batch, open_callbacks=-1)], now)
     return bool(won)

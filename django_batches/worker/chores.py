@@ -4,7 +4,6 @@ of its registries. A process of its own, because the failure callbacks of abando
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from django.db import close_old_connections
 from redis import Redis
@@ -13,7 +12,7 @@ from rq import Worker
 from rq.scheduler import RQScheduler
 
 from ..conf import settings
-from ..connection import Keys, client
+from ..connection import client, known_queues
 
 logger = logging.getLogger("django_batches")
 
@@ -43,7 +42,7 @@ def _work(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) 
         while not should_stop():
             now = time.monotonic()
             if now - locked_at > LOCKS or scheduler is None:
-                names = list(queues) or _all_queues(redis)
+                names = list(queues) or known_queues(redis)
                 if scheduler is None or scheduler._queue_names != set(names):
                     _end(scheduler)
                     scheduler = _scheduler(redis, names)
@@ -72,9 +71,3 @@ def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:
     scheduler = RQScheduler(names, connection=redis, logging_level=logging.WARNING, serializer=settings().RQ_SERIALIZER)
     scheduler.register_birth()
     return scheduler
-
-
-def _all_queues(redis: Redis) -> list[str]:
-    prefix = len(Keys().queue(""))
-    known: Any = redis.smembers(f"{Keys.RQ}:queues")
-    return sorted({"default", *(key.decode()[prefix:] for key in known)})

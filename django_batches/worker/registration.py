@@ -12,7 +12,7 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.version import VERSION
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
-from ..connection import Keys
+from ..connection import Keys, known_queues
 from ..scripts import stamp
 
 TTL = 90
@@ -31,7 +31,7 @@ class Registration:
 
     def renew(self, executors: Iterable[tuple[str, int]]) -> None:
         """Writes the records of (name, process id) anew, and listens for their commands."""
-        queues = self._queues or self._all_queues()
+        queues = self._queues or known_queues(self._redis)
         pipeline = self._redis.pipeline(transaction=False)
         for name, pid in executors:
             key = self._keys.worker(name)
@@ -49,7 +49,7 @@ class Registration:
         key = self._keys.worker(name)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.srem(REDIS_WORKER_KEYS, key)
-        for queue in self._queues or self._all_queues():
+        for queue in self._queues or known_queues(self._redis):
             pipeline.srem(WORKERS_BY_QUEUE_KEY % queue, key)
         pipeline.delete(key, f"{key}:executions")
         pipeline.execute()
@@ -78,11 +78,6 @@ class Registration:
         channel = (PUBSUB_CHANNEL_TEMPLATE % name).encode()
         if channel not in self._pubsub.channels:
             self._pubsub.subscribe(channel)
-
-    def _all_queues(self) -> list[str]:
-        prefix = len(self._keys.queue(""))
-        known: Any = self._redis.smembers(f"{self._keys.RQ}:queues")
-        return sorted({"default", *(key.decode()[prefix:] for key in known)})
 
     def _record(self, name: str, pid: int, queues: Sequence[str]) -> dict[Any, Any]:
         return {
