@@ -1,7 +1,8 @@
 """Which job is running here: for `current_batch()` and `current_job()`."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,6 +19,15 @@ class Running:
     job_id: UUID
     batch_id: UUID
     dispatch: int
+    is_callback: bool = False
+    children: list[UUID] = field(default_factory=list, compare=False)
+    """The child batches that it has opened."""
+
+
+class Current(Enum):
+    """The default of `parent`: the job that opens the batch, if one runs here."""
+
+    JOB = "the running job"
 
 
 running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)

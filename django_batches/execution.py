@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import django
@@ -30,13 +30,17 @@ from rq.timeouts import JobTimeoutException
 from .connection import Keys, poke
 from .context import Running, running
 from .describing import described
-from .exceptions import BatchCancelled, FunctionNotAllowed
+from .exceptions import BatchCancelled, BatchError, FunctionNotAllowed
 from .functions import resolve
 from .options import type_path
 from .outcomes import Kind, Outcome, fingerprint
 from .payloads import clean_name, dump_result
 from .states import IN_FLIGHT
 from .transitions import recording, rows
+from .verbs import BatchVerbs
+
+if TYPE_CHECKING:
+    from .models import Batch
 
 logger = logging.getLogger("django_batches.jobs")
 
@@ -78,8 +82,9 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
     error: BaseException | None = None
     outcome: Outcome
     try:
-        value = copy_context().run(_call, message)
-        outcome = _returned(message, value)
+        run = Running(message.job_id, message.batch_id, message.dispatch, message.is_callback)
+        value = copy_context().run(_call, message, run)
+        outcome = _returned(message, value, run)
     except BaseException as raised:
         error = raised
         outcome = _raised(message, raised)
@@ -150,8 +155,8 @@ def record_directly(outcome: Outcome) -> bool:
     return not recorded.postponed
 
 
-def _call(message: Message) -> Any:
-    running.set(Running(message.job_id, message.batch_id, message.dispatch))
+def _call(message: Message, run: Running) -> Any:
+    running.set(run)
     function = resolve(message.func)
     args = message.args
     if message.is_callback:
@@ -181,7 +186,9 @@ def alarm(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
-def _returned(message: Message, value: Any) -> Outcome:
+def _returned(message: Message, value: Any, run: Running) -> Outcome:
+    if isinstance(value, BatchVerbs):
+        return _returned_batch(message, value, run)
     if isinstance(value, Retry):
         intervals = value.intervals or [0]
         after = float(intervals[min(message.attempts, len(intervals) - 1)])
@@ -194,10 +201,23 @@ def _returned(message: Message, value: Any) -> Outcome:
             retry_after=after,
         )
     try:
-        return message.outcome(Kind.SUCCEEDED, result=None if value is None else dump_result(value))
+        result = None if value is None else dump_result(value)
+        return message.outcome(Kind.SUCCEEDED, result=result, has_children=bool(run.children))
     except (TypeError, ValueError, RecursionError) as error:
         # For good: the work is done, and doing it again would charge the card twice.
         return _failure(message, error, is_final=True)
+
+
+def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
+    """The job takes the result of a child; of any other batch nobody would tell it the end."""
+    key = cast("Batch", value).pk
+    if key in run.children and rows.batches().filter(pk=key, is_awaited=True).exists():
+        return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
+    error = BatchError(
+        f"The job returned batch {key}, which is no child of this run: return a batch that the job itself has opened "
+        "by Batch.open(...), without parent=None."
+    )
+    return _failure(message, error, is_final=True)
 
 
 def _raised(message: Message, error: BaseException) -> Outcome:

@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from .ids import uuid7
 from .querysets import BatchJobQuerySet, BatchQuerySet
 from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, WAITING_HERE, BatchStatus, Event, JobStatus
+from .transitions import children
 from .verbs import BatchVerbs, JobVerbs
 
 
@@ -52,11 +53,24 @@ class Batch(BatchVerbs, models.Model):
     max_failures = models.PositiveIntegerField(
         _("failures allowed"), null=True, help_text=_("One more failed job than this, and the others are cancelled.")
     )
+    deadline = models.PositiveIntegerField(
+        _("deadline"), null=True, help_text=_("Seconds after its creation by which it should have ended.")
+    )
     key = models.CharField(
         _("key"), max_length=200, blank=True, default="", help_text=_("Only one batch with it at a time.")
     )
     registered_callbacks = models.TextField(default="[]", editable=False)
     """JSON list of the callbacks registered before the seal; their rows are made when the event happens."""
+
+    parent = models.ForeignKey(
+        "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="children",
+        editable=False,
+    )  # fmt: skip
+    """The job or callback that opened it, and that ends with it."""
+    parent_dispatch = models.PositiveIntegerField(null=True, editable=False)
+    """The run of the parent that opened it: one that was given up must not get its outcome."""
+    is_awaited = models.BooleanField(default=False, editable=False)
+    """Its parent has not been told yet how it ended."""
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     grown_at = models.DateTimeField(_("last job added"), default=timezone.now, editable=False)
@@ -64,6 +78,10 @@ class Batch(BatchVerbs, models.Model):
     started_at = models.DateTimeField(_("started"), null=True, editable=False)
     cancelled_at = models.DateTimeField(_("cancel asked"), null=True, editable=False)
     finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+    deadline_at = models.DateTimeField(_("due"), null=True, editable=False)
+    overdue_at = models.DateTimeField(
+        _("overdue"), null=True, editable=False, help_text=_("When it was found to have missed its deadline.")
+    )
 
     first_failure = models.ForeignKey(
         "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, related_name="+", editable=False
@@ -103,6 +121,24 @@ class Batch(BatchVerbs, models.Model):
         indexes: ClassVar = [
             # coordinator: batches to end, to cancel, to retry, to hold, abandoned ones
             models.Index(fields=["id"], name="batch_not_ended", condition=Q(finished_at=None)),
+            # coordinator: retries that are under way
+            models.Index(fields=["id"], name="batch_retried", condition=Q(retry_position__isnull=False)),
+            # coordinator: deadlines
+            models.Index(
+                fields=["deadline_at"],
+                name="batch_with_deadline",
+                condition=Q(deadline_at__isnull=False, overdue_at=None, finished_at=None),
+            ),
+            # admin, retry, delete: the tree
+            models.Index(fields=["parent"], name="batch_of_parent", condition=Q(parent__isnull=False)),
+            # coordinator: children whose parent waits for them
+            models.Index(fields=["parent"], name="batch_awaited", condition=Q(is_awaited=True)),
+            # coordinator: children that have ended, and whose parent is still to be told
+            models.Index(
+                fields=["parent"],
+                name="batch_to_tell",
+                condition=Q(is_awaited=True, finished_at__isnull=False, open_callbacks=0, retry_position=None),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -165,12 +201,8 @@ class Batch(BatchVerbs, models.Model):
 
         None until it has succeeded and that callback too. The list is meant for small batches: see `results()`.
         """
-        if self.status != BatchStatus.SUCCEEDED:
-            return None
-        if not any(spec["event"] == Event.SUCCESS for spec in json.loads(self.registered_callbacks)):
-            return list(self.results())
-        first = self.callbacks.filter(event=Event.SUCCESS, round=self.round, position=0).first()
-        return first.result if first else None
+        text = children.result_texts([self.pk]).get(self.pk) if self.status == BatchStatus.SUCCEEDED else None
+        return json.loads(text) if text else None
 
     def results(self) -> Iterator[Any]:
         """One value per job, in the order added, streaming; None for a job without one."""
@@ -208,6 +240,13 @@ class BatchJob(JobVerbs, models.Model):
     attempts = models.PositiveIntegerField(_("attempts"), default=0, db_default=0)
     losses = models.PositiveIntegerField(_("losses"), default=0, db_default=0)
     """How often its worker was killed or lost under it since the last retry."""
+
+    waited_at = models.DateTimeField(null=True, editable=False)
+    """When its function had returned and it began to wait for its children; a retry then goes to them."""
+    returned_batch = models.ForeignKey(
+        Batch, models.DO_NOTHING, null=True, db_constraint=False, related_name="+", editable=False
+    )
+    """The child whose result it takes as its own."""
 
     result_text = models.TextField(null=True, editable=False)  # noqa: DJ001 (NULL is "no result")
     error_type = models.CharField(_("error type"), max_length=200, blank=True, default="", db_default="")

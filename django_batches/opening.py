@@ -11,6 +11,7 @@ from django.db import Error
 from django.utils import timezone
 
 from .conf import settings
+from .context import running
 from .exceptions import BatchError
 from .functions import bound_names, path_of
 from .ids import uuid7
@@ -35,8 +36,9 @@ FLUSH_AT = 1_000
 class Opening:
     """The block in which a batch is filled: `with Batch.open(...) as batch:`. Leaving it seals the batch."""
 
-    def __init__(self, batch: "Batch") -> None:
+    def __init__(self, batch: "Batch", *, inherits_queue: bool = False) -> None:
         self.batch = batch
+        self._inherits_queue = inherits_queue
         self.is_active = False
         self._callbacks: list[dict[str, Any]] = []
         self._buffer: list[NewJob] = []
@@ -45,9 +47,12 @@ class Opening:
     def __enter__(self) -> "Batch":
         if self.is_active or not self.batch._state.adding:
             raise BatchError("Batch.open(...) makes one batch: call it again for another one.")
+        creating.create(self.batch, inherits_queue=self._inherits_queue)
+        run = running.get()
+        if run and self.batch.parent_id == run.job_id:
+            run.children.append(self.batch.pk)
         if settings().ON_FAILURE:
             self.register(Event.FAILURE, settings().ON_FAILURE, (), {}, self.batch.job_options)
-        creating.create(self.batch)
         self.batch.opening = self
         self.is_active = True
         return self.batch

@@ -63,6 +63,10 @@ class Outcome:
     """No further attempt, whatever `max_attempts` says."""
     was_logged: bool = False
     """The worker that ran it has logged the failure, with its traceback."""
+    has_children: bool = False
+    """The run has opened child batches, with which the job ends."""
+    returned: UUID | None = None
+    """The child whose result the job takes."""
     retry_max: int | None = None
     retry_after: float | None = None
     """Seconds until the next attempt, where the job itself said so."""
@@ -103,6 +107,8 @@ class Outcome:
             "f": _stamp(self.finished_at),
             "r": self.result,
         }
+        if self.has_children:
+            data |= {"h": 1, "y": self.returned.hex if self.returned else None}
         if self.kind != Kind.SUCCEEDED:
             data |= {
                 "t": self.error_type, "e": self.error, "x": self.traceback, "p": self.fingerprint,
@@ -121,6 +127,7 @@ class Outcome:
                 result=data.get("r"), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
                 traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
                 is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
+                has_children=bool(data.get("h")), returned=UUID(data["y"]) if data.get("y") else None,
                 retry_max=data.get("m"), retry_after=data.get("a"), entry_id=entry_id,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:

@@ -6,9 +6,11 @@ The legal edges of a job (the guard of every statement in `transitions` is one o
     queued, running ──outcome──▶ succeeded | failed | cancelled
     queued, running ──attempt failed──▶ scheduled (a later attempt) | created (at once)
     queued, running ──held, lost or vanished──▶ created
+    queued, running ──returned, but has open child batches──▶ waiting
+    waiting ──the last child has ended──▶ succeeded | failed | cancelled
     scheduled ──due──▶ created
     created, scheduled ──cancel──▶ cancelled
-    failed, cancelled ──retry──▶ created
+    failed, cancelled ──retry──▶ created | waiting (where its children had failed)
 """
 
 from django.db.models import TextChoices
@@ -35,6 +37,8 @@ class JobStatus(TextChoices):
     """Handed to RQ; a worker may have started it within the last seconds."""
     RUNNING = "running", _("running")
     """A worker holds a lease on it."""
+    WAITING = "waiting", _("waiting")
+    """Its function has returned; it ends with the child batches that it opened."""
     SCHEDULED = "scheduled", _("scheduled")
     """Waits for `due_at`."""
     SUCCEEDED = "succeeded", _("succeeded")

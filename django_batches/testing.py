@@ -10,7 +10,7 @@ from .coordinator.dispatch import message_of
 from .execution import Message, perform
 from .outcomes import Kind
 from .states import JobStatus
-from .transitions import dispatching, recording, rows, steering
+from .transitions import children, dispatching, recording, retrying, rows, steering
 from .transitions.dispatching import Claimed
 
 WORKER = "drain"
@@ -38,6 +38,11 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
 
 def _claim() -> list[Claimed]:
     fence: Callable[[], datetime] = timezone.now
+    retrying.carry_all_on()
+    children.carry_cancels_down()
+    children.cancel_orphans()
+    while children.tell_parents():
+        pass
     dispatching.promote_due(fence)
     dispatching.promote_retries()
     claimed = dispatching.claim_callbacks(dispatching.WINDOW, fence)

@@ -1,10 +1,12 @@
 """The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening` and `transitions`."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from .context import running
+from .context import Current, running
 from .exceptions import BatchError
 from .opening import Adder, Opening
 from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds
@@ -38,8 +40,10 @@ class BatchVerbs:
         no_retry: ErrorTypes = (),
         concurrency: int | None = None,
         max_failures: int | None = None,
+        deadline: Seconds | None = None,
         key: str | None = None,
         metadata: dict[str, Any] | None = None,
+        parent: Current | None = Current.JOB,
     ) -> Opening:
         """A new batch, to be filled in a `with` block; leaving the block seals it.
 
@@ -49,8 +53,12 @@ class BatchVerbs:
         further attempt. Callbacks run with the same options unless registered through `using`.
 
         `concurrency` jobs of it run at a time at most. `max_failures=n`: when the n+1st job has failed for good, the
-        others are cancelled and the batch has failed; `retry_failed()` revives them all. `key`: while a batch with it
-        has not ended, opening another one raises `BatchExists`.
+        others are cancelled and the batch has failed; `retry_failed()` revives them all. `deadline` (seconds or
+        timedelta): a batch that has not ended so long after its creation is marked as overdue, and its `on_failure`
+        callbacks are told. `key`: while a batch with it has not ended, opening another one raises `BatchExists`.
+
+        In a running job or callback the batch is its child: the job ends with it, and the queue is that of the job's
+        batch. `parent=None` opens a batch of its own.
 
         Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. The same holds for
         a savepoint around the whole block; one inside the block undoes only what had been written by then (every
@@ -60,16 +68,24 @@ class BatchVerbs:
             raise TypeError(f"metadata: {metadata!r} is no dict.")
         if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 200):
             raise ValueError(f"key: {key!r} must be a string of 1 to 200 characters, or None.")
+        if parent is not None and parent is not Current.JOB:
+            raise TypeError(f"parent: {parent!r} must be left out (the running job) or None (no parent).")
         options = Options.of(queue, timeout, max_attempts, backoff, no_retry)
+        run = running.get() if parent else None
         batch = cast("type[Batch]", cls)(
             description=description,
             metadata=metadata or {},
             concurrency=count(concurrency, "concurrency", 1),
             max_failures=count(max_failures, "max_failures", 0),
             key=key or "",
+            parent_id=run.job_id if run else None,
+            parent_dispatch=run.dispatch if run else None,
             **vars(options),
         )
-        return Opening(batch)
+        if deadline is not None:
+            batch.deadline = math.ceil(seconds(deadline, "deadline"))
+            batch.deadline_at = batch.created_at + timedelta(seconds=batch.deadline)
+        return Opening(batch, inherits_queue=queue is None)
 
     @property
     def job_options(self) -> Options:

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from django.utils import timezone, translation
 from rq import Retry
 
-from django_batches import current_batch, current_job
+from django_batches import Batch, current_batch, current_job
 
 
 def ok(value=None):
@@ -279,3 +279,18 @@ def add_another():
 
 def key_error():
     raise KeyError("a subclass of LookupError")
+
+
+def sort(values):
+    if len(values) <= 1:
+        return values
+    middle = len(values) // 2
+    with Batch.open("merge") as batch:
+        batch.on_success(merge)
+        batch.map(sort, [values[:middle], values[middle:]])
+    return batch
+
+
+def merge(batch):
+    left, right = batch.results()
+    return sorted([*left, *right])

@@ -302,7 +302,7 @@ def test_an_error_of_the_database_itself_is_not_the_fault_of_an_outcome(monkeypa
     def away(*args, **kwargs):
         raise DatabaseError("connection lost")
 
-    monkeypatch.setattr(recording, "_write", away)
+    monkeypatch.setattr(recording, "write", away)
     with pytest.raises(DatabaseError, match="connection lost"):
         recording.record([outcome_of(job) for job in claimed])
     monkeypatch.undo()

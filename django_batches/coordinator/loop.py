@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from ..conf import settings
 from ..connection import Keys, client
-from ..transitions import dispatching, repairing, retrying, rows, steering
+from ..transitions import children, dispatching, repairing, retrying, rows, steering
 from .dispatch import Dispatcher
 from .lease import Lease, LeaseLost
 from .reconcile import SECOND_LOOK, Reconciler
@@ -98,10 +98,14 @@ class Coordinator:
         if polls:
             dispatching.promote_due(self._lease)
         if polls or poked or (recorded and recorded.has_given_up):
-            self._hold()
-            for batch_id in steering.unfinished_cancels():
-                steering.carry_on_cancelling(batch_id, skip_locked=True)
-        if polls or poked or (recorded and recorded.callbacks):
+            self._carry_on()
+        if recorded and recorded.given_up:
+            children.cancel_orphans(recorded.given_up)
+        told = 0
+        if polls or (recorded and recorded.is_for_parents):
+            while count := children.tell_parents(self._lease):
+                told += count
+        if polls or poked or told or (recorded and recorded.callbacks):
             self._dispatcher.dispatch_callbacks()
         if polls or poked or recorded:
             self._dispatcher.dispatch_jobs()
@@ -134,9 +138,9 @@ class Coordinator:
             self._reconciler.look()
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
-        for batch_id in retrying.unfinished_retries():
-            retrying.carry_on_retrying(batch_id, skip_locked=True)
+        steering.mark_overdue(timezone.now())
         if self._upkeep.is_due():
+            children.cancel_orphans()
             repairing.carry_on_deleting()
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
@@ -144,6 +148,14 @@ class Coordinator:
         if self._counters.is_due():
             for batch_id in repairing.to_check():
                 repairing.repair_counters(batch_id, skip_locked=True)
+
+    def _carry_on(self) -> None:
+        """What somebody has asked for, in what is below it and where it was cut off."""
+        self._hold()
+        for batch_id in steering.unfinished_cancels():
+            steering.carry_on_cancelling(batch_id, skip_locked=True)
+        children.carry_cancels_down()
+        retrying.carry_all_on()
 
     def _hold(self) -> None:
         """Makes the set of held batches in Redis what the database says.

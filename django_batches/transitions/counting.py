@@ -51,6 +51,8 @@ class Tally:
     started_at: datetime | None = None
     first_failure: UUID | None = None
     """A job that failed for good now."""
+    is_overdue: bool = False
+    """It has missed its deadline now."""
 
     def ended(self, status: str, count: int = 1) -> None:
         """`count` jobs that were pending have ended with `status`."""
@@ -146,7 +148,7 @@ def _events(tally: Tally, now: datetime) -> list[Event]:
     ends = can_end(batch)
     if ends:
         batch.status, batch.finished_at = verdict(batch), now
-    failed = tally.first_failure is not None or (ends and batch.status == BatchStatus.FAILED)
+    failed = tally.first_failure is not None or tally.is_overdue or (ends and batch.status == BatchStatus.FAILED)
     if failed and batch.failure_round != batch.round:
         batch.failure_round = batch.round
         events.append(Event.FAILURE)
@@ -159,9 +161,8 @@ def _events(tally: Tally, now: datetime) -> list[Event]:
 
 
 def _all_attempted(batch: "Batch", ends: bool) -> bool:
-    registered = f'"event":"{Event.ATTEMPTED}"' in batch.registered_callbacks
     if (
-        not registered
+        not registers(batch, Event.ATTEMPTED)
         or batch.attempted_round == batch.round
         or not batch.sealed_at
         or batch.retry_position is not None
@@ -172,6 +173,11 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
         for statuses in (WAITING_HERE, IN_FLIGHT)  # each has its index
         if statuses is WAITING_HERE or batch.in_flight
     )
+
+
+def registers(batch: "Batch", event: Event) -> bool:
+    """Whether the batch has a callback for the event."""
+    return f'"event":"{event}"' in batch.registered_callbacks
 
 
 def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[object]]:

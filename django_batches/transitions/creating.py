@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from ..connection import poke
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
-from ..states import BatchStatus
+from ..states import IN_FLIGHT, BatchStatus
 from . import counting, rows
 
 if TYPE_CHECKING:
@@ -35,8 +35,16 @@ class NewJob(NamedTuple):
     created_at: datetime
 
 
-def create(batch: "Batch") -> None:
-    """Writes the row of a new, open batch; raises `BatchExists` where one with its key has not ended."""
+def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
+    """Writes the row of a new, open batch; with `inherits_queue` a child takes the queue of its parent's batch.
+
+    Raises `BatchExists` where one with its key has not ended, and `BatchFinished` or `BatchCancelled` for a child of a
+    run that was given up or of a job whose batch is cancelled.
+    """
+    if batch.parent_id and batch.parent_dispatch:
+        queue = _queue_of_parent(batch.parent_id, batch.parent_dispatch)
+        batch.queue = queue if inherits_queue else batch.queue
+        batch.is_awaited = True
     try:
         with rows.atomic():
             rows.batches().bulk_create([batch])
@@ -92,6 +100,25 @@ def discard(batch_id: UUID) -> bool:
 def poke_on_commit(*held: Any) -> None:
     """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
     transaction.on_commit(partial(poke, *held), using=rows.alias(), robust=True)
+
+
+def _queue_of_parent(job_id: UUID, dispatch: int) -> str:
+    """The queue of the batch of the job that opens a child.
+
+    Raises where this run of the job does not count any more: nobody would wait for the child. The row of the job is not
+    locked: user code may hold its transaction open for long, and the book-keeper would wait. What slips through is
+    found by `children.cancel_orphans`.
+    """
+    parents = rows.jobs().filter(pk=job_id, dispatch=dispatch, status__in=IN_FLIGHT)
+    found = parents.values_list("batch__queue", "callback_of__queue", "batch__cancelled_at").first()
+    if found is None:
+        raise BatchFinished(
+            f"This run of job {job_id} does not count any more, because its worker was taken for lost: no batch is "
+            "opened for it."
+        )
+    if found[2]:
+        raise BatchCancelled(f"The batch of job {job_id} was cancelled; no child of it can be opened.")
+    return str(found[0] or found[1])
 
 
 def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:

@@ -59,11 +59,13 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
     simple = (Kind.SUCCEEDED, Kind.HELD)
     asked = [outcome.job_id for outcome in first.values() if outcome.kind not in simple]
     found = {job.pk: job for job in rows.jobs().filter(pk__in=asked).defer("arguments", "traceback")} if asked else {}
+    waiting = rows.awaiting([key for key, outcome in first.items() if outcome.has_children])
     changes = []
     for outcome in first.values():
         batch = batches[outcome.batch_id]
         if outcome.kind == Kind.SUCCEEDED:
-            changes.append(Change(outcome, JobStatus.SUCCEEDED, tried=1))
+            status = JobStatus.WAITING if outcome.execution in waiting else JobStatus.SUCCEEDED
+            changes.append(Change(outcome, status, tried=1))
         elif outcome.kind == Kind.HELD:
             changes.append(Change(outcome, _back(batch, outcome)))
         elif job := found.get(outcome.job_id):

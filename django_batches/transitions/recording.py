@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches")
 
+_CAME_TO_NOTHING = set(Kind) - {Kind.SUCCEEDED, Kind.HELD}
+
 _REFUSALS = (DataError, IntegrityError, ValueError, OverflowError)
 """What the database or its driver says to a value that it will not take."""
 
@@ -62,6 +64,10 @@ class Recorded:
     """How many callbacks this scheduled."""
     has_given_up: bool = False
     """A batch has more failures than it allows: the rest of its jobs must not start."""
+    given_up: list[UUID] = field(default_factory=list)
+    """Jobs one run of which has come to nothing: nobody waits for the children that it may have opened."""
+    is_for_parents: bool = False
+    """A job waits for children, or the child of one may have ended: its parent may have to be told."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
 
@@ -72,6 +78,8 @@ class Recorded:
             self.failures + other.failures,
             self.callbacks + other.callbacks,
             self.has_given_up or other.has_given_up,
+            self.given_up + other.given_up,
+            self.is_for_parents or other.is_for_parents,
             self.superseded + other.superseded,
         )
 
@@ -110,7 +118,8 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
         ready, postponed, orphans = _sort(outcomes, batches)
         tallies = {key: Tally(batch) for key, batch in batches.items()}
         changes = decide(ready, batches, now)
-        won = _write(changes, tallies, now)
+        won = write(changes, tallies, now)
+        _begin_to_wait(won, now)
         late = _late_successes(ready, won, tallies, now)
         won += [change for change, _ in late]
         aggregate(won, now)
@@ -118,7 +127,11 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
     failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
     superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
     gave_up = any(batch.cancelled_at == now for batch in batches.values())
-    return Recorded(ready + orphans, postponed, failures, callbacks, gave_up, superseded)
+    given_up = [change.outcome.job_id for change in won if change.outcome.kind in _CAME_TO_NOTHING]
+    is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
+        batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
+    )
+    return Recorded(ready + orphans, postponed, failures, callbacks, gave_up, given_up, is_for_parents, superseded)
 
 
 def _sort(
@@ -136,17 +149,20 @@ def _sort(
     )
 
 
-def _write(changes: list[Change], tallies: dict[UUID, Tally], now: datetime) -> list[Change]:
-    """Writes the rows that are still in flight with the outcome's own dispatch; returns the changes that won."""
+def write(
+    changes: list[Change], tallies: dict[UUID, Tally], now: datetime, statuses: Sequence[JobStatus] = IN_FLIGHT
+) -> list[Change]:
+    """Writes the rows that still are in one of `statuses` with the outcome's own dispatch; the changes that won."""
     if not changes:
         return []
     table, params = rows.values(_CHANGE, [change.row(now) for change in changes])
+    among = ", ".join(f"'{status.value}'" for status in statuses)
     winners = rows.execute(
         f"UPDATE {rows.JOB} SET status = v_status, attempts = attempts + v_tried, losses = losses + v_lost,"
         " due_at = v_due_at, started_at = v_started_at, finished_at = v_finished_at, result_text = v_result_text,"
         " error_type = v_error_type, error = v_error, traceback = v_traceback, fingerprint = v_fingerprint,"
         " worker = v_worker"
-        f" FROM {table} WHERE id = v_id AND dispatch = v_dispatch AND status IN ('queued', 'running')"
+        f" FROM {table} WHERE id = v_id AND dispatch = v_dispatch AND status IN ({among})"
         " RETURNING id, dispatch",
         params,
     )
@@ -154,10 +170,25 @@ def _write(changes: list[Change], tallies: dict[UUID, Tally], now: datetime) -> 
     won = [change for change in changes if change.outcome.execution in executions]
     for change in won:
         tally = tallies[change.outcome.batch_id]
-        if change.outcome.is_job_of_batch:
+        if change.outcome.is_job_of_batch and statuses is IN_FLIGHT:
             tally.in_flight -= 1
         _count(change, tally)
     return won
+
+
+def _begin_to_wait(won: list[Change], now: datetime) -> None:
+    """What only jobs with children need, kept out of the statement that all jobs pay for."""
+    waiting = [change.outcome for change in won if change.status == JobStatus.WAITING]
+    if not waiting:
+        return
+    table, params = rows.values(
+        {"id": "uuid", "returned": "uuid", "waited_at": "timestamptz"},
+        [[outcome.job_id, outcome.returned, now] for outcome in waiting],
+    )
+    rows.execute(
+        f"UPDATE {rows.JOB} SET waited_at = v_waited_at, returned_batch_id = v_returned FROM {table} WHERE id = v_id",
+        params,
+    )
 
 
 def _count(change: Change, tally: Tally) -> None:
@@ -182,7 +213,10 @@ def _late_successes(
     The host was frozen or cut off, its job dispatched again, and then it came back with a result.
     """
     winners = {change.outcome.execution for change in won}
-    late = {o.job_id: o for o in outcomes if o.kind == Kind.SUCCEEDED and o.execution not in winners}
+    # Not with children: those of a run that was given up have been cancelled, so its work is not done.
+    late = {
+        o.job_id: o for o in outcomes if o.kind == Kind.SUCCEEDED and o.execution not in winners and not o.has_children
+    }
     if not late:
         return []
     changes = []

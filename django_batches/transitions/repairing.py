@@ -14,7 +14,7 @@ from django.db.models.deletion import Collector
 from django.utils import timezone
 
 from ..exceptions import BatchError
-from ..states import BATCH_ENDED, BatchStatus
+from ..states import BATCH_ENDED, BatchStatus, JobStatus
 from . import counting, rows
 from .counting import Tally
 
@@ -98,11 +98,33 @@ def end_what_can_end() -> int:
 def delete(batch_id: UUID) -> int:
     """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
 
-    It is marked first, so that a retry that comes meanwhile is refused. Where this process dies half-way, a second call
-    goes on, and so does the coordinator (`unfinished_deletes`). Raises `BatchError` for a batch that has not ended, and
-    `ProtectedError` as any model does.
+    Its child batches, and theirs, go with it. Each is marked first, so that a retry that comes meanwhile is refused.
+    Where this process dies half-way, a second call goes on, and so does the coordinator (`unfinished_deletes`). Raises
+    `BatchError` where one of them has not ended, and `ProtectedError` as any model does.
     """
-    _collected(batch_id)  # raises before anything is done where a foreign key of the project is PROTECT
+    tree = _tree(batch_id)
+    for key in tree:  # raises before anything is done where a foreign key of the project is PROTECT
+        _collected(key)
+    return sum(_delete_one(key) for key in reversed(tree))
+
+
+def _tree(root: UUID) -> list[UUID]:
+    """A batch and the batches below it, level by level; raises `BatchError` where one of them has not ended."""
+    tree, level = [root], [root]
+    while level:
+        below = rows.batches().filter(parent__batch__in=level) | rows.batches().filter(parent__callback_of__in=level)
+        level = list(below.values_list("pk", flat=True))
+        tree += level
+    open_ones = rows.batches().filter(pk__in=tree[1:]).exclude(BEING_DELETED)
+    open_ones = open_ones.filter(Q(finished_at=None) | Q(open_callbacks__gt=0))
+    if child := open_ones.values_list("pk", flat=True).first():
+        raise BatchError(f"Batch {child}, below batch {root}, has not ended: cancel it and wait. Nothing was deleted.")
+    if rows.batches().filter(pk=root, is_awaited=True, parent__status=JobStatus.WAITING).exists():
+        raise BatchError(f"The job that opened batch {root} still waits for it. Nothing was deleted.")
+    return tree
+
+
+def _delete_one(batch_id: UUID) -> int:
     if not _mark_for_deletion(batch_id):
         return 0
     total = _delete_jobs(batch_id)

@@ -1,23 +1,24 @@
 """Retry: failed and cancelled jobs run again, and a batch that had ended is re-opened for another round.
 
 A retry of all failed jobs of a large batch goes through the rows once, by position, in chunks. The position stands on
-the batch: it cannot end meanwhile, and where the process dies the coordinator goes on from there.
+the batch: it cannot end meanwhile, and where the process dies the coordinator goes on from there. A job that failed by
+its child batch is not run again: the retry goes on inside that child, in the same way.
 """
 
-from collections import defaultdict
+import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.db import IntegrityError
-from django.db.models import Count, QuerySet
+from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from ..exceptions import BatchCancelled, BatchExists
-from ..states import BatchStatus, JobStatus
+from ..exceptions import BatchCancelled, BatchError
+from ..states import JobStatus
 from . import counting, rows
-from .aggregating import count_failures
 from .counting import Tally
 from .creating import poke_on_commit
+from .reopening import WAITING_AGAIN, Below, climb, put_back, reopen
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -29,6 +30,8 @@ _AGAIN: dict[str, Any] = {
     "due_at": None,
     "started_at": None,
     "finished_at": None,
+    "waited_at": None,
+    "returned_batch": None,
     "result_text": None,
     "error_type": "",
     "error": "",
@@ -36,32 +39,36 @@ _AGAIN: dict[str, Any] = {
     "fingerprint": "",
     "worker": "",
 }
+_NEEDED = (
+    "batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type",
+)  # fmt: skip
+PATIENCE = 5.0
+"""Seconds for which a retry waits for child batches that somebody else holds locked."""
+PAUSE = 0.05
+LIMIT = 500
+"""Retries of one look."""
 
 
 def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     """Runs the failed jobs again (and the cancelled ones), and the failed callbacks of the round.
 
-    Returns how many rows this call put back. Two calls at once share the work. Raises `BatchCancelled` while a cancel
-    is still under way.
+    Returns how many rows of this batch this call put back; what is below them follows. Two calls at once share the
+    work. Raises `BatchCancelled` while a cancel is under way here or where a batch above was cancelled.
     """
     with rows.atomic():
         batch = _lock(batch_id)
-        if batch is None:
+        if batch is None or not (batch.retry_position is not None or _begin(batch, include_cancelled)):
             return 0
-        if batch.retry_position is None:
-            include_cancelled = include_cancelled or counting.has_given_up(batch)
-            statuses = _statuses(include_cancelled)
-            if rows.jobs().filter(batch=batch, status__in=statuses).exists():
-                batch.retry_position, batch.retry_cancelled = 0, include_cancelled
-                _reopen(batch)
-        put_back = _retry_callbacks(batch)
+        climb(batch)
         poke_on_commit()
-    total = put_back
+    total, deadline = 0, time.monotonic() + PATIENCE
     while True:
-        put_back, more = carry_on_retrying(batch_id)
-        total += put_back
-        if not more:
-            return total
+        count, more = carry_on_retrying(batch_id)
+        total += count
+        if not more or (not count and time.monotonic() > deadline):
+            return total  # the coordinator goes on with what somebody holds locked
+        if not count:
+            time.sleep(PAUSE)
 
 
 def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
@@ -70,56 +77,88 @@ def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int
         batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.retry_position is None:
             return 0, False
-        candidates = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
-        chunk = candidates.filter(position__gte=batch.retry_position).order_by("position")[: rows.CHUNK]
-        found = list(chunk.values_list("pk", "position"))
-        put_back = _put_back(batch, [pk for pk, _ in found], batch.retry_cancelled)
-        more = len(found) == rows.CHUNK
-        batch.retry_position = found[-1][1] + 1 if more else None
+        total, more = 0, False
+        if not batch.finished_at:
+            failed = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
+            chunk = _chunk(failed.filter(position__gte=batch.retry_position))
+            total, held = _put_back(batch, chunk, batch.retry_cancelled)
+            more = held is not None or len(chunk) == rows.CHUNK
+            last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
+        if not more:
+            chunk = _chunk(_failed_callbacks(batch))
+            callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
+            total, more, last = total + callbacks, held is not None, batch.total
+        batch.retry_position = last if more else None
         rows.batches().filter(pk=batch_id).update(retry_position=batch.retry_position)
         if not more:
             counting.write([Tally(batch)], timezone.now())
         poke_on_commit()
-    return put_back, more
+    return total, more
 
 
-def unfinished_retries() -> list[UUID]:
-    """Batches whose retry was cut off half-way, or is under way elsewhere."""
-    return list(
-        rows.batches().filter(finished_at=None, retry_position__isnull=False).values_list("pk", flat=True)[:100]
-    )
+def carry_all_on() -> None:
+    """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each."""
+    unfinished = rows.batches().filter(retry_position__isnull=False)
+    seen: set[UUID] = set()
+    while new := set(unfinished.values_list("pk", flat=True)[:LIMIT]) - seen:
+        for batch_id in new:
+            carry_on_retrying(batch_id, skip_locked=True)
+        seen |= new
 
 
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
-    """Runs the chosen jobs and callbacks again, those that failed or were cancelled; returns how many."""
-    statuses = _statuses(include_cancelled=True)
+    """Runs the chosen jobs and callbacks again, those that failed or were cancelled; returns how many.
+
+    Raises `BatchCancelled` as `retry_failed`, and `BatchError` where a child batch is held locked for long.
+    """
     # The keys of a slice once: asked again after the first of them are put back, it would give the next ones.
     keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
-    again = rows.jobs().filter(pk__in=keys, status__in=statuses)
+    again = rows.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
+    jobs, callbacks = again.filter(batch__isnull=False), again.filter(batch=None)
     total = 0
-    for batch_id in list(again.filter(batch__isnull=False).order_by().values_list("batch_id", flat=True).distinct()):
-        position = 0
-        while True:
-            with rows.atomic():
-                batch = _lock(batch_id)
-                found = list(
-                    again.filter(batch=batch_id, position__gte=position)
-                    .order_by("position")
-                    .values_list("pk", "position")[: rows.CHUNK]
-                )
-                if batch is None or not found:
-                    break
-                _reopen(batch)
-                total += _put_back(batch, [pk for pk, _ in found], include_cancelled=True)
-                position = found[-1][1] + 1
-                poke_on_commit()
-    for batch_id in list(again.filter(batch=None).order_by().values_list("callback_of_id", flat=True).distinct()):
+    for batch_id in list(jobs.order_by().values_list("batch_id", flat=True).distinct()):
+        total += _retry_chosen(batch_id, jobs.filter(batch=batch_id))
+    for batch_id in list(callbacks.order_by().values_list("callback_of_id", flat=True).distinct()):
+        total += _retry_chosen(batch_id, callbacks.filter(callback_of=batch_id))
+    return total
+
+
+def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
+    total, position, deadline = 0, 0, time.monotonic() + PATIENCE
+    while True:
         with rows.atomic():
             batch = _lock(batch_id)
-            if batch is not None:
-                total += _retry_callbacks(batch, again)
+            chunk = _chunk(chosen.filter(position__gte=position))
+            if batch is None or not chunk:
+                return total
+            if chunk[0].batch_id:
+                reopen(batch)
+            count, held = _put_back(batch, chunk, include_cancelled=True)
+            if count:
+                climb(batch)
                 poke_on_commit()
-    return total
+            else:
+                transaction.set_rollback(True, using=rows.alias())
+        total += count
+        position = held.position if held else chunk[-1].position + 1
+        if held and not count:
+            if time.monotonic() > deadline:
+                raise BatchError(f"A child batch of job {held.pk} is held by another transaction: retry it later.")
+            time.sleep(PAUSE)
+
+
+def _begin(batch: "Batch", include_cancelled: bool) -> bool:
+    """Marks the batch as being retried from its first row on; False where there is nothing to retry."""
+    include_cancelled = include_cancelled or counting.has_given_up(batch)
+    if rows.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
+        batch.retry_position, batch.retry_cancelled = 0, include_cancelled
+        reopen(batch)
+        return True
+    if not _failed_callbacks(batch).exists():
+        return False
+    batch.retry_position = 0
+    rows.batches().filter(pk=batch.pk).update(retry_position=0)
+    return True
 
 
 def _lock(batch_id: UUID) -> "Batch | None":
@@ -133,54 +172,24 @@ def _statuses(include_cancelled: bool) -> list[JobStatus]:
     return [JobStatus.FAILED, JobStatus.CANCELLED] if include_cancelled else [JobStatus.FAILED]
 
 
-def _reopen(batch: "Batch") -> None:
-    """Writes the position of the retry and, where the batch had ended, opens another round."""
-    changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
-    if batch.finished_at:
-        changes |= {
-            "status": BatchStatus.RUNNING,
-            "finished_at": None,
-            "round": batch.round + 1,
-            "first_failure_id": None,
-            "cancelled_at": None,
-            "reason": "",
-            "sealed_at": batch.sealed_at or timezone.now(),
-        }
-    for name, value in changes.items():
-        setattr(batch, name, value)
-    try:
-        with rows.atomic():
-            rows.batches().filter(pk=batch.pk).update(**changes)
-    except IntegrityError:
-        raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
+def _failed_callbacks(batch: "Batch") -> "QuerySet[BatchJob]":
+    return rows.jobs().filter(callback_of=batch, round=batch.round, status=JobStatus.FAILED)
 
 
-def _put_back(batch: "Batch", ids: list[UUID], include_cancelled: bool) -> int:
-    """Makes the ended rows wait for a claim again and moves the counters and the failure groups with them."""
-    if not ids:
-        return 0
-    statuses = _statuses(include_cancelled)
-    ended = rows.jobs().filter(pk__in=ids, status__in=statuses)
-    by_group = ended.order_by().values_list("status", "fingerprint", "error_type").annotate(count=Count("pk"))
-    tally, groups = Tally(batch), []
-    counts: dict[str, int] = defaultdict(int)
-    for status, fingerprint, error_type, count in by_group:
-        counts[status] += count
-        if status == JobStatus.FAILED:
-            groups.append([batch.pk, fingerprint, error_type, "", -count])
-    for status, count in counts.items():
-        tally.reopened(status, count)
-    ended.update(**_AGAIN, round=batch.round)
-    count_failures(groups)
-    counting.write([tally], timezone.now())
-    return sum(counts.values())
+def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
+    return list(failed.only(*_NEEDED).order_by("position")[: rows.CHUNK])
 
 
-def _retry_callbacks(batch: "Batch", chosen: "QuerySet[BatchJob] | None" = None) -> int:
-    """Puts failed callbacks back: those of the batch's round, or the chosen ones."""
-    failed = rows.jobs().filter(callback_of=batch, status__in=_statuses(include_cancelled=chosen is not None))
-    failed = failed.filter(pk__in=chosen.values("pk")) if chosen is not None else failed.filter(round=batch.round)
-    count = rows.jobs().filter(pk__in=list(failed.values_list("pk", flat=True))).update(**_AGAIN)
-    if count:
-        counting.write([Tally(batch, open_callbacks=count)], timezone.now())
-    return count
+def _put_back(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
+    """Makes ended rows of a locked batch wait for a claim again, or for their children.
+
+    Returns how many, and the first one of which somebody else holds a child: that one and those after it are left.
+    """
+    below = Below.lock(failed)
+    held = next((job for job in failed if below.is_held(job)), None)
+    free = failed[: failed.index(held)] if held else failed
+    waiting = [job for job in free if below.of.get(job.pk)]
+    below.retry(waiting, include_cancelled)
+    put_back(batch, waiting, WAITING_AGAIN)
+    put_back(batch, [job for job in free if not below.of.get(job.pk)], _AGAIN)
+    return len(free), held

@@ -96,6 +96,15 @@ def values(columns: dict[str, str], rows: Sequence[Sequence[Any]]) -> tuple[str,
     return f"(SELECT {picks} FROM json_each(%s)) AS v", [json.dumps([_portable(row) for row in rows])]
 
 
+def awaiting(executions: Iterable[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+    """Those of the runs (job, dispatch) whose children have not all told how they ended."""
+    wanted = set(executions)
+    if not wanted:
+        return set()
+    children = batches().filter(parent_id__in=[key for key, _ in wanted], is_awaited=True)
+    return wanted & set(children.values_list("parent_id", "parent_dispatch"))
+
+
 def execute(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Runs a statement; its returned rows, if any."""
     with connection().cursor() as cursor:

@@ -127,6 +127,19 @@ def abandon(created_before: datetime, seconds: int) -> int:
     return len(ids)
 
 
+def mark_overdue(now: datetime) -> int:
+    """Marks batches that have not ended by their deadline and tells their failure event; returns how many."""
+    late = rows.batches().filter(finished_at=None, overdue_at=None, deadline_at__lte=now)
+    ids = list(late.values_list("pk", flat=True)[:100])
+    for batch_id in ids:
+        with rows.atomic():
+            batch = rows.lock_batches([batch_id], skip_locked=True).get(batch_id)
+            if batch is not None and not batch.finished_at and not batch.overdue_at:
+                rows.batches().filter(pk=batch_id).update(overdue_at=now)
+                counting.write([Tally(batch, is_overdue=True)], now)
+    return len(ids)
+
+
 def to_hold() -> set[UUID]:
     """The batches whose jobs in RQ must not be started."""
     alive = rows.batches().filter(finished_at=None)

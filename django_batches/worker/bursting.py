@@ -9,7 +9,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from ..connection import Keys, client
-from ..transitions import dispatching
+from ..transitions import children, dispatching
 
 INTERVAL = 0.3
 LOOKS = 2
@@ -34,7 +34,7 @@ class Burst:
 
     def _has_work(self) -> bool:
         try:
-            if dispatching.has_work(self._queues, timezone.now()):
+            if dispatching.has_work(self._queues, timezone.now()) or children.has_untold():
                 return True
             redis: Any = self._redis
             lists = [self._keys.queue(name) for name in self._queues] or redis.smembers(f"{self._keys.RQ}:queues")

@@ -1,0 +1,155 @@
+"""Another round: batches that had ended are opened again, and whoever had waited for them waits again.
+
+Going up, locks are waited for, from the deepest batch to the root; going down they never are, so that two retries in
+one tree cannot wait for each other.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db import IntegrityError
+from django.utils import timezone
+
+from ..exceptions import BatchCancelled, BatchError, BatchExists
+from ..states import BatchStatus, JobStatus
+from . import counting, rows
+from .aggregating import count_failures
+from .children import unsuccessful
+from .counting import Tally
+
+if TYPE_CHECKING:
+    from ..models import Batch, BatchJob
+
+WAITING_AGAIN: dict[str, Any] = {
+    "status": JobStatus.WAITING,
+    "finished_at": None,
+    "error_type": "",
+    "error": "",
+    "fingerprint": "",
+}
+
+
+def reopen(batch: "Batch") -> None:
+    """Writes the position of a retry and, where the batch had ended, opens another round; the batch is locked."""
+    changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
+    if batch.finished_at:
+        now = timezone.now()
+        changes |= {
+            "status": BatchStatus.RUNNING,
+            "finished_at": None,
+            "round": batch.round + 1,
+            "first_failure_id": None,
+            "cancelled_at": None,
+            "reason": "",
+            "sealed_at": batch.sealed_at or now,
+            "overdue_at": None,
+            "deadline_at": batch.deadline and now + timedelta(seconds=batch.deadline),
+        }
+    for name, value in changes.items():
+        setattr(batch, name, value)
+    try:
+        with rows.atomic():
+            rows.batches().filter(pk=batch.pk).update(**changes)
+    except IntegrityError:
+        raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
+
+
+def climb(batch: "Batch") -> None:
+    """Whoever had been told that `batch`, which is locked, had come to nothing waits for it again, up to the root.
+
+    Raises `BatchCancelled` or `BatchError` where nobody can; the caller's transaction must then come to nothing.
+    """
+    while batch.parent_id and not batch.is_awaited:
+        job, owner = _parent(batch.pk, batch.parent_id)
+        if job.status == JobStatus.SUCCEEDED:
+            return  # it was only a callback that the parent does not depend on
+        if owner.cancelled_at and job.batch_id:
+            raise BatchCancelled(f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one.")
+        if job.dispatch != batch.parent_dispatch or not job.waited_at:
+            raise BatchError(f"Nobody waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
+        batch.is_awaited = True
+        rows.batches().filter(pk=batch.pk).update(is_awaited=True)
+        if job.status == JobStatus.WAITING:
+            return
+        if job.batch_id:
+            reopen(owner)
+        put_back(owner, [job], WAITING_AGAIN)
+        batch = owner
+
+
+def put_back(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> None:
+    """Writes `fields`, which say how they go on, to ended jobs or callbacks of a locked batch, and counts them."""
+    if not jobs:
+        return
+    tally, groups = Tally(batch), Counter[tuple[str, str]]()
+    for job in jobs:
+        if job.callback_of_id:
+            tally.open_callbacks += 1
+            continue
+        tally.reopened(job.status)
+        if job.status == JobStatus.FAILED:
+            groups[job.fingerprint, job.error_type] += 1
+    again = rows.jobs().filter(pk__in=[job.pk for job in jobs])
+    again.update(**fields)
+    again.filter(batch=batch).update(round=batch.round)
+    count_failures([[batch.pk, *group, "", -count] for group, count in groups.items()])
+    counting.write([tally], timezone.now())
+
+
+@dataclass
+class Below:
+    """The children of jobs that have ended by them, locked where nobody else holds them."""
+
+    children: "dict[UUID, Batch]"
+    of: dict[UUID, list[UUID]]
+    """Per job its children of the run that returned."""
+
+    @classmethod
+    def lock(cls, jobs: "Iterable[BatchJob]") -> "Below":
+        """Never waits: the batch above is locked already, and a retry that climbs takes the locks the other way."""
+        runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
+        of: dict[UUID, list[UUID]] = defaultdict(list)
+        if not runs:
+            return cls({}, of)
+        found = rows.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
+        for pk, parent_id, dispatch in found:
+            if runs[parent_id] == dispatch:
+                of[parent_id].append(pk)
+        return cls(rows.lock_batches([pk for keys in of.values() for pk in keys], skip_locked=True), of)
+
+    def is_held(self, job: "BatchJob") -> bool:
+        """Whether somebody else holds a child of the job, or deletes it."""
+        return any(key not in self.children or not self.children[key].finished_at for key in self.of.get(job.pk, ()))
+
+    def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
+        """Begins a retry in the children that came to nothing; the book-keeper goes on, one batch at a time."""
+        failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
+        for job in jobs:
+            for why in failed.get(job.pk) or []:
+                self._retry(self.children[why.batch_id], include_cancelled)
+            # Where all succeeded, the result was too large: it is looked at once more.
+            awaited = [why.batch_id for why in failed.get(job.pk) or []] or self.of[job.pk][:1]
+            rows.batches().filter(pk__in=awaited).update(is_awaited=True)
+
+    def _retry(self, child: "Batch", include_cancelled: bool) -> None:
+        was_cancelled = child.status == BatchStatus.CANCELLED
+        child.retry_position = 0
+        child.retry_cancelled = include_cancelled or was_cancelled or counting.has_given_up(child)
+        if child.status == BatchStatus.SUCCEEDED:  # but a callback of it did not
+            rows.batches().filter(pk=child.pk).update(retry_position=0, retry_cancelled=child.retry_cancelled)
+        else:
+            reopen(child)
+
+
+def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
+    jobs = rows.jobs().filter(pk=job_id).defer("arguments", "traceback")
+    job = jobs.first()
+    owner = rows.lock_batches([job.owner_id]).get(job.owner_id) if job else None
+    job = jobs.first()  # as it stands under the lock of its batch
+    if job is None or owner is None:
+        raise BatchError(f"The job that opened batch {batch_id} has been deleted: nobody waits for it any more.")
+    return job, owner
