@@ -164,6 +164,11 @@ class Batch(BatchVerbs, models.Model):
         return self.status in BATCH_ENDED
 
     @property
+    def is_overdue(self) -> bool:
+        """Whether it has missed its deadline in this round."""
+        return self.overdue_at is not None
+
+    @property
     def progress(self) -> float:
         """Ended jobs of all jobs, 0.0 to 1.0."""
         if not self.total:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,9 +16,10 @@ from .context import running
 from .exceptions import BatchError
 from .functions import bound_names, path_of
 from .ids import uuid7
-from .options import Backoff, ErrorTypes, Options, Seconds
+from .options import Backoff, ErrorTypes, Options, RunAfter, Seconds
+from .options import run_after as earliest
 from .payloads import dump_arguments
-from .states import Event
+from .states import Event, JobStatus
 from .transitions import creating, rows, steering
 from .transitions.creating import NewJob
 
@@ -106,9 +108,15 @@ class Opening:
         return sealed
 
     def register(
-        self, event: Event, func: Callable[..., Any] | str, args: Any, kwargs: dict[str, Any], options: Options
+        self,
+        event: Event,
+        func: Callable[..., Any] | str,
+        args: Any,
+        kwargs: dict[str, Any],
+        options: Options,
+        after: RunAfter | None = None,
     ) -> None:
-        """Registers a callback, whose row is made when the event happens."""
+        """Registers a callback, whose row is made when the event happens; it runs `after` that, or at that moment."""
         path = path_of(func)
         names = bound_names(path, 1, args, kwargs)
         self._callbacks.append(
@@ -117,6 +125,7 @@ class Opening:
                 "func": path,
                 "arguments": dump_arguments(args, kwargs, names),
                 **vars(options),
+                "run_after": after.total_seconds() if isinstance(after, timedelta) else after and after.isoformat(),
             }
         )
 
@@ -141,9 +150,10 @@ class Opening:
 class Adder:
     """Adds jobs and callbacks to a batch with these options; what `batch.using(...)` returns."""
 
-    def __init__(self, batch: "Batch", options: Options) -> None:
+    def __init__(self, batch: "Batch", options: Options, after: RunAfter | None = None) -> None:
         self._batch = batch
         self._options = options
+        self._after = after
 
     def using(
         self,
@@ -153,9 +163,15 @@ class Adder:
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         no_retry: ErrorTypes | None = None,
+        run_after: Seconds | datetime | None = None,
     ) -> "Adder":
-        """The same verbs with other options. `timeout` and `backoff` in seconds or as timedelta."""
-        return Adder(self._batch, self._options.using(queue, timeout, max_attempts, backoff, no_retry))
+        """The same verbs with other options. `timeout` and `backoff` in seconds or as timedelta.
+
+        `run_after`: not before this moment (a datetime), or so long after the job was added (a callback: after its
+        event), in seconds or as timedelta.
+        """
+        options = self._options.using(queue, timeout, max_attempts, backoff, no_retry)
+        return Adder(self._batch, options, self._after if run_after is None else earliest(run_after))
 
     def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` with nothing written.
@@ -164,7 +180,9 @@ class Adder:
         that has ended.
         """
         new = self._judged(path_of(func), args, kwargs)
-        job: BatchJob = apps.get_model(rows.APP, "BatchJob")(batch=self._batch, position=0, **new._asdict())
+        status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
+        model = apps.get_model(rows.APP, "BatchJob")
+        job: BatchJob = model(batch=self._batch, position=0, status=status, **new._asdict())
         opening = self._batch.opening
         if opening and opening.is_active:
             opening.add(new, job)
@@ -220,7 +238,7 @@ class Adder:
                 f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later it may "
                 "have happened already."
             )
-        opening.register(event, func, args, kwargs, self._options)
+        opening.register(event, func, args, kwargs, self._options, self._after)
 
     def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
         path = path_of(func)
@@ -242,7 +260,7 @@ class Adder:
 
     def _judged(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         names = bound_names(path, 0, args, kwargs)
-        options = self._options
+        options, now = self._options, timezone.now()
         return NewJob(
             uuid7(),
             path,
@@ -252,7 +270,8 @@ class Adder:
             options.max_attempts,
             options.backoff,
             options.no_retry,
-            timezone.now(),
+            now,
+            now + self._after if isinstance(self._after, timedelta) else self._after,
         )
 
 

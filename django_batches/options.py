@@ -4,12 +4,16 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
+
+from django.conf import settings as django_settings
+from django.utils import timezone
 
 from .conf import settings
 
 Seconds = int | float | timedelta
+RunAfter = timedelta | datetime
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Options:
         """Judges what a user gave; raises `TypeError` or `ValueError`."""
         return cls(
             queue=_queue("default" if queue is None else queue),
-            timeout=_timeout(settings().DEFAULT_TIMEOUT if timeout is None else timeout),
+            timeout=whole_seconds(settings().DEFAULT_TIMEOUT if timeout is None else timeout, "timeout"),
             max_attempts=_max_attempts(max_attempts),
             backoff=_backoff(backoff),
             no_retry=_no_retry(no_retry),
@@ -81,7 +85,7 @@ class Options:
         """The same with some of them changed."""
         return Options(
             queue=self.queue if queue is None else _queue(queue),
-            timeout=self.timeout if timeout is None else _timeout(timeout),
+            timeout=self.timeout if timeout is None else whole_seconds(timeout, "timeout"),
             max_attempts=self.max_attempts if max_attempts is None else _max_attempts(max_attempts),
             backoff=self.backoff if backoff is None else _backoff(backoff),
             no_retry=self.no_retry if no_retry is None else _no_retry(no_retry),
@@ -99,12 +103,22 @@ def seconds(value: Any, name: str) -> float:
     return float(value)
 
 
-def _timeout(value: Seconds) -> int:
+def run_after(value: Seconds | datetime) -> RunAfter:
+    """When a job may start at the earliest: a pause from when it is added (seconds, timedelta), or a moment."""
+    if not isinstance(value, datetime):
+        return timedelta(seconds=seconds(value, "run_after"))
+    if django_settings.USE_TZ and timezone.is_naive(value):
+        raise ValueError(f"run_after: {value!r} has no time zone: use django.utils.timezone.make_aware().")
+    return value
+
+
+def whole_seconds(value: Seconds, name: str) -> int:
+    """Seconds, rounded up, of which there is at least one; raises `TypeError` or `ValueError`."""
     # RQ and the alarm know whole seconds; 0 would mean "no alarm".
-    timeout = math.ceil(seconds(value, "timeout"))
-    if not 1 <= timeout < 2**31:
-        raise ValueError(f"timeout: {value!r} must be at least one second.")
-    return timeout
+    found = math.ceil(seconds(value, name))
+    if not 1 <= found < 2**31:
+        raise ValueError(f"{name}: {value!r} must be at least one second, and below 68 years.")
+    return found
 
 
 def _queue(value: str) -> str:

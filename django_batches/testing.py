@@ -38,17 +38,24 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
 
 def _claim() -> list[Claimed]:
     fence: Callable[[], datetime] = timezone.now
-    retrying.carry_all_on()
-    children.carry_cancels_down()
-    children.cancel_orphans()
-    while children.tell_parents():
-        pass
+    _look_after()
     dispatching.promote_due(fence)
     dispatching.promote_retries()
     claimed = dispatching.claim_callbacks(dispatching.WINDOW, fence)
     for queue in dispatching.queues_with_jobs():
         claimed += dispatching.claim_jobs(queue, dispatching.WINDOW, None, fence)[0]
     return claimed
+
+
+def _look_after() -> None:
+    """What the coordinator does besides: retries and cancels go on in the tree, and parents are told."""
+    while True:
+        children.cancel_orphans()
+        retrying.carry_all_on()
+        steering.carry_all_on()
+        children.carry_cancels_down()
+        if not children.tell_parents():
+            return
 
 
 def _run(job: Claimed, raise_failures: bool) -> None:

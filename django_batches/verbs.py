@@ -1,15 +1,14 @@
 """The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening` and `transitions`."""
 
-import math
 import time
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from .context import Current, running
 from .exceptions import BatchError
 from .opening import Adder, Opening
-from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds
+from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, whole_seconds
 from .transitions import creating, retrying, rows, steering
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class BatchVerbs:
             **vars(options),
         )
         if deadline is not None:
-            batch.deadline = math.ceil(seconds(deadline, "deadline"))
+            batch.deadline = whole_seconds(deadline, "deadline")
             batch.deadline_at = batch.created_at + timedelta(seconds=batch.deadline)
         return Opening(batch, inherits_queue=queue is None)
 
@@ -101,10 +100,16 @@ class BatchVerbs:
         max_attempts: int | None = None,
         backoff: Backoff | None = None,
         no_retry: ErrorTypes | None = None,
+        run_after: Seconds | datetime | None = None,
     ) -> Adder:
-        """The verbs that add jobs and callbacks, with other options."""
+        """The verbs that add jobs and callbacks, with other options; see `Adder.using`."""
         return self._adder.using(
-            queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
+            queue=queue,
+            timeout=timeout,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            no_retry=no_retry,
+            run_after=run_after,
         )
 
     def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":

@@ -1,5 +1,6 @@
 """Functions that run as jobs in the tests."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -294,3 +295,114 @@ def sort(values):
 def merge(batch):
     left, right = batch.results()
     return sorted([*left, *right])
+
+
+def descend(path, depth, width=1, fail_if=None):
+    """A tree of batches: each job opens one below it; the leaves fail while the file `fail_if` exists."""
+    append(path, f"run {depth}")
+    if depth == 0:
+        if fail_if and os.path.exists(fail_if):
+            raise ValueError("leaf")
+        return 1
+    with Batch.open(f"depth {depth}", max_attempts=current_job().max_attempts) as batch:
+        batch.on_success(add_up, path, depth)
+        for _ in range(width):
+            batch.enqueue(descend, path, depth - 1, width, fail_if)
+    return batch
+
+
+def add_up(batch, path, depth):
+    append(path, f"callback {depth}")
+    return sum(batch.results())
+
+
+def open_child(path, func="tests.tasks.ok", count=2, **options):
+    with Batch.open("child", **options) as batch:
+        batch.on_finish(told, path, "child")
+        for _ in range(count):
+            batch.enqueue(func)
+    return "own result"
+
+
+def return_child(**options):
+    with Batch.open("child", **options) as batch:
+        batch.map(ok, [1, None, "three"])
+    return batch
+
+
+def return_large_child(size):
+    with Batch.open("child") as batch:
+        batch.map(ok, ["x" * size] * 3)
+    return batch
+
+
+def child_with_callback(event, func):
+    with Batch.open("child") as batch:
+        getattr(batch, f"on_{event}")(func)
+        batch.enqueue(ok)
+    return "own result"
+
+
+def boom_callback(batch):
+    raise ValueError("callback")
+
+
+def boom_callback_while(batch, path):
+    if os.path.exists(path):
+        raise ValueError("callback")
+    return "mended"
+
+
+def return_child_with(path):
+    with Batch.open("child") as batch:
+        batch.on_success(boom_callback_while, path)
+        batch.enqueue(ok)
+    return batch
+
+
+def return_which(kind):
+    if kind == "own":
+        return current_batch()
+    if kind == "detached":
+        with Batch.open(parent=None) as batch:
+            batch.enqueue(ok)
+        return batch
+    if kind == "rolled back":
+        with contextlib.suppress(RuntimeError), transaction.atomic():
+            with Batch.open() as batch:
+                batch.enqueue(ok)
+            raise RuntimeError
+        return batch
+    return Batch.objects.exclude(pk=current_batch().pk).earliest("created_at")
+
+
+def empty_child():
+    with Batch.open() as batch:
+        batch.on_success(whose_callback)
+    return batch
+
+
+def raise_in_block():
+    with contextlib.suppress(ZeroDivisionError), Batch.open():
+        raise ZeroDivisionError
+    return "went on"
+
+
+def next_stage(batch, path, stages):
+    append(path, f"stage {stages}")
+    if not stages:
+        return "report"
+    with Batch.open(f"stage {stages}") as stage:
+        stage.on_success(next_stage, path, stages - 1)
+        stage.map(ok, range(2))
+    return stage
+
+
+def add_to_parent(batch):
+    batch.parent.batch.enqueue(ok, "added")
+
+
+def detach():
+    with Batch.open(parent=None) as batch:
+        batch.enqueue(boom)
+    return str(batch.pk)

@@ -1,9 +1,11 @@
 """Control over a running batch: concurrency, max_failures, key, no_retry."""
 
 import threading
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import connection, transaction
+from django.utils import timezone
 
 from django_batches import Batch
 from django_batches.exceptions import BatchExists
@@ -12,6 +14,7 @@ from django_batches.outcomes import Kind
 from django_batches.transitions import recording, repairing, steering
 
 from . import tasks
+from .processes import wait_until
 from .road import claim, outcome_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +36,16 @@ def fill(count, **options):
 
 @pytest.mark.parametrize(
     "given",
-    [{"concurrency": 0}, {"concurrency": 1.5}, {"max_failures": -1}, {"max_failures": 0.05}, {"key": ""}, {"key": 7}],
+    [
+        {"concurrency": 0},
+        {"concurrency": 1.5},
+        {"max_failures": -1},
+        {"max_failures": 0.05},
+        {"key": ""},
+        {"key": 7},
+        {"deadline": -1},
+        {"deadline": 0},
+    ],
 )
 def test_a_wrong_limit_is_refused_before_anything_is_written(given):
     with pytest.raises(ValueError, match=f"^{next(iter(given))}:"):
@@ -177,3 +189,100 @@ class TestNoRetry:
         road.run()
         assert list(BatchJob.objects.values_list("attempts", flat=True)) == [1, 5, 1]
         assert state(batch) == ("failed", 0, 0, 3, 0)
+
+
+class TestDeadline:
+    def late(self, batch):
+        Batch.objects.filter(pk=batch.pk).update(deadline_at=timezone.now() - timedelta(seconds=1))
+        steering.mark_overdue(timezone.now())
+        batch.refresh_from_db()
+
+    def test_a_batch_that_has_not_ended_is_marked_and_its_failure_callback_told_once(self):
+        with Batch.open(deadline=timedelta(hours=1)) as batch:
+            batch.on_failure(tasks.ok_callback)
+            batch.map(tasks.ok, range(2))
+        steering.mark_overdue(timezone.now())
+        batch.refresh_from_db()
+        assert (batch.is_overdue, batch.deadline, batch.callbacks.count()) == (False, 3600, 0)
+        self.late(batch)
+        steering.mark_overdue(timezone.now())
+        assert (batch.is_overdue, batch.status, batch.callbacks.get().event) == (True, "running", "failure")
+        jobs = claim(batch)
+        recording.record([outcome_of(jobs[0], Kind.FAILED), outcome_of(jobs[1])])
+        assert batch.callbacks.count() == 1
+
+    def test_a_batch_that_ended_in_time_is_not_marked(self):
+        batch = fill(1, deadline=60)
+        recording.record([outcome_of(job) for job in claim(batch)])
+        self.late(batch)
+        assert (batch.status, batch.is_overdue) == ("succeeded", False)
+
+    def test_an_overdue_batch_succeeds_when_its_jobs_do(self):
+        with Batch.open(deadline=60) as batch:
+            batch.on_success(tasks.ok_callback)
+            batch.enqueue(tasks.ok)
+        self.late(batch)
+        recording.record([outcome_of(job) for job in claim(batch)])
+        batch.refresh_from_db()
+        assert (batch.status, batch.is_overdue) == ("succeeded", True)
+
+    def test_a_retry_gives_it_as_much_time_again(self):
+        batch = fill(1, deadline=60)
+        self.late(batch)
+        recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+        batch.retry_failed()
+        assert not batch.is_overdue
+        assert timedelta(seconds=50) < batch.deadline_at - timezone.now() <= timedelta(seconds=60)
+
+    def test_the_coordinator_looks_at_the_deadlines(self, start_worker):
+        with Batch.open(deadline=1) as batch:
+            batch.on_failure(tasks.ok_callback)
+            batch.using(run_after=600).enqueue(tasks.ok)
+        start_worker("--workers", "1")
+        wait_until(lambda: batch.callbacks.filter(status="succeeded").exists(), 30)
+        batch.refresh_from_db()
+        assert batch.is_overdue
+
+
+class TestRunAfter:
+    def test_a_job_waits_for_its_time(self, road):
+        with Batch.open() as batch:
+            job = batch.using(run_after=timedelta(hours=1)).enqueue(tasks.ok)
+            batch.enqueue(tasks.ok)
+        assert job.status == "scheduled"
+        assert road.run() == 1
+        row = batch.jobs.get(pk=job.pk)
+        assert (row.status, row.due_at) == ("scheduled", job.due_at)
+        BatchJob.objects.filter(pk=job.pk).update(due_at=timezone.now())
+        assert road.run() == 1
+        batch.refresh_from_db()
+        assert batch.status == "succeeded"
+
+    def test_a_moment_or_a_pause_and_also_for_many(self):
+        moment = timezone.now() + timedelta(days=1)
+        with Batch.open() as batch:
+            batch.using(run_after=moment).map(tasks.ok, range(3))
+            batch.using(run_after=90).using(queue="other").enqueue(tasks.ok)
+        due = list(batch.jobs.order_by("position").values_list("due_at", "queue"))
+        assert due[:3] == [(moment, "default")] * 3
+        assert timedelta(seconds=80) < due[3][0] - timezone.now() <= timedelta(seconds=90) and due[3][1] == "other"
+
+    def test_a_callback_waits_after_its_event(self, road):
+        with Batch.open() as batch:
+            batch.using(run_after=60).on_success(tasks.ok_callback)
+            batch.using(run_after=timezone.now() - timedelta(days=1)).on_finish(tasks.ok_callback)
+        assert road.run() == 1
+        waiting = batch.callbacks.get(event="success")
+        assert waiting.status == "scheduled" and waiting.due_at > timezone.now() + timedelta(seconds=40)
+
+    def test_a_scheduled_job_can_be_cancelled(self):
+        with Batch.open() as batch:
+            batch.using(run_after=3600).enqueue(tasks.ok)
+        assert batch.jobs.get().cancel()
+        batch.refresh_from_db()
+        assert batch.status == "failed"
+
+    @pytest.mark.parametrize("wrong", [-1, "soon", datetime(2030, 1, 1), True])
+    def test_a_wrong_time_is_refused(self, wrong):
+        with pytest.raises((TypeError, ValueError), match="run_after"), Batch.open() as batch:
+            batch.using(run_after=wrong)

@@ -6,7 +6,7 @@ from django_batches import Batch
 from django_batches.exceptions import BatchCancelled
 from django_batches.models import FailureGroup
 from django_batches.outcomes import Kind, fingerprint
-from django_batches.transitions import recording, repairing, retrying, rows
+from django_batches.transitions import recording, reopening, repairing, retrying, rows
 
 from . import tasks
 from .road import claim, outcome_of
@@ -164,7 +164,7 @@ def test_a_large_retry_goes_in_chunks_and_the_batch_cannot_end_between_them(monk
     with rows.atomic():
         locked = rows.lock_batches([batch.pk])[batch.pk]
         locked.retry_position = 0
-        retrying._reopen(locked)
+        reopening.reopen(locked)
     assert list(Batch.objects.filter(retry_position__isnull=False)) == [batch]
     assert retrying.carry_on_retrying(batch.pk) == (2, True)
     recording.record([outcome_of(job) for job in claim(batch)])
@@ -183,7 +183,7 @@ def test_a_row_that_fails_again_during_a_large_retry_is_not_put_back_twice(monke
     with rows.atomic():
         locked = rows.lock_batches([batch.pk])[batch.pk]
         locked.retry_position = 0
-        retrying._reopen(locked)
+        reopening.reopen(locked)
     retrying.carry_on_retrying(batch.pk)
     recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
     assert batch.retry_failed() == 2

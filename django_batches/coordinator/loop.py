@@ -152,8 +152,7 @@ class Coordinator:
     def _carry_on(self) -> None:
         """What somebody has asked for, in what is below it and where it was cut off."""
         self._hold()
-        for batch_id in steering.unfinished_cancels():
-            steering.carry_on_cancelling(batch_id, skip_locked=True)
+        steering.carry_all_on()
         children.carry_cancels_down()
         retrying.carry_all_on()
 

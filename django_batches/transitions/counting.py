@@ -7,14 +7,14 @@ moves all counters in one statement, ends the batches that have nothing pending 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db.models import F
 
 from ..ids import uuid7
-from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event
+from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event, JobStatus
 from . import rows
 
 if TYPE_CHECKING:
@@ -175,6 +175,14 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
     )
 
 
+def _scheduled(run_after: float | str | None, now: datetime) -> list[object]:
+    """Status and due time of a callback that is to run later than its event; seconds after it, or a moment."""
+    if not run_after:
+        return []
+    due = datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
+    return [JobStatus.SCHEDULED.value, due]
+
+
 def registers(batch: "Batch", event: Event) -> bool:
     """Whether the batch has a callback for the event."""
     return f'"event":"{event}"' in batch.registered_callbacks
@@ -188,6 +196,7 @@ def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[obj
         [
             uuid7(), None, batch.pk, event.value, position, batch.round, spec["func"], spec["arguments"],
             spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"], spec["no_retry"], now,
+            *_scheduled(spec["run_after"], now),
         ]
         for position, spec in enumerate(specs)
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from ..connection import poke
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
-from ..states import IN_FLIGHT, BatchStatus
+from ..states import IN_FLIGHT, BatchStatus, JobStatus
 from . import counting, rows
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class NewJob(NamedTuple):
     backoff: str
     no_retry: str
     created_at: datetime
+    due_at: datetime | None = None
+    """Not to be started before."""
+
+    def row(self, batch_id: UUID, position: int) -> list[Any]:
+        scheduled = [] if self.due_at is None else [JobStatus.SCHEDULED.value, self.due_at]
+        return [self.id, batch_id, None, "", position, 0, *self[1:-1], *scheduled]
 
 
 def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
@@ -68,7 +74,7 @@ def add(
         first = batch["total"] - len(new)
         if seal and batch["failure_round"] is not None:
             counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
-        rows.insert_jobs([[job.id, batch_id, None, "", first + index, 0, *job[1:]] for index, job in enumerate(new)])
+        rows.insert_jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
         poke_on_commit()
     return batch
 

@@ -128,6 +128,7 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
     superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
     gave_up = any(batch.cancelled_at == now for batch in batches.values())
     given_up = [change.outcome.job_id for change in won if change.outcome.kind in _CAME_TO_NOTHING]
+    given_up += [change.outcome.job_id for change, _ in late]
     is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
         batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
     )

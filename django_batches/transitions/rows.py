@@ -41,6 +41,9 @@ NEW_JOB = {
 }
 """Columns of a new job row; the others have their defaults in the database."""
 
+NEW_SCHEDULED_JOB = NEW_JOB | {"status": "text", "due_at": "timestamptz"}
+"""Columns of the row of a job that is not to be started before `due_at`."""
+
 
 def alias() -> str:
     """The database that holds our tables; a transaction on another one neither delays nor undoes a batch."""
@@ -113,8 +116,18 @@ def execute(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def insert_jobs(rows: Sequence[Sequence[Any]]) -> None:
-    """Inserts job rows of the columns `NEW_JOB` in one go: COPY on PostgreSQL, six times as fast as INSERT."""
-    columns = ", ".join(NEW_JOB)
+    """Inserts job rows of the columns `NEW_JOB` or `NEW_SCHEDULED_JOB`."""
+    scheduled = [row for row in rows if len(row) > len(NEW_JOB)]
+    plain = [row for row in rows if len(row) == len(NEW_JOB)] if scheduled else rows
+    if plain:
+        _insert(plain, NEW_JOB)
+    if scheduled:
+        _insert(scheduled, NEW_SCHEDULED_JOB)
+
+
+def _insert(rows: Sequence[Sequence[Any]], kinds: dict[str, str]) -> None:
+    """In one go: COPY on PostgreSQL, six times as fast as INSERT."""
+    columns = ", ".join(kinds)
     wrapper = connection()
     with wrapper.cursor() as cursor:
         if wrapper.vendor == "postgresql" and hasattr(cursor, "copy"):
@@ -123,7 +136,7 @@ def insert_jobs(rows: Sequence[Sequence[Any]]) -> None:
                 for row in rows:
                     copy.write_row(row)
         else:
-            table, params = values(NEW_JOB, rows)
+            table, params = values(kinds, rows)
             cursor.execute(f"INSERT INTO {JOB} ({columns}) SELECT * FROM {table} WHERE true", params)
 
 

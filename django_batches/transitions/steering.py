@@ -148,7 +148,13 @@ def to_hold() -> set[UUID]:
 
 
 def unfinished_cancels() -> list[UUID]:
-    """Cancelled batches of which jobs still wait here: their cancel was cut off half-way."""
+    """Cancelled batches of which jobs still wait here: cut off half-way, or begun by too many failures."""
     cut_off = rows.batches().filter(finished_at=None, cancelled_at__isnull=False)
     waiting = rows.jobs().filter(status__in=WAITING_HERE).values("batch_id")
     return list(cut_off.filter(pk__in=waiting).values_list("pk", flat=True)[:100])
+
+
+def carry_all_on() -> None:
+    """A chunk of each cancel that is not through."""
+    for batch_id in unfinished_cancels():
+        carry_on_cancelling(batch_id, skip_locked=True)
