@@ -172,6 +172,17 @@ def test_returning_a_batch_that_is_no_child_of_this_run_fails_clearly_and_for_go
     assert "is no child of this run" in job.error
 
 
+def test_a_returned_child_that_was_rolled_back_afterwards_fails_the_job_with_the_reason():
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    opened = open_child(job)
+    opened.jobs.all()._raw_delete("default")
+    Batch.objects.filter(pk=opened.pk)._raw_delete("default")
+    recording.record([returned(job, opened)])
+    assert batch.jobs.get().status == "failed"
+    assert "was rolled back with the job's transaction" in batch.jobs.get().error
+
+
 def test_a_child_without_jobs_ends_at_once_and_its_callbacks_run(ledger):
     batch = run(tasks.empty_child)
     assert batch.status == "succeeded"

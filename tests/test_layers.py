@@ -22,6 +22,7 @@ LAYERS = [
     ["worker", "views"],
     ["admin", "urls"],
     ["management", "testing"],
+    ["pytest_plugin"],
 ]
 """From the bottom to the top; a module may import those of its own layer and below, without a circle."""
 

@@ -1,6 +1,10 @@
 """`drain()`: batches in the tests of a project, inside the transaction of a test case, without Redis."""
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -125,3 +129,25 @@ def test_a_timeout_is_no_matter_in_another_thread():
     thread.start()
     thread.join()
     assert ran == [True]
+
+
+def test_a_job_that_waits_for_its_children_is_drained_with_them(drain_batches):
+    with Batch.open() as batch:
+        batch.on_success(tasks.whose_callback)
+        batch.enqueue(tasks.sort, [2, 1])
+    assert drain_batches() == 5
+    batch.refresh_from_db()
+    assert list(batch.results()) == [[1, 2]]
+
+
+def test_pytest_finds_the_fixture_by_itself_in_another_project(tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_it(drain_batches):\n    assert drain_batches() == 0\n")
+    made = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "tests.settings", str(tmp_path)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "1 passed" in made.stdout, made.stdout + made.stderr

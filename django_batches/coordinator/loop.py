@@ -99,8 +99,6 @@ class Coordinator:
             dispatching.promote_due(self._lease)
         if polls or poked or (recorded and recorded.has_given_up):
             self._carry_on()
-        if recorded and recorded.given_up:
-            children.cancel_orphans(recorded.given_up)
         told = 0
         if polls or (recorded and recorded.is_for_parents):
             while count := children.tell_parents(self._lease):

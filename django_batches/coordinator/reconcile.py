@@ -25,7 +25,7 @@ from ..outcomes import Kind, Outcome, fingerprint
 from ..payloads import clean_name
 from ..transitions import dispatching, recording
 from .lease import Lease
-from .record import Recorder, log_failures
+from .record import Recorder, follow_up
 
 PAGE = 1_000
 SECOND_LOOK = 12.0
@@ -80,7 +80,7 @@ class Reconciler:
         for start in range(0, len(verdicts), PAGE):
             part = verdicts[start : start + PAGE]
             recorded = recording.record([outcome for outcome, _ in part], self._lease)
-            log_failures(recorded.failures)
+            follow_up(recorded)
             done = {outcome.execution for outcome in recorded.done}
             self._forget([(outcome, queue) for outcome, queue in part if outcome.execution in done])
         return len(verdicts)

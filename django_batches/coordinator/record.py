@@ -8,8 +8,7 @@ from redis import Redis
 from ..connection import Keys
 from ..outcomes import Outcome
 from ..scripts import Scripts
-from ..transitions import recording
-from ..transitions.deciding import Change
+from ..transitions import children, recording
 from .lease import Lease
 
 logger = logging.getLogger("django_batches")
@@ -69,7 +68,7 @@ class Recorder:
         for job_id, dispatch, queue in recorded.superseded:
             self._scripts.withdraw(self._keys.rq_id(job_id, dispatch), queue)
         self.has_postponed = self.has_postponed or bool(recorded.postponed)
-        log_failures(recorded.failures)
+        follow_up(recorded)
         return recorded
 
     def first_unapplied(self) -> bytes | None:
@@ -89,9 +88,11 @@ class Recorder:
         return last if isinstance(last, bytes) else str(last).encode()
 
 
-def log_failures(failures: list[Change]) -> None:
-    """Jobs that failed for good with no worker left to say so."""
-    for change in failures:
+def follow_up(recorded: recording.Recorded) -> None:
+    """What is not part of the transaction: orphans are cancelled, and failures that no worker could log are logged."""
+    if recorded.given_up:
+        children.cancel_orphans(recorded.given_up)
+    for change in recorded.failures:
         outcome = change.outcome
         jobs_logger.error(
             "Job %s of batch %s failed for good (%s): %s",

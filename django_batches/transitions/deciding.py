@@ -3,12 +3,12 @@
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ..outcomes import Kind, Outcome
+from ..outcomes import Kind, Outcome, fingerprint
 from ..states import JOB_ENDED, JobStatus
 from . import rows
 
@@ -64,13 +64,23 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
     for outcome in first.values():
         batch = batches[outcome.batch_id]
         if outcome.kind == Kind.SUCCEEDED:
-            status = JobStatus.WAITING if outcome.execution in waiting else JobStatus.SUCCEEDED
-            changes.append(Change(outcome, status, tried=1))
+            changes.append(_returned(outcome, outcome.execution in waiting))
         elif outcome.kind == Kind.HELD:
             changes.append(Change(outcome, _back(batch, outcome)))
         elif job := found.get(outcome.job_id):
             changes.append(_unfinished(outcome, job, batch, now))
     return changes
+
+
+def _returned(outcome: Outcome, has_children: bool) -> Change:
+    if has_children:
+        return Change(outcome, JobStatus.WAITING, tried=1)
+    if outcome.returned:
+        kind = "django_batches.child_missing"
+        error = f"The job returned batch {outcome.returned}, which was rolled back with the job's transaction."
+        told = replace(outcome, error_type=kind, error=error, fingerprint=fingerprint(kind, ""))
+        return Change(told, JobStatus.FAILED, tried=1)
+    return Change(outcome, JobStatus.SUCCEEDED, tried=1)
 
 
 def _unfinished(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime) -> Change:
