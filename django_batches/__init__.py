@@ -4,13 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .context import current_batch, current_job
+    from .context import acurrent_batch, acurrent_job, current_batch, current_job
     from .models import Batch
     from .options import exponential
 
-__all__ = ["Batch", "current_batch", "current_job", "exponential"]
+__all__ = ["Batch", "acurrent_batch", "acurrent_job", "current_batch", "current_job", "exponential"]
 
-_HOMES = {"Batch": "models", "current_batch": "context", "current_job": "context", "exponential": "options"}
+_HOMES = {
+    "Batch": "models",
+    "acurrent_batch": "context",
+    "acurrent_job": "context",
+    "current_batch": "context",
+    "current_job": "context",
+    "exponential": "options",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
+
 from .transitions import rows
 
 if TYPE_CHECKING:
@@ -40,6 +42,16 @@ def current_batch() -> "Batch | None":
     """
     run = running.get()
     return rows.batches().filter(pk=run.batch_id).first() if run else None
+
+
+async def acurrent_batch() -> "Batch | None":
+    """Asynchronous twin of `current_batch`."""
+    return await sync_to_async(current_batch)()
+
+
+async def acurrent_job() -> "BatchJob | None":
+    """Asynchronous twin of `current_job`."""
+    return await sync_to_async(current_job)()
 
 
 def current_job() -> "BatchJob | None":

@@ -4,7 +4,7 @@ Every change of a status or a counter is in `transitions`; everything that adds 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -213,6 +213,12 @@ class Batch(BatchVerbs, models.Model):
         """One value per job, in the order added, streaming; None for a job without one."""
         texts = self.jobs.order_by("position").values_list("result_text", flat=True)
         return (json.loads(text) if text else None for text in texts.iterator(chunk_size=2000))
+
+    async def aresults(self) -> AsyncIterator[Any]:
+        """Asynchronous twin of `results`."""
+        texts = self.jobs.order_by("position").values_list("result_text", flat=True)
+        async for text in texts.aiterator(chunk_size=2000):
+            yield json.loads(text) if text else None
 
 
 class BatchJob(JobVerbs, models.Model):

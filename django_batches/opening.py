@@ -2,11 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.db import Error
 from django.utils import timezone
@@ -22,6 +24,7 @@ from .payloads import dump_arguments
 from .states import Event, JobStatus
 from .transitions import creating, rows, steering
 from .transitions.creating import NewJob
+from .twins import in_chunks
 
 if TYPE_CHECKING:
     from .models import Batch, BatchJob
@@ -71,6 +74,14 @@ class Opening:
         else:
             self._undo(error)
         self.is_active = False
+
+    async def __aenter__(self) -> "Batch":
+        return await sync_to_async(self.__enter__)()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await sync_to_async(self.__exit__)(kind, error, traceback)
 
     def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
         """Buffers a job; a full buffer is written before the next one, so that the last goes with the seal."""
@@ -206,6 +217,32 @@ class Adder:
     ) -> int:
         """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
         return self._add_all(func, ((*item, *args) for item in iterable), kwargs)
+
+    async def aenqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+        """Asynchronous twin of `enqueue`."""
+        return await sync_to_async(partial(self.enqueue, func, *args, **kwargs))()
+
+    async def amap(
+        self,
+        func: Callable[Concatenate[T, P], object] | str,
+        iterable: Iterable[T] | AsyncIterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> int:
+        """Asynchronous twin of `map`; takes asynchronous iterables too."""
+        return await in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)
+
+    async def astarmap(
+        self,
+        func: Callable[..., object] | str,
+        iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> int:
+        """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
+        return await in_chunks(lambda items: self.starmap(func, items, *args, **kwargs), iterable)
 
     def on_success(
         self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs

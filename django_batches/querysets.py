@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from asgiref.sync import sync_to_async
 from django.db import models
 
 from .transitions import repairing, retrying
@@ -28,7 +29,12 @@ class BatchJobQuerySet(models.QuerySet["BatchJob"]):
         """Runs those of the jobs again that failed or were cancelled; returns how many."""
         return retrying.retry_jobs(self)
 
+    async def aretry(self) -> int:
+        """Asynchronous twin of `retry`."""
+        return await sync_to_async(self.retry)()
+
     retry.alters_data = True  # type: ignore[attr-defined]
+    aretry.alters_data = True  # type: ignore[attr-defined]
 
     def delete(self) -> tuple[int, dict[str, int]]:
         raise TypeError("Jobs are counted by their batch: delete the batch.")

@@ -1,15 +1,19 @@
 """The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening` and `transitions`."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from asgiref.sync import sync_to_async
 
 from .context import Current, running
 from .exceptions import BatchError
 from .opening import Adder, Opening
 from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, whole_seconds
 from .transitions import creating, retrying, rows, steering
+from .twins import twin
 
 if TYPE_CHECKING:
     from .models import Batch, BatchJob
@@ -133,6 +137,32 @@ class BatchVerbs:
         """Adds `func(*item, *args, **kwargs)` for each item; returns how many."""
         return self._adder.starmap(func, iterable, *args, **kwargs)
 
+    async def aenqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+        """Asynchronous twin of `enqueue`."""
+        return await self._adder.aenqueue(func, *args, **kwargs)
+
+    async def amap(
+        self,
+        func: Callable[Concatenate[T, P], object] | str,
+        iterable: Iterable[T] | AsyncIterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> int:
+        """Asynchronous twin of `map`; takes asynchronous iterables too."""
+        return await self._adder.amap(func, iterable, *args, **kwargs)
+
+    async def astarmap(
+        self,
+        func: Callable[..., object] | str,
+        iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> int:
+        """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
+        return await self._adder.astarmap(func, iterable, *args, **kwargs)
+
     def on_success(
         self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
@@ -190,13 +220,24 @@ class BatchVerbs:
         `transaction.atomic()` (nothing starts before the commit), in the open block.
         """
         self._check_wait()
-        limit = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
-        pause = 0.01
-        while rows.batches().filter(pk=self._key).exclude(finished_at__isnull=False, open_callbacks=0).exists():
-            if limit is not None and time.monotonic() >= limit:
-                return False
-            time.sleep(pause if limit is None else max(0.0, min(pause, limit - time.monotonic())))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
+        for pause in _pauses(timeout):
+            if self._is_through():
+                return True
+            time.sleep(pause)
+        return self._is_through()
+
+    async def await_(self, timeout: Seconds | None = None) -> bool:
+        """Asynchronous twin of `wait` (`await` is a keyword)."""
+        await sync_to_async(self._check_wait)()
+        for pause in _pauses(timeout):
+            if await sync_to_async(self._is_through)():
+                return True
+            await asyncio.sleep(pause)
+        return await sync_to_async(self._is_through)()
+
+    def _is_through(self) -> bool:
+        if rows.batches().filter(pk=self._key).exclude(finished_at__isnull=False, open_callbacks=0).exists():
+            return False
         self.reload()
         return True
 
@@ -207,6 +248,9 @@ class BatchVerbs:
         fresh = rows.batches().filter(pk=self._key).values(*fields).first()
         for name, value in (fresh or {}).items():
             setattr(batch, name, value)
+
+    aseal, acancel, apause, aresume = twin(seal), twin(cancel), twin(pause), twin(resume)
+    aretry_failed, areload = twin(retry_failed), twin(reload)
 
     @property
     def _adder(self) -> Adder:
@@ -238,12 +282,26 @@ class JobVerbs:
         return self._acted(bool(retrying.retry_jobs(rows.jobs().filter(pk=job.pk))))
 
     def cancel(self) -> bool:
-        """Cancels it where it is not in RQ; False where it is (it may be running) or has ended."""
+        """Cancels it where it is not in RQ; False where it is (it may be running) or has ended.
+
+        False also where it waits for child batches: it ends with them, so cancel those.
+        """
         return self._acted(steering.cancel_job(cast("BatchJob", self).pk))
+
+    aretry, acancel = twin(retry), twin(cancel)
 
     def _acted(self, result: bool) -> bool:
         cast("BatchJob", self).refresh_from_db()
         return result
+
+
+def _pauses(timeout: Seconds | None) -> Iterator[float]:
+    """How long to wait between two looks, in seconds: longer and longer, until `timeout`."""
+    limit = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
+    pause = 0.01
+    while limit is None or time.monotonic() < limit:
+        yield pause if limit is None else max(0.0, min(pause, limit - time.monotonic()))
+        pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
 def _alter_data(owner: type, *names: str) -> None:
@@ -252,8 +310,10 @@ def _alter_data(owner: type, *names: str) -> None:
         getattr(owner, name).alters_data = True
 
 
-_ADDING = ("using", "enqueue", "map", "starmap", "on_success", "on_failure", "on_finish", "on_attempted")
+_REGISTERING = ("on_success", "on_failure", "on_finish", "on_attempted")
+_ADDING = ("enqueue", "map", "starmap", "aenqueue", "amap", "astarmap", "using", *_REGISTERING)
+_ACTING = ("seal", "cancel", "pause", "resume", "retry_failed", "reload")
 _alter_data(Adder, *_ADDING)
-_alter_data(BatchVerbs, *_ADDING, "seal", "cancel", "pause", "resume", "retry_failed", "wait", "reload")
-_alter_data(JobVerbs, "retry", "cancel")
+_alter_data(BatchVerbs, *_ADDING, *_ACTING, *(f"a{name}" for name in _ACTING), "wait", "await_")
+_alter_data(JobVerbs, "retry", "cancel", "aretry", "acancel")
 BatchVerbs.open.__func__.alters_data = True  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ ROOT = Path(django_batches.__file__).parent
 
 LAYERS = [
     ["states", "exceptions", "ids", "conf"],
-    ["payloads", "options", "functions"],
+    ["payloads", "options", "functions", "twins"],
     ["connection", "outcomes", "describing"],
     ["transitions", "checks"],
     ["context", "querysets"],
