@@ -62,7 +62,8 @@ def tell_parents(fence: Callable[[], datetime] = timezone.now) -> int:
         rows.batches().filter(pk__in=[child for child, _ in ended]).update(is_awaited=False)
         waiting = rows.jobs().filter(pk__in={parent for _, parent in ended}, status=JobStatus.WAITING)
         parents = {(job.pk, job.dispatch): job for job in waiting.defer("arguments", "traceback")}
-        changes = _end([job for key, job in parents.items() if key not in rows.awaiting(parents)], locked)
+        awaiting = rows.awaiting(parents)
+        changes = _end([job for key, job in parents.items() if key not in awaiting], locked)
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
         won = recording.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
@@ -109,19 +110,19 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsucce
 
 def result_texts(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
     """The results of succeeded batches as JSON: of the first success callback, or the list of those of the jobs."""
-    found: dict[UUID, str | None] = {}
-    lists = []
-    for batch in rows.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"):
-        if _has_callback(batch):
-            first = rows.jobs().filter(callback_of=batch, event=Event.SUCCESS, round=batch.round, position=0)
-            found[batch.pk] = first.values_list("result_text", flat=True).first()
-        else:
-            lists.append(batch.pk)
-    texts: dict[UUID, list[str]] = {key: [] for key in lists}
-    jobs = rows.jobs().filter(batch__in=lists).order_by("batch_id", "position") if lists else rows.jobs().none()
-    for key, text in jobs.values_list("batch_id", "result_text").iterator():
+    batches = list(rows.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"))
+    with_callback = [batch.pk for batch in batches if _has_callback(batch)]
+    firsts = rows.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
+    found = {
+        (key, number): text
+        for key, number, text in (firsts.values_list("callback_of", "round", "result_text") if with_callback else ())
+    }
+    texts: dict[UUID, list[str]] = {batch.pk: [] for batch in batches if not _has_callback(batch)}
+    jobs = rows.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
+    for key, text in jobs.values_list("batch_id", "result_text").iterator() if texts else ():
         texts[key].append(text or "null")
-    return found | {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
+    lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
+    return {batch.pk: lists.get(batch.pk) or found.get((batch.pk, batch.round)) for batch in batches}
 
 
 def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
