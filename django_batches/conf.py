@@ -2,7 +2,9 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from functools import lru_cache
 from hashlib import blake2s
 from typing import Any
@@ -12,6 +14,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 SETTING = "DJANGO_BATCHES"
+
+RETENTION = {"succeeded": timedelta(days=7), "failed": timedelta(days=30), "cancelled": timedelta(days=7)}
+"""How long ended batches are kept, by status."""
+SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class Settings:
     """Dotted path of `def may_see(request, batch) -> bool`: for whom the status view and `{% batch_progress %}` move.
     A function of an installed app (or of ALLOWED_FUNCTIONS). Default: nobody."""
 
+    RETENTION: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(RETENTION))
+    """How long ended batches are kept, by status: seconds, a timedelta, or None to keep them for ever. Keys left out
+    keep their default; `None` in place of the dict keeps everything."""
+
+    METRICS_TOKEN: str = field(default="", repr=False)
+    """What Prometheus must send as `Authorization: Bearer …` to read the metrics. Without one, only users of the admin
+    who may view batches read them."""
+
     unknown: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -61,6 +75,8 @@ def settings() -> Settings:
     if not re.fullmatch(r"[A-Za-z0-9]{1,40}", namespace):
         raise ImproperlyConfigured(f'{SETTING}["NAMESPACE"] is {namespace!r}: use letters and digits only, at most 40.')
     values["NAMESPACE"] = namespace
+    values["RETENTION"] = _retention(values.get("RETENTION", {}))
+    _judge_token(values.get("METRICS_TOKEN", ""))
     return Settings(**values, unknown=tuple(key for key in given if key not in known))
 
 
@@ -69,6 +85,40 @@ def suggestion(key: str) -> str:
     known = [f.name for f in fields(Settings) if f.name != "unknown"]
     close = difflib.get_close_matches(key, known, n=1)
     return f'Did you mean "{close[0]}"?' if close else f"The keys are: {', '.join(known)}."
+
+
+def _retention(given: Any) -> dict[str, timedelta | None]:
+    if given is None:
+        return dict.fromkeys(RETENTION)
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f'{SETTING}["RETENTION"] is {given!r}: write a dict with the keys {_keys()}.')
+    for key in given:
+        if key not in RETENTION:
+            raise ImproperlyConfigured(f'{SETTING}["RETENTION"] has the key {key!r}: the keys are {_keys()}.')
+    return {**RETENTION, **{key: _age(key, value) for key, value in given.items()}}
+
+
+def _age(key: str, value: Any) -> timedelta | None:
+    try:
+        age = timedelta(seconds=value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    except (OverflowError, ValueError):
+        age = value
+    if age is not None and not (isinstance(age, timedelta) and age >= timedelta(0)):
+        raise ImproperlyConfigured(
+            f'{SETTING}["RETENTION"]["{key}"] is {value!r}: write seconds, a timedelta, or None to keep them.'
+        )
+    return age
+
+
+def _keys() -> str:
+    return ", ".join(repr(key) for key in RETENTION)
+
+
+def _judge_token(token: Any) -> None:
+    if not isinstance(token, str) or (token and len(token) < SHORTEST_TOKEN):
+        raise ImproperlyConfigured(
+            f'{SETTING}["METRICS_TOKEN"] must be a string of at least {SHORTEST_TOKEN} characters, or "" for none.'
+        )
 
 
 def _default_namespace() -> str:

@@ -48,6 +48,8 @@ class Keys:
         """The newest token of a coordinator that has written here."""
         self.held = f"{self.own}:held"
         """Set of the cancelled and paused batches, whose jobs must not be started."""
+        self.totals = f"{self.own}:totals"
+        """Hash of what the coordinators have counted, for the metrics."""
 
     def rq_id(self, job_id: UUID, dispatch: int) -> str:
         return f"batch-{self.namespace}-{job_id.hex}-{dispatch}"
@@ -108,6 +110,13 @@ def client(**options: Any) -> Redis:
     }
     kwargs = {**pool.connection_kwargs, **defaults, **options}
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
+
+
+def ask_to_look(redis: Redis) -> None:
+    """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
+    pokes = Keys().pokes
+    redis.xadd(pokes, {"look": 1}, maxlen=10, approximate=True)
+    redis.expire(pokes, 86_400)
 
 
 _poker: Redis | None = None

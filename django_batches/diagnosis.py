@@ -4,33 +4,28 @@ It answers quickly and never raises because Redis is away: the rows say most of 
 timeouts, once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
+from .broker import Asked, Broker, ask
 from .conf import settings
-from .connection import Keys, client
 from .coordinator import lease
-from .states import BATCH_ENDED, JobStatus
+from .progress import state
+from .states import BATCH_ENDED, JOB_ENDED, JobStatus
 from .transitions import dispatching, rows
 from .wording import duration, moment, number
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
-    from .models import Batch, BatchJob
+    from .models import Batch, BatchJob, Lease
 
-TIMEOUT = 0.3
-"""Seconds for each of connecting to Redis and its answer."""
 FRESH = timedelta(seconds=15)
 """So long after it was opened a batch may wait for workers that learn of a new queue."""
 MARGIN = timedelta(seconds=5)
@@ -48,18 +43,7 @@ class Finding:
     advice: str = ""
 
 
-@dataclass(frozen=True)
-class Broker:
-    """What Redis says about the workers of some queues."""
-
-    error: str = ""
-    """Why it could not be asked."""
-    is_suspended: bool = False
-    workers: dict[str, int] = field(default_factory=dict)
-    """Workers that are alive, per queue."""
-
-
-def why(batch: "Batch") -> list[Finding]:
+def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
     """What keeps a batch from ending, the gravest first; empty once it and its callbacks have ended."""
     if batch.finished_at and not batch.open_callbacks:
         return []
@@ -68,38 +52,45 @@ def why(batch: "Batch") -> list[Finding]:
         return [Finding("deleting", "info", text, _("If that was cut off, delete it again: it goes on."))]
     now = timezone.now()
     queues = waiting_queues(batch)
-    broker = ask(sorted({*queues, *running_queues(batch)}))
-    findings = [*_machinery(batch, broker, queues, now), *_steering(batch, now), *_waiting(batch, broker, queues, now)]
+    broker = _broker(batch, queues, asked or ask)
+    findings = [
+        *_everywhere(broker, now), *_deserted(batch, broker, now),
+        *_steering(batch, now), *_waiting(batch, broker, queues, now),
+    ]  # fmt: skip
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def ask(queues: Sequence[str]) -> Broker:
-    """Asks Redis for the workers of the queues; two round trips with short timeouts."""
-    redis = None
-    try:
-        redis = client(socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0))
-        keys = Keys()
-        pipeline = redis.pipeline(transaction=False)
-        pipeline.exists(f"{keys.RQ}:suspended")
-        for queue in queues:
-            pipeline.smembers(keys.workers_of(queue))
-        suspended, *members = pipeline.execute()
-        # The set keeps the names of workers whose host was lost; their record has run out.
-        for names in members:
-            pipeline.exists(*names) if names else pipeline.exists("")
-        alive = pipeline.execute() if members else []
-        return Broker("", bool(suspended), dict(zip(queues, alive, strict=True)))
-    except (RedisError, OSError, ImproperlyConfigured) as error:
-        return Broker(f"{type(error).__name__}: {error}")
-    finally:
-        if redis is not None:
-            redis.connection_pool.disconnect()
+def stuck(batches: "Iterable[Batch]", asked: Asked | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
+    """Those of the batches that will not move until somebody does something that nobody has done yet, and why.
+
+    Not the paused ones: that was somebody's wish.
+    """
+    asked, now = asked or Asked(), timezone.now()
+    said = asked(dispatching.queues_with_jobs())
+    everywhere = _everywhere(said, now)
+    # Only where nobody works it matters who waits there: mostly nothing is asked per batch.
+    deserted = [queue for queue, count in said.workers.items() if not count]
+    for batch in batches:
+        if state(batch) in ("paused", "deleting"):
+            continue
+        broker = _broker(batch, waiting_queues(batch, deserted), asked)
+        # Not what it waits for: that costs more, and is never an error.
+        findings = [*everywhere, *_deserted(batch, broker, now), *_steering(batch, now)]
+        if errors := [finding for finding in findings if finding.level == "error"]:
+            yield batch, errors
 
 
-def waiting_queues(batch: "Batch") -> list[str]:
+def _broker(batch: "Batch", waiting: list[str], asked: Callable[[Sequence[str]], Broker]) -> Broker:
+    """What Redis says of the queues on which anything of the batch waits or runs."""
+    return asked(sorted({*waiting, *running_queues(batch), *callback_queues(batch)}))
+
+
+def waiting_queues(batch: "Batch", among: list[str] | None = None) -> list[str]:
     """The queues on which jobs of the batch wait for their place; index probes, whatever the number of jobs."""
-    queues = dispatching.queues_with_jobs() if batch.pending > batch.in_flight else []
+    if batch.pending <= batch.in_flight:
+        return []
+    queues = dispatching.queues_with_jobs() if among is None else among
     if not queues:
         return []
     table, params = rows.values({"queue": "text"}, [[queue] for queue in queues])
@@ -118,32 +109,54 @@ def running_queues(batch: "Batch") -> set[str]:
     return set(in_flight(batch).values_list("queue", flat=True)[:1_000])
 
 
+def callback_queues(batch: "Batch") -> set[str]:
+    """The queues of its callbacks that have not ended."""
+    if not batch.open_callbacks:
+        return set()
+    return set(rows.jobs().filter(callback_of=batch).exclude(status__in=JOB_ENDED).values_list("queue", flat=True))
+
+
+def keeper() -> "Lease | None":
+    """Who keeps the books, or kept them last."""
+    return rows.related("Lease").filter(pk=lease.NAME).first()
+
+
+def is_there(holder: "Lease", now: datetime) -> bool:
+    """Whether it has been seen lately."""
+    return holder.expires_at + MARGIN >= now
+
+
 def in_flight(batch: "Batch") -> "QuerySet[BatchJob]":
     """The jobs of the batch that are in RQ. Without an order: PostgreSQL would walk the batch for it."""
     return rows.jobs().filter(batch=batch, status__in=[JobStatus.QUEUED, JobStatus.RUNNING]).order_by()
 
 
-def _machinery(batch: "Batch", broker: Broker, queues: list[str], now: datetime) -> list[Finding]:
-    """What is not there: Redis, a batchworker, workers."""
+def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
+    """What is not there, for any batch: Redis, a batchworker, workers that may work."""
     findings = []
     if broker.error:
         text = _("Redis does not answer (%(error)s).") % {"error": broker.error}
         findings.append(
             Finding("redis", "error", text, _("No job can start. What has been added is safe in the rows."))
         )
-    holder = rows.related("Lease").filter(pk=lease.NAME).values_list("expires_at", flat=True).first()
+    holder = keeper()
     start = _("Start one: manage.py batchworker")
     if holder is None:
         findings.append(Finding("batchworker", "error", _("No batchworker has ever run here."), start))
-    elif holder + MARGIN < now:
-        text = _("No batchworker has been seen since %(time)s.") % {"time": moment(holder)}
+    elif not is_there(holder, now):
+        text = _("No batchworker has been seen since %(time)s.") % {"time": moment(holder.expires_at)}
         findings.append(Finding("batchworker", "error", text, start))
     if broker.is_suspended:
         advice = _("Resume them: rq resume")
         findings.append(Finding("suspended", "error", _("RQ's workers have been suspended (rq suspend)."), advice))
-    if not broker.error and batch.created_at + FRESH < now:
-        findings += [_no_worker(queue) for queue, count in broker.workers.items() if not count]
     return findings
+
+
+def _deserted(batch: "Batch", broker: Broker, now: datetime) -> list[Finding]:
+    """The queues of the batch on which nobody works."""
+    if broker.error or batch.created_at + FRESH >= now:
+        return []
+    return [_no_worker(queue) for queue, count in broker.workers.items() if not count]
 
 
 def _no_worker(queue: str) -> Finding:

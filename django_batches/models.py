@@ -139,6 +139,10 @@ class Batch(BatchVerbs, models.Model):
                 name="batch_to_tell",
                 condition=Q(is_awaited=True, finished_at__isnull=False, open_callbacks=0, retry_position=None),
             ),
+            # prune: the ended ones of a status, the oldest first; metrics, reconcile: what ended lately
+            models.Index(
+                fields=["status", "finished_at", "id"], name="batch_ended", condition=Q(finished_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """Numbers, moments, durations and rates in the words of the active language."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.utils import timezone
 from django.utils.formats import date_format, number_format, time_format
@@ -46,6 +47,18 @@ def rate_text(per_second: float) -> str:
             value = per_second * factor
             return text % number(value, 0 if value >= 10 else 1)
     return _("%s jobs/h") % number(per_second * 3_600, 0)
+
+
+def pauses(backoff: Any) -> str:
+    """The pauses between attempts: seconds, a list of them, or the numbers of an `exponential(...)`; "" for none."""
+    if isinstance(backoff, dict):
+        return _("%(first)s, each time × %(factor)s, at most %(limit)s") % {
+            "first": duration(timedelta(seconds=backoff["first"])),
+            "factor": f"{backoff['factor']:g}",
+            "limit": duration(timedelta(seconds=backoff["limit"])),
+        }
+    given = backoff if isinstance(backoff, list) else [backoff]
+    return ", ".join(duration(timedelta(seconds=pause)) for pause in given) if any(given) else ""
 
 
 def _rough(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
@@ -14,7 +14,7 @@ from ..diagnosis import why
 from ..models import Batch, BatchJob, FailureGroup
 from ..progress import Pace, paces, snapshot
 from ..states import JOB_ENDED, JobStatus
-from ..wording import duration, number
+from ..wording import duration, number, pauses
 from . import acts, timeline
 from .jobrows import JobRow, light
 
@@ -123,15 +123,7 @@ def metadata(batch: Batch) -> str:
 
 def backoff(batch: Batch) -> str:
     """The pauses between attempts in words."""
-    given = json.loads(batch.backoff)
-    if isinstance(given, dict):
-        return _("%(first)s, each time × %(factor)s, at most %(limit)s") % {
-            "first": duration(timedelta(seconds=given["first"])),
-            "factor": f"{given['factor']:g}",
-            "limit": duration(timedelta(seconds=given["limit"])),
-        }
-    pauses = given if isinstance(given, list) else [given]
-    return ", ".join(duration(timedelta(seconds=pause)) for pause in pauses) if any(pauses) else ""
+    return pauses(json.loads(batch.backoff))
 
 
 def _callbacks(batch: Batch) -> list[BatchJob]:

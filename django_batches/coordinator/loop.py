@@ -13,8 +13,10 @@ from redis.exceptions import RedisError
 from ..conf import settings
 from ..connection import Keys, client
 from ..transitions import children, dispatching, repairing, retrying, rows, steering
+from . import totals
 from .dispatch import Dispatcher
 from .lease import Lease, LeaseLost
+from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
 
@@ -26,6 +28,7 @@ RUNNING = 3.0
 RECONCILE = 15.0
 UPKEEP = 15.0
 COUNTERS = 600.0
+PRUNE = 600.0
 POSTPONED = 0.05
 LONGEST_PAUSE = 2.0
 FENCE_TTL = 86_400
@@ -65,6 +68,7 @@ class Coordinator:
         self._running = Every(RUNNING, at_once=False)
         self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
         self._counters = Every(COUNTERS, at_once=False)
+        self._prune, self._pruner = Every(PRUNE), Pruner()
 
     def run(self) -> None:
         """Stays up while Redis or the database is away, and says so once."""
@@ -129,6 +133,10 @@ class Coordinator:
         return int(newest or 0)
 
     def _look_after(self) -> None:
+        if self._recorder.is_asked_to_look:
+            self._recorder.is_asked_to_look = False
+            for every in (self._reconcile, self._upkeep, self._counters):
+                every.soon()
         self._reconciler.act()
         if self._running.is_due():
             self._reconciler.mark_running()
@@ -143,9 +151,13 @@ class Coordinator:
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds)
+        if self._prune.is_due() and self._pruner.turn():
+            self._prune.soon()  # with the next poll: outcomes come first
         if self._counters.is_due():
             for batch_id in repairing.to_check():
                 repairing.repair_counters(batch_id, skip_locked=True)
+        self._recorder.counts[totals.REPAIRS] += repairing.repairs()
+        totals.add(self._redis, self._recorder.counts)
 
     def _carry_on(self) -> None:
         """What somebody has asked for, in what is below it and where it was cut off."""

@@ -68,9 +68,19 @@ class Reconciler:
         return len(self._verdicts)
 
     @property
+    def verdicts(self) -> list[Outcome]:
+        """What the last look found, to be recorded once the stream is applied."""
+        return [outcome for outcome, _queue in self._verdicts]
+
+    @property
     def has_suspects(self) -> bool:
         """Whether a second look is worth while before the next regular one."""
         return bool(self._suspects)
+
+    @property
+    def suspects(self) -> int:
+        """How many jobs had no trace in the last look."""
+        return len(self._suspects)
 
     def act(self) -> int:
         """Applies the verdicts of the last look once the stream is applied up to it; returns how many."""
@@ -81,6 +91,7 @@ class Reconciler:
             part = verdicts[start : start + PAGE]
             recorded = recording.record([outcome for outcome, _ in part], self._lease)
             follow_up(recorded)
+            self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
             self._forget([(outcome, queue) for outcome, queue in part if outcome.execution in done])
         return len(verdicts)

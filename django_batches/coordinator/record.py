@@ -1,6 +1,7 @@
 """The outcome stream into the books."""
 
 import logging
+from collections import Counter
 from typing import Any
 
 from redis import Redis
@@ -29,6 +30,10 @@ class Recorder:
         self._position: str | bytes = "0-0"
         self._pokes: str | bytes = "$"
         self.has_postponed = False
+        self.is_asked_to_look = False
+        """Somebody wants the books compared with Redis now."""
+        self.counts: Counter[str] = Counter()
+        """Outcomes by kind since the last `totals.add`."""
 
     def rewind(self) -> None:
         """Reads from the start again: outcomes that were postponed, or a stream that went back with its server."""
@@ -45,6 +50,7 @@ class Recorder:
         pokes = by_name.get(self._keys.pokes.encode(), [])
         if pokes:
             self._pokes = pokes[-1][0]
+            self.is_asked_to_look |= any(b"look" in fields for _, fields in pokes)
         entries = [(entry, fields.get(b"o", b"")) for entry, fields in by_name.get(self._keys.outcomes.encode(), [])]
         if entries:
             self._position = entries[-1][0]
@@ -68,8 +74,13 @@ class Recorder:
         for job_id, dispatch, queue in recorded.superseded:
             self._scripts.withdraw(self._keys.rq_id(job_id, dispatch), queue)
         self.has_postponed = self.has_postponed or bool(recorded.postponed)
+        self.count(recorded.done)
         follow_up(recorded)
         return recorded
+
+    def count(self, outcomes: list[Outcome]) -> None:
+        """Counts outcomes that are done with, for the metrics."""
+        self.counts += Counter(str(outcome.kind) for outcome in outcomes)
 
     def first_unapplied(self) -> bytes | None:
         """The oldest entry that is still in the stream."""

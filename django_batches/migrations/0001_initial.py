@@ -475,6 +475,14 @@ class Migration(migrations.Migration):
                 name="batch_to_tell",
             ),
         ),
+        migrations.AddIndex(
+            model_name="batch",
+            index=models.Index(
+                condition=models.Q(("finished_at__isnull", False)),
+                fields=["status", "finished_at", "id"],
+                name="batch_ended",
+            ),
+        ),
         migrations.AddConstraint(
             model_name="batch",
             constraint=models.CheckConstraint(

@@ -70,7 +70,7 @@ def claim_jobs(
     """
     with rows.atomic():
         fence()
-        ids = _batches_with_jobs(queue, after)
+        ids = batches_with_jobs(queue, after)
         batches = {
             key: batch
             for key, batch in rows.lock_batches(ids, skip_locked=True).items()
@@ -142,7 +142,7 @@ def mark_running(executions: Sequence[tuple[UUID, int, datetime, str]], fence: C
         )
 
 
-def _batches_with_jobs(queue: str, after: UUID | None) -> list[UUID]:
+def batches_with_jobs(queue: str, after: UUID | None) -> list[UUID]:
     """The batches with jobs to claim on a queue, in order of their keys: one index probe per batch."""
     next_batch = (
         f"SELECT batch_id FROM {rows.JOB} WHERE status = 'created' AND batch_id IS NOT NULL AND queue = %s"
@@ -156,7 +156,7 @@ def _batches_with_jobs(queue: str, after: UUID | None) -> list[UUID]:
         [queue, start, queue, BATCHES_PER_CLAIM],
     )
     if not found and after:
-        return _batches_with_jobs(queue, None)
+        return batches_with_jobs(queue, None)
     return [rows.as_uuid(key) for (key,) in found]
 
 

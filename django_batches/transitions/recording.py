@@ -102,6 +102,9 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
 def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], datetime]) -> Recorded:
     """Fails the job of an outcome that the database would not take, so that the books of the others go on."""
     if outcome.kind != Kind.REFUSED:
+        # Counters that differ from their rows are no fault of the job.
+        if isinstance(error, IntegrityError) and repairing.repair_counters(outcome.batch_id, skip_locked=True):
+            return record([outcome], fence)
         return record([outcome.refused(error)], fence)
     repairing.repair_counters(outcome.batch_id, skip_locked=True)
     try:

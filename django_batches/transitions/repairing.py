@@ -5,7 +5,7 @@ repaired, and said loudly.
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +40,9 @@ FROM {rows.BATCH} b LEFT JOIN (
   FROM {rows.JOB} WHERE batch_id = %s GROUP BY batch_id
 ) j ON j.batch_id = b.id WHERE b.id = %s AND NOT (b.finished_at IS NULL AND b.status NOT IN ('open', 'running'))
 """
+TOGETHER = 20
+"""Batches of a tree that one turn deletes."""
+_repairs = 0
 _NAMES = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks", "total")
 
 
@@ -72,21 +75,36 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
             setattr(batch, name, value)
         rows.batches().filter(pk=batch_id).update(**changes)
         counting.write([Tally(batch)], timezone.now())
+    global _repairs
+    _repairs += 1
     return True
+
+
+def repairs() -> int:
+    """How many batches this process has repaired since the last call, for the metrics."""
+    global _repairs
+    count, _repairs = _repairs, 0
+    return count
 
 
 def to_check(recent: timedelta = timedelta(minutes=10), limit: int = 200) -> list[UUID]:
     """The batches that run, and those that ended lately: whose counters are worth a look."""
-    alive = rows.batches().filter(finished_at=None) | rows.batches().filter(finished_at__gt=timezone.now() - recent)
-    return list(alive.order_by("-pk").values_list("pk", flat=True)[:limit])
+    alive = rows.batches().filter(finished_at=None).order_by("-pk")
+    ended = rows.batches().filter(status__in=BATCH_ENDED, finished_at__gt=timezone.now() - recent).order_by("-pk")
+    found = [*alive.values_list("pk", flat=True)[:limit], *ended.values_list("pk", flat=True)[:limit]]
+    return sorted(found, reverse=True)[:limit]
+
+
+def to_end() -> list[UUID]:
+    """Batches that have nothing pending and were not ended with their last job: there should be none."""
+    stuck = rows.batches().filter(finished_at=None, pending=0, retry_position=None)
+    return list(stuck.exclude(sealed_at=None, cancelled_at=None).values_list("pk", flat=True)[:100])
 
 
 def end_what_can_end() -> int:
-    """Ends batches that have nothing pending and were not ended with their last job: there should be none."""
-    stuck = rows.batches().filter(finished_at=None, pending=0, retry_position=None)
-    stuck = stuck.exclude(sealed_at=None, cancelled_at=None)
+    """Ends the batches of `to_end`; returns how many."""
     count = 0
-    for batch_id in list(stuck.values_list("pk", flat=True)[:100]):
+    for batch_id in to_end():
         with rows.atomic():
             batch = rows.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and counting.can_end(batch):
@@ -95,17 +113,15 @@ def end_what_can_end() -> int:
     return count
 
 
-def delete(batch_id: UUID) -> int:
+def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
     """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
 
-    Its child batches, and theirs, go with it. Each is marked first, so that a retry that comes meanwhile is refused.
+    Its child batches, and theirs, go with it. It is marked first, so that a retry that comes meanwhile is refused.
     Where this process dies half-way, a second call goes on, and so does the coordinator (`unfinished_deletes`). Raises
-    `BatchError` where one of them has not ended, and `ProtectedError` as any model does.
+    `BatchError` where one of them has not ended (or the batch itself not before `ended_before`), and `ProtectedError`
+    as any model does.
     """
-    tree = _tree(batch_id)
-    for key in tree:  # raises before anything is done where a foreign key of the project is PROTECT
-        _collected(key)
-    return sum(_delete_one(key) for key in reversed(tree))
+    return sum(_delete_one(key) for key in reversed(begin_deleting(batch_id, ended_before)))
 
 
 def _tree(root: UUID) -> list[UUID]:
@@ -129,22 +145,44 @@ def _delete_one(batch_id: UUID) -> int:
         return 0
     total = _delete_jobs(batch_id)
     with rows.atomic():
-        total += rows.jobs().filter(callback_of=batch_id)._raw_delete(rows.alias())
-        for name in ("TimeBucket", "FailureGroup"):
-            rows.related(name).filter(batch=batch_id)._raw_delete(rows.alias())
-        _collected(batch_id).delete()
+        total += _delete_rest([batch_id])
     return total
 
 
-def _collected(batch_id: UUID) -> Collector:
-    """The batch and what the project's own foreign keys take with it; not its jobs (DO_NOTHING), which may be millions.
+def delete_at_once(ids: list[UUID]) -> int:
+    """Deletes small ended batches, which the caller has locked and judged, in its transaction; how many job rows."""
+    return rows.jobs().filter(batch__in=ids)._raw_delete(rows.alias()) + _delete_rest(ids)
+
+
+def begin_deleting(batch_id: UUID, ended_before: datetime | None = None) -> list[UUID]:
+    """The first step of `delete`, which raises what that raises; the coordinator goes on.
+
+    Returns what will go, from the top down; nothing where it is gone.
+    """
+    tree = _tree(batch_id)
+    _collected(tree)  # raises before anything is done where a foreign key of the project is PROTECT
+    # The top first: what is below it ends with it, so that nothing of the tree moves any more.
+    return tree if _mark_for_deletion(batch_id, ended_before) else []
+
+
+def _collected(ids: list[UUID]) -> Collector:
+    """The batches and what the project's own foreign keys take with them; not the jobs, which may be millions.
 
     Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
     """
-    batches = rows.batches().filter(pk=batch_id)
+    batches = rows.batches().filter(pk__in=ids)
     collector = Collector(using=rows.alias(), origin=batches)
     collector.collect(batches)
     return collector
+
+
+def _delete_rest(ids: list[UUID]) -> int:
+    """Everything of the batches but their jobs; returns how many callbacks."""
+    total = rows.jobs().filter(callback_of__in=ids)._raw_delete(rows.alias())
+    for name in ("TimeBucket", "FailureGroup"):
+        rows.related(name).filter(batch__in=ids)._raw_delete(rows.alias())
+    _collected(ids).delete()
+    return total
 
 
 def unfinished_deletes() -> list[UUID]:
@@ -155,14 +193,16 @@ def unfinished_deletes() -> list[UUID]:
 def carry_on_deleting() -> None:
     """A chunk of one deletion that was cut off: the book-keeper must not be away for long."""
     for batch_id in unfinished_deletes()[:1]:
-        ids = list(rows.jobs().filter(batch=batch_id).values_list("pk", flat=True)[: rows.CHUNK])
-        if len(ids) < rows.CHUNK:
-            delete(batch_id)
-        else:
-            rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+        for key in reversed(_tree(batch_id)[-TOGETHER:]):
+            ids = list(rows.jobs().filter(batch=key).values_list("pk", flat=True)[: rows.CHUNK])
+            if len(ids) == rows.CHUNK:
+                if _mark_for_deletion(key):
+                    rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+                return
+            _delete_one(key)
 
 
-def _mark_for_deletion(batch_id: UUID) -> bool:
+def _mark_for_deletion(batch_id: UUID, ended_before: datetime | None = None) -> bool:
     """Makes an ended batch one that is being cancelled and whose jobs are all pending; False where it is gone.
 
     No other transition moves such a batch: retry, seal and new jobs are refused under a cancel, cancel finds nothing
@@ -178,6 +218,8 @@ def _mark_for_deletion(batch_id: UUID) -> bool:
         if not batch.finished_at or batch.open_callbacks:
             what = "has callbacks that have not ended" if batch.finished_at else "has not ended: cancel it and wait"
             raise BatchError(f"Batch {batch_id} {what}. Nothing was deleted.")
+        if ended_before and batch.finished_at >= ended_before:
+            raise BatchError(f"Batch {batch_id} was retried and has ended again. Nothing was deleted.")
         rows.batches().filter(pk=batch_id).update(
             status=BatchStatus.CANCELLED,
             finished_at=None,

@@ -98,12 +98,17 @@ def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int
 
 def carry_all_on() -> None:
     """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each."""
-    unfinished = rows.batches().filter(retry_position__isnull=False)
     seen: set[UUID] = set()
-    while new := set(unfinished.values_list("pk", flat=True)[:LIMIT]) - seen:
+    while new := set(unfinished()) - seen:
         for batch_id in new:
             carry_on_retrying(batch_id, skip_locked=True)
         seen |= new
+
+
+def unfinished() -> list[UUID]:
+    """Batches whose retry was cut off half-way, or is under way elsewhere."""
+    found = rows.batches().filter(retry_position__isnull=False)
+    return list(found.values_list("pk", flat=True)[:LIMIT])
 
 
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:

@@ -119,8 +119,7 @@ def resume(batch_id: UUID) -> bool:
 
 def abandon(created_before: datetime, seconds: int) -> int:
     """Cancels open batches to which nobody has added since `created_before`: their creator has died."""
-    forgotten = rows.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=created_before)
-    ids = list(forgotten.values_list("pk", flat=True)[:100])
+    ids = abandoned(created_before)
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
     for batch_id in ids:
         cancel(batch_id, reason, skip_locked=True)
@@ -138,6 +137,12 @@ def mark_overdue(now: datetime) -> int:
                 rows.batches().filter(pk=batch_id).update(overdue_at=now)
                 counting.write([Tally(batch, is_overdue=True)], now)
     return len(ids)
+
+
+def abandoned(created_before: datetime) -> list[UUID]:
+    """The batches that `abandon` cancels."""
+    forgotten = rows.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=created_before)
+    return list(forgotten.values_list("pk", flat=True)[:100])
 
 
 def to_hold() -> set[UUID]:
