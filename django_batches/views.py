@@ -1,19 +1,22 @@
-"""The status of batches as JSON, for bars on a user's own pages."""
+"""The status of batches as JSON, for bars on a user's own pages; the metrics for Prometheus."""
 
+import hmac
 import logging
 from typing import cast
 from uuid import UUID
 
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
+from . import metrics as _metrics
 from .conf import SETTING, settings
 from .exceptions import FunctionNotAllowed
 from .functions import resolve
 from .models import Batch
 from .progress import snapshots
+from .transitions.rows import APP
 
 logger = logging.getLogger("django_batches")
 
@@ -58,3 +61,23 @@ def may_see(request: HttpRequest, batch: Batch) -> bool:
         return False
     # Truthy is not enough: a forgotten call (`return request.user.has_perm`) would let everybody in.
     return cast(object, permission(request, batch)) is True
+
+
+@never_cache
+@require_GET
+def metrics(request: HttpRequest) -> HttpResponse:
+    """The metrics, for who sends the setting METRICS_TOKEN as a bearer, and for staff who may view batches."""
+    if not may_read_metrics(request):
+        return HttpResponse("Send the METRICS_TOKEN.\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+    if not _metrics.is_available:
+        return HttpResponse(f"{_metrics.MISSING}\n", "text/plain", 501)
+    return HttpResponse(_metrics.text(), _metrics.CONTENT_TYPE)
+
+
+def may_read_metrics(request: HttpRequest) -> bool:
+    token = settings().METRICS_TOKEN
+    kind, _, sent = request.headers.get("Authorization", "").partition(" ")
+    if token and kind.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token.encode()):
+        return True
+    user = getattr(request, "user", None)
+    return user is not None and user.is_active and user.is_staff and user.has_perm(f"{APP}.view_batch")
