@@ -19,6 +19,7 @@ from django_batches.transitions import pruning, repairing, rows
 from example_project.shop.models import Product
 
 from .admin_data import batch_of, new_callback
+from .commanding import batches
 from .road import statements
 from .test_races import together
 
@@ -166,7 +167,7 @@ def test_a_turn_of_the_timer_is_short_and_the_next_one_goes_on_from_there(monkey
     for _ in range(5):
         ended(60)
     monkeypatch.setattr(prune, "BUDGET", 0.0)
-    monkeypatch.setattr(pruning, "SMALL", 5)
+    monkeypatch.setattr(pruning, "SMALL", 2 * (2 + pruning.PER_BATCH))
     pruner = prune.Pruner()
     assert pruner.turn() and Batch.objects.count() == 3
     assert pruner.turn() and Batch.objects.count() == 1
@@ -177,8 +178,8 @@ def test_small_batches_go_in_one_transaction():
     for _ in range(30):
         ended(60, failed=1)
     with statements() as made:
-        prune.Pruner().turn()
-    assert len(made) < 20 and not Batch.objects.exists()
+        pruner_turns()
+    assert len(made) < 60 and not Batch.objects.exists()
 
 
 def test_a_locked_batch_is_passed_over_and_the_others_go(monkeypatch):
@@ -216,6 +217,53 @@ def test_the_coordinator_prunes_on_its_timer(redis):
     coordinator._begin()
     coordinator.turn()
     assert not Batch.objects.exists()
+
+
+class TestTrees:
+    """A child batch goes with the batch above it, and never before."""
+
+    def tree(self, days=60, **fields):
+        top = ended(days, description="top")
+        below = [ended(days, description=f"below {n}", parent=top.jobs.get(position=n)) for n in range(2)]
+        ended(days, description="deepest", parent=below[0].jobs.first(), **fields)
+        return top
+
+    def test_stay_while_the_top_is_young(self):
+        top = self.tree()
+        rows.batches().filter(pk=top.pk).update(finished_at=timezone.now())
+        pruner_turns()
+        assert Batch.objects.count() == 4
+
+    def test_go_with_the_top_in_chunks(self):
+        self.tree()
+        pruner_turns()
+        assert Batch.objects.filter(description="top").get().finished_at is None
+        repairing.carry_on_deleting()
+        assert not Batch.objects.exists() and not BatchJob.objects.exists()
+
+    def test_go_in_one_go_by_the_command(self):
+        self.tree()
+        assert "succeeded, older than 7 d: 1 deleted\n" in batches("prune").out
+        assert not Batch.objects.exists() and not BatchJob.objects.exists()
+
+    def test_stay_while_a_callback_of_one_is_open(self):
+        self.tree(open_callbacks=1)
+        pruner_turns()
+        assert Batch.objects.count() == 4 and BatchJob.objects.count() == 8
+
+    def test_stay_while_a_row_of_the_project_holds_one(self, monkeypatch):
+        monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", CASCADE)
+        self.tree()
+        Product.objects.create(name="Teapot", image_batch=Batch.objects.get(description="deepest"))
+        pruner_turns()
+        assert Batch.objects.count() == 4 and Product.objects.exists()
+
+    def test_a_top_that_has_not_ended_keeps_its_children_from_a_delete(self):
+        top = self.tree()
+        rows.batches().filter(pk=top.pk).update(open_callbacks=1)
+        with pytest.raises(BatchError, match="Nothing was deleted"):
+            top.delete()
+        assert Batch.objects.count() == 4 and BatchJob.objects.count() == 8
 
 
 def test_batches_that_ended_at_one_moment_are_all_seen(monkeypatch):

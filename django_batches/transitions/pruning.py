@@ -7,6 +7,7 @@ it go (SET_NULL and the like).
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import IntegrityError, models
@@ -15,6 +16,9 @@ from django.db.models.deletion import ProtectedError, RestrictedError
 
 from ..exceptions import BatchError
 from . import repairing, rows
+
+if TYPE_CHECKING:
+    from ..models import Batch
 
 NOT_HELD = Q(open_callbacks=0, parent=None)
 """Of the ended batches those that nothing of our own still needs: a child batch goes with the batch above it."""
@@ -34,6 +38,8 @@ class Ended:
     finished_at: datetime
     id: UUID
     total: int
+    is_child: bool = False
+    """It goes with the batch above it."""
     has_children: bool = False
 
     @property
@@ -51,17 +57,14 @@ def ended_before(status: str, before: datetime, after: Ended | None, limit: int)
     if after:
         found = found.filter(finished_at__gte=after.finished_at)
         found = found.exclude(finished_at=after.finished_at, pk__lte=after.id)
-    return [Ended(at, pk, total) for at, pk, total in found.values_list("finished_at", "pk", "total")[:limit] if at]
+    page = found.values_list("finished_at", "pk", "total", "parent")[:limit]
+    return [Ended(at, pk, total, parent is not None) for at, pk, total, parent in page if at]
 
 
 def free(ended: Iterable[Ended]) -> list[Ended]:
     """Those of them that may go: no callback is open, no batch above has them, no row of the project holds them."""
     by_id = {batch.id: batch for batch in ended}
-    found = rows.batches().filter(NOT_HELD, pk__in=list(by_id))
-    for relation, path in _holding():
-        holders = relation.related_model._base_manager.using(rows.alias())
-        found = found.exclude(Exists(holders.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
-    ids = list(found.values_list("pk", flat=True))
+    ids = _unheld(rows.batches().filter(NOT_HELD, pk__in=list(by_id)))
     below = rows.batches().filter(parent__batch__in=ids).values_list("parent__batch", flat=True)
     of_callbacks = rows.batches().filter(parent__callback_of__in=ids).values_list("parent__callback_of", flat=True)
     tops = {*below, *of_callbacks}
@@ -90,8 +93,11 @@ def prune(group: list[Ended], before: datetime, *, in_one_go: bool = True) -> in
     try:
         if all(batch.is_small for batch in group):
             return _prune_together(group, before)
-        delete = repairing.delete if in_one_go else repairing.begin_deleting
         for batch in group:
+            if batch.has_children and not _is_free(repairing.tree(batch.id)):
+                return 0
+            is_quick = batch.total <= rows.CHUNK and not batch.has_children
+            delete = repairing.delete if in_one_go or is_quick else repairing.begin_deleting
             delete(batch.id, before)
     except (BatchError, ProtectedError, RestrictedError, IntegrityError):
         return 0
@@ -107,6 +113,19 @@ def _prune_together(group: list[Ended], before: datetime) -> int:
         if ids:
             repairing.delete_at_once(ids)
     return len(ids)
+
+
+def _is_free(tree: list[UUID]) -> bool:
+    """Whether no row of the project holds a batch of the tree."""
+    return len(_unheld(rows.batches().filter(pk__in=tree))) == len(tree)
+
+
+def _unheld(batches: "models.QuerySet[Batch]") -> list[UUID]:
+    """Those that no row of the project holds."""
+    for relation, path in _holding():
+        holders = relation.related_model._base_manager.using(rows.alias())
+        batches = batches.exclude(Exists(holders.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
+    return list(batches.values_list("pk", flat=True))
 
 
 def _holding() -> list[tuple[ForeignObjectRel, str]]:

@@ -124,20 +124,20 @@ def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
     return sum(_delete_one(key) for key in reversed(begin_deleting(batch_id, ended_before)))
 
 
-def _tree(root: UUID) -> list[UUID]:
-    """A batch and the batches below it, level by level; raises `BatchError` where one of them has not ended."""
-    tree, level = [root], [root]
+def tree(root: UUID) -> list[UUID]:
+    """A batch and the batches below it, level by level; raises `BatchError` where one of these has not ended."""
+    found, level = [root], [root]
     while level:
         below = rows.batches().filter(parent__batch__in=level) | rows.batches().filter(parent__callback_of__in=level)
         level = list(below.values_list("pk", flat=True))
-        tree += level
-    open_ones = rows.batches().filter(pk__in=tree[1:]).exclude(BEING_DELETED)
+        found += level
+    open_ones = rows.batches().filter(pk__in=found[1:]).exclude(BEING_DELETED)
     open_ones = open_ones.filter(Q(finished_at=None) | Q(open_callbacks__gt=0))
     if child := open_ones.values_list("pk", flat=True).first():
         raise BatchError(f"Batch {child}, below batch {root}, has not ended: cancel it and wait. Nothing was deleted.")
     if rows.batches().filter(pk=root, is_awaited=True, parent__status=JobStatus.WAITING).exists():
         raise BatchError(f"The job that opened batch {root} still waits for it. Nothing was deleted.")
-    return tree
+    return found
 
 
 def _delete_one(batch_id: UUID) -> int:
@@ -159,10 +159,10 @@ def begin_deleting(batch_id: UUID, ended_before: datetime | None = None) -> list
 
     Returns what will go, from the top down; nothing where it is gone.
     """
-    tree = _tree(batch_id)
-    _collected(tree)  # raises before anything is done where a foreign key of the project is PROTECT
+    whole = tree(batch_id)
+    _collected(whole)  # raises before anything is done where a foreign key of the project is PROTECT
     # The top first: what is below it ends with it, so that nothing of the tree moves any more.
-    return tree if _mark_for_deletion(batch_id, ended_before) else []
+    return whole if _mark_for_deletion(batch_id, ended_before) else []
 
 
 def _collected(ids: list[UUID]) -> Collector:
@@ -193,7 +193,7 @@ def unfinished_deletes() -> list[UUID]:
 def carry_on_deleting() -> None:
     """A chunk of one deletion that was cut off: the book-keeper must not be away for long."""
     for batch_id in unfinished_deletes()[:1]:
-        for key in reversed(_tree(batch_id)[-TOGETHER:]):
+        for key in reversed(tree(batch_id)[-TOGETHER:]):
             ids = list(rows.jobs().filter(batch=key).values_list("pk", flat=True)[: rows.CHUNK])
             if len(ids) == rows.CHUNK:
                 if _mark_for_deletion(key):

@@ -46,7 +46,8 @@ class Prune(Verb):
     name = "prune"
     help = (
         "Deletes ended batches that are older than the setting RETENTION says, or the options. A batch stays while a "
-        "callback of it has not ended, and where a row of the project would go with it. Workers do this by themselves."
+        "callback of it has not ended, and where a row of the project would go with it; child batches go with the one "
+        "above them, and are not counted. Workers do this by themselves."
     )
 
     @staticmethod
@@ -83,7 +84,7 @@ class Prune(Verb):
         for page in _pages(status, before):
             free = pruning.free(page)
             gone = len(free) if dry_run else sum(pruning.prune(group, before) for group in pruning.groups(free))
-            count, held = count + gone, held + len(page) - gone
+            count, held = count + gone, held + sum(not batch.is_child for batch in page) - gone
         return Pruned(status, age, count, held)
 
 
