@@ -612,6 +612,19 @@ def test_a_job_with_a_thousand_children_waits_for_them_all():
     }
 
 
+def test_counters_that_differ_from_their_rows_keep_no_parent_from_being_told(caplog):
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    opened = open_child(job)
+    recording.record([returned(job)])
+    recording.record([outcome_of(below) for below in claim(opened)])
+    Batch.objects.filter(pk=batch.pk).update(pending=0, succeeded=1)
+    settle()
+    batch.refresh_from_db()
+    assert (batch.status, batch.pending, batch.succeeded) == ("succeeded", 0, 1)
+    assert "differ from its rows" in caplog.text
+
+
 def test_outcomes_carry_what_the_run_has_opened():
     job = claim(open_batch(tasks.ok))[0]
     opened = open_child(job)
