@@ -90,6 +90,8 @@ class Batch(BatchVerbs, models.Model):
     """The round in which the failure event was told last."""
     attempted_round = models.PositiveIntegerField(null=True, editable=False)
     """The round in which the attempted event was told last."""
+    gave_up = models.BooleanField(default=False, editable=False)
+    """It cancelled itself in this round, because more jobs failed than it allows."""
     retry_position = models.PositiveIntegerField(null=True, editable=False)
     """A retry of all failed jobs is under way and has come this far. The batch cannot end before it is through."""
     retry_cancelled = models.BooleanField(default=False, editable=False)

@@ -501,7 +501,7 @@ def test_a_child_that_is_waited_for_is_not_deleted():
     kept, ended = open_child(job), open_child(job)
     recording.record([returned(job)])
     recording.record([outcome_of(below) for below in claim(ended)])
-    with pytest.raises(BatchError, match="still waits for it"):
+    with pytest.raises(BatchError, match="takes its outcome"):
         Batch.objects.get(pk=ended.pk).delete()
     kept.cancel()
     settle()
@@ -643,3 +643,95 @@ def test_a_cancel_that_was_cut_off_above_is_carried_down_later():
     assert children.carry_cancels_down() == 1
     assert Batch.objects.get(pk=opened.pk).status == "cancelled"
     settle()
+
+
+def failed_below(**options):
+    """A batch whose job failed because a job of its child did; and that child."""
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    opened = open_child(job, **options)
+    recording.record([returned(job)])
+    recording.record([outcome_of(below, Kind.FAILED) for below in claim(opened)])
+    settle()
+    batch.refresh_from_db()
+    assert batch.status == "failed"
+    return batch, opened
+
+
+def test_a_retry_goes_on_in_a_child_once_its_key_is_free(monkeypatch):
+    monkeypatch.setattr(retrying, "PATIENCE", 0.0)
+    batch, opened = failed_below(key="nightly")
+    with Batch.open(key="nightly") as other:
+        other.enqueue(tasks.ok)
+    assert batch.retry_failed() == 0
+    settle()
+    assert (batch.status, batch.jobs.get().status) == ("running", "failed")
+    recording.record([outcome_of(job) for job in claim(other)])
+    settle()
+    assert batch.jobs.get().status == "waiting"
+    drain()
+    batch.refresh_from_db()
+    opened.refresh_from_db()
+    assert (batch.status, opened.status) == ("succeeded", "succeeded")
+
+
+def test_children_of_two_jobs_with_one_key_are_retried_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(retrying, "PATIENCE", 0.0)
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(2))
+    for job in claim(batch):
+        opened = open_child(job, key="one at a time")
+        recording.record([returned(job)])
+        recording.record([outcome_of(below, Kind.FAILED) for below in claim(opened)])
+    settle()
+    assert batch.retry_failed() == 1
+    drain()
+    drain()
+    batch.refresh_from_db()
+    assert batch.status == "succeeded"
+
+
+def test_children_of_one_job_with_one_key_do_not_stop_the_retry():
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    for _ in range(2):
+        opened = open_child(job, key="one at a time")
+        recording.record([outcome_of(below, Kind.FAILED) for below in claim(opened)])
+    recording.record([returned(job)])
+    settle()
+    batch.refresh_from_db()
+    for expected in ("failed", "succeeded"):
+        assert batch.retry_failed() == 1
+        drain()
+        batch.refresh_from_db()
+        assert batch.status == expected
+
+
+def test_a_cancelled_success_callback_of_a_child_is_retried_from_above():
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    with running_as(job), Batch.open("child") as opened:
+        opened.on_success(tasks.ok_callback)
+        opened.enqueue(tasks.ok)
+    recording.record([returned(job)])
+    recording.record([outcome_of(below) for below in claim(opened)])
+    assert opened.callbacks.get().cancel()
+    settle()
+    batch.refresh_from_db()
+    assert batch.status == "failed"
+    assert batch.retry_failed() == 1
+    drain()
+    batch.refresh_from_db()
+    assert (batch.status, opened.callbacks.get().status) == ("succeeded", "succeeded")
+
+
+def test_an_ended_child_is_not_deleted_while_its_job_runs():
+    batch = open_batch(tasks.ok)
+    (job,) = claim(batch)
+    opened = open_child(job)
+    recording.record([outcome_of(below) for below in claim(opened)])
+    with pytest.raises(BatchError, match="takes its outcome"):
+        Batch.objects.get(pk=opened.pk).delete()
+    recording.record([returned(job, opened)])
+    settle()
+    assert batch.jobs.get().result == [1]

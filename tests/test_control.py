@@ -132,6 +132,20 @@ class TestMaxFailures:
         assert len(ledger.lines) == 1
 
 
+class TestCancelAndMaxFailures:
+    def test_a_cancelled_batch_is_cancelled_however_many_of_its_running_jobs_fail(self):
+        batch = fill(3, max_failures=0)
+        jobs = claim(batch)[:2]
+        batch.cancel("enough")
+        recording.record([outcome_of(job, Kind.FAILED) for job in jobs])
+        drained = claim(batch)
+        assert not drained
+        batch.refresh_from_db()
+        assert (batch.reason, batch.failed) == ("enough", 2)
+        recording.record([outcome_of(job, Kind.HELD) for job in BatchJob.objects.filter(status="queued")])
+        assert state(batch)[0] == "cancelled"
+
+
 class TestKey:
     def test_a_second_batch_with_the_key_of_a_living_one_is_refused(self):
         batch = fill(1, key="import-7")

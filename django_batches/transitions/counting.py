@@ -33,6 +33,7 @@ _CHANGE = {
     "started_at": "timestamptz",
     "finished_at": "timestamptz",
     "cancelled_at": "timestamptz",
+    "gave_up": "boolean",
     "reason": "text",
 }
 
@@ -72,8 +73,9 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         batch = tally.batch
         for name in _COUNTERS:
             setattr(batch, name, getattr(batch, name) + getattr(tally, name))
-        if has_given_up(batch) and batch.pending and not batch.cancelled_at:
+        if batch.pending and not batch.cancelled_at and _has_failed_too_often(batch):
             # The others are cancelled in chunks, by whoever keeps the books.
+            batch.gave_up = True
             batch.cancelled_at, batch.reason = now, f"More than {batch.max_failures} jobs failed (max_failures)."
         scheduled = [row for event in _events(tally, now) for row in _callback_rows(batch, event, now)]
         callbacks += scheduled
@@ -83,7 +85,7 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
             [
                 batch.pk, *(getattr(tally, name) for name in _COUNTERS), batch.status, batch.round, batch.failure_round,
                 batch.attempted_round, batch.first_failure_id, tally.started_at, batch.finished_at, batch.cancelled_at,
-                batch.reason,
+                batch.gave_up, batch.reason,
             ]
         )  # fmt: skip
     if changes:
@@ -100,7 +102,7 @@ def _update(changes: list[list[object]]) -> None:
         f"UPDATE {rows.BATCH} SET {moves}, status = v_status, round = v_round, failure_round = v_failure_round,"
         " attempted_round = v_attempted_round, first_failure_id = v_first_failure,"
         " started_at = COALESCE(started_at, v_started_at), finished_at = v_finished_at, cancelled_at = v_cancelled_at,"
-        " reason = v_reason"
+        " gave_up = v_gave_up, reason = v_reason"
         f" FROM {table} WHERE id = v_id",
         params,
     )
@@ -128,13 +130,12 @@ def can_end(batch: "Batch") -> bool:
     )
 
 
-def has_given_up(batch: "Batch") -> bool:
-    """More jobs have failed than `max_failures` allows: what is left is cancelled, and the batch has failed."""
+def _has_failed_too_often(batch: "Batch") -> bool:
     return batch.max_failures is not None and batch.failed > batch.max_failures
 
 
 def verdict(batch: "Batch") -> BatchStatus:
-    if batch.cancelled_at and not has_given_up(batch):
+    if batch.cancelled_at and not batch.gave_up:
         return BatchStatus.CANCELLED
     return BatchStatus.FAILED if batch.failed or batch.cancelled else BatchStatus.SUCCEEDED
 

@@ -6,6 +6,7 @@ one tree cannot wait for each other.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ def reopen(batch: "Batch") -> None:
             "round": batch.round + 1,
             "first_failure_id": None,
             "cancelled_at": None,
+            "gave_up": False,
             "reason": "",
             "sealed_at": batch.sealed_at or now,
             "overdue_at": None,
@@ -107,6 +109,8 @@ class Below:
     children: "dict[UUID, Batch]"
     of: dict[UUID, list[UUID]]
     """Per job its children of the run that returned."""
+    keys: set[str]
+    """Keys of theirs that batches alive have, or that children have for which `take` was called."""
 
     @classmethod
     def lock(cls, jobs: "Iterable[BatchJob]") -> "Below":
@@ -114,16 +118,29 @@ class Below:
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
         of: dict[UUID, list[UUID]] = defaultdict(list)
         if not runs:
-            return cls({}, of)
+            return cls({}, of, set())
         found = rows.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
         for pk, parent_id, dispatch in found:
             if runs[parent_id] == dispatch:
                 of[parent_id].append(pk)
-        return cls(rows.lock_batches([pk for keys in of.values() for pk in keys], skip_locked=True), of)
+        children = rows.lock_batches([pk for keys in of.values() for pk in keys], skip_locked=True)
+        named = {child.key for child in children.values() if child.key}
+        alive = rows.batches().filter(key__in=named, finished_at=None) if named else rows.batches().none()
+        return cls(children, of, set(alive.values_list("key", flat=True)))
 
-    def is_held(self, job: "BatchJob") -> bool:
-        """Whether somebody else holds a child of the job, or deletes it."""
-        return any(key not in self.children or not self.children[key].finished_at for key in self.of.get(job.pk, ()))
+    def take(self, job: "BatchJob") -> bool:
+        """Whether the children of the job can be retried now; from then on their keys are taken.
+
+        Not where somebody else holds one of them or deletes it, or where another batch has its key.
+        """
+        ids = self.of.get(job.pk, [])
+        if any(key not in self.children or not self.children[key].finished_at for key in ids):
+            return False
+        keys = {self.children[key].key for key in ids if self.children[key].status != BatchStatus.SUCCEEDED} - {""}
+        if keys & self.keys:
+            return False
+        self.keys |= keys
+        return True
 
     def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
         """Begins a retry in the children that came to nothing; the book-keeper goes on, one batch at a time."""
@@ -136,12 +153,13 @@ class Below:
             rows.batches().filter(pk__in=awaited).update(is_awaited=True)
 
     def _retry(self, child: "Batch", include_cancelled: bool) -> None:
-        was_cancelled = child.status == BatchStatus.CANCELLED
         child.retry_position = 0
-        child.retry_cancelled = include_cancelled or was_cancelled or counting.has_given_up(child)
-        if child.status == BatchStatus.SUCCEEDED:  # but a callback of it did not
+        # Of a child that was cancelled, or whose callback alone was, nothing else is to be retried.
+        child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
+        if child.status == BatchStatus.SUCCEEDED:
             rows.batches().filter(pk=child.pk).update(retry_position=0, retry_cancelled=child.retry_cancelled)
-        else:
+            return
+        with suppress(BatchExists):  # two children of one job with the same key: one after the other
             reopen(child)
 
 

@@ -5,6 +5,7 @@ the batch: it cannot end meanwhile, and where the process dies the coordinator g
 its child batch is not run again: the retry goes on inside that child, in the same way.
 """
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -22,6 +23,8 @@ from .reopening import WAITING_AGAIN, Below, climb, put_back, reopen
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
+
+logger = logging.getLogger("django_batches")
 
 _AGAIN: dict[str, Any] = {
     "status": JobStatus.CREATED,
@@ -85,7 +88,7 @@ def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int
             more = held is not None or len(chunk) == rows.CHUNK
             last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
         if not more:
-            chunk = _chunk(_failed_callbacks(batch))
+            chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
             callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
             total, more, last = total + callbacks, held is not None, batch.total
         batch.retry_position = last if more else None
@@ -101,7 +104,10 @@ def carry_all_on() -> None:
     seen: set[UUID] = set()
     while new := set(unfinished()) - seen:
         for batch_id in new:
-            carry_on_retrying(batch_id, skip_locked=True)
+            try:
+                carry_on_retrying(batch_id, skip_locked=True)
+            except BatchError:  # one batch must not stop the books of all others
+                logger.exception("The retry of batch %s cannot go on.", batch_id)
         seen |= new
 
 
@@ -154,15 +160,15 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
 
 def _begin(batch: "Batch", include_cancelled: bool) -> bool:
     """Marks the batch as being retried from its first row on; False where there is nothing to retry."""
-    include_cancelled = include_cancelled or counting.has_given_up(batch)
+    include_cancelled = include_cancelled or batch.gave_up
     if rows.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
         batch.retry_position, batch.retry_cancelled = 0, include_cancelled
         reopen(batch)
         return True
-    if not _failed_callbacks(batch).exists():
+    if not _failed_callbacks(batch, include_cancelled).exists():
         return False
     batch.retry_position = 0
-    rows.batches().filter(pk=batch.pk).update(retry_position=0)
+    rows.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=include_cancelled)
     return True
 
 
@@ -177,8 +183,8 @@ def _statuses(include_cancelled: bool) -> list[JobStatus]:
     return [JobStatus.FAILED, JobStatus.CANCELLED] if include_cancelled else [JobStatus.FAILED]
 
 
-def _failed_callbacks(batch: "Batch") -> "QuerySet[BatchJob]":
-    return rows.jobs().filter(callback_of=batch, round=batch.round, status=JobStatus.FAILED)
+def _failed_callbacks(batch: "Batch", include_cancelled: bool) -> "QuerySet[BatchJob]":
+    return rows.jobs().filter(callback_of=batch, round=batch.round, status__in=_statuses(include_cancelled))
 
 
 def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
@@ -188,10 +194,10 @@ def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
 def _put_back(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
     """Makes ended rows of a locked batch wait for a claim again, or for their children.
 
-    Returns how many, and the first one of which somebody else holds a child: that one and those after it are left.
+    Returns how many, and the first one whose children cannot be retried now: that one and those after it are left.
     """
     below = Below.lock(failed)
-    held = next((job for job in failed if below.is_held(job)), None)
+    held = next((job for job in failed if not below.take(job)), None)
     free = failed[: failed.index(held)] if held else failed
     waiting = [job for job in free if below.of.get(job.pk)]
     below.retry(waiting, include_cancelled)
