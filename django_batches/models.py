@@ -261,7 +261,13 @@ class BatchJob(JobVerbs, models.Model):
     waited_at = models.DateTimeField(null=True, editable=False)
     """When its function had returned and it began to wait for its children; a retry then goes to them."""
     returned_batch = models.ForeignKey(
-        Batch, models.DO_NOTHING, null=True, db_constraint=False, related_name="+", editable=False
+        Batch,
+        models.DO_NOTHING,
+        null=True,
+        db_constraint=False,
+        db_index=False,  # each job would pay for it twice
+        related_name="+",
+        editable=False,
     )
     """The child whose result it takes as its own."""
 

@@ -735,3 +735,13 @@ def test_an_ended_child_is_not_deleted_while_its_job_runs():
     recording.record([returned(job, opened)])
     settle()
     assert batch.jobs.get().result == [1]
+
+
+def test_a_retry_below_a_batch_that_is_being_deleted_is_refused():
+    batch, opened = failed_below()
+    drain()
+    assert repairing.begin_deleting(batch.pk)
+    with pytest.raises(BatchError, match="is being deleted"):
+        opened.retry_failed()
+    repairing.carry_on_deleting()
+    assert not Batch.objects.exists()

@@ -67,6 +67,8 @@ def climb(batch: "Batch") -> None:
     """
     while batch.parent_id and not batch.is_awaited:
         job, owner = _parent(batch.pk, batch.parent_id)
+        if owner.has_ended and not owner.finished_at:
+            raise BatchError(f"Batch {owner.pk}, above batch {batch.pk}, is being deleted.")
         if job.status == JobStatus.SUCCEEDED:
             return  # it was only a callback that the parent does not depend on
         if owner.cancelled_at and job.batch_id:
