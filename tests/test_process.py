@@ -101,6 +101,19 @@ def test_the_grace_period_interrupts(start_worker, ledger):
     assert batch.jobs.get().losses == 1
 
 
+def test_a_supervisor_that_is_stopped_and_continued_works_on(start_worker):
+    worker = start_worker("--workers", 1)
+    wait_for_end(fill(tasks.ok))
+    for _ in range(3):
+        worker.signal(signal.SIGSTOP)
+        time.sleep(0.3)  # longer than the wait for a signal that is under way
+        worker.signal(signal.SIGCONT)
+        wait_for_end(fill(tasks.ok))
+    assert worker.process.poll() is None and "got" not in worker.log
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+
+
 def test_a_killed_executor_is_noticed_at_once_and_replaced(start_worker, ledger):
     worker = start_worker("--workers", 1)
     batch = fill(tasks.write_pid_and_sleep, 1, ledger.path, max_attempts=2)

@@ -41,7 +41,8 @@ TICK = 0.2
 SHORT_LIFE = 1.0
 PATIENCE = 5.0
 """Seconds a leaving supervisor waits for a Redis that is away."""
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_LEAVE = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_LEAVE, signal.SIGCHLD, signal.SIGALRM)
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Supervisor:
             while not self._has_left():
                 self._keep_children()
                 self._talk_to_redis()  # before the wait: RQ shall know an executor when its first job starts
-                received = signal.sigtimedwait(_SIGNALS, TICK)
-                if received and received.si_signo != signal.SIGCHLD:
-                    interrupted |= self._asked_to_leave(signal.Signals(received.si_signo).name)
+                received = _wait_for_signal()
+                if received in _LEAVE:
+                    interrupted |= self._asked_to_leave(signal.Signals(received).name)
                 if self._is_grace_over():
                     interrupted |= self._interrupt("the grace period is over")
                 self._reap()
@@ -310,6 +311,19 @@ class Supervisor:
         for child in [*self._executors.values(), self._coordinator, self._chores]:
             if child:
                 os.kill(child.pid, signal.SIGKILL)
+
+
+def _wait_for_signal() -> int:
+    """The next of the blocked signals, SIGALRM after a tick.
+
+    Not `sigtimedwait`: interrupted (SIGSTOP and SIGCONT do that) after its time is over, it gives a signal made up of
+    uninitialised memory.
+    """
+    signal.setitimer(signal.ITIMER_REAL, TICK)
+    received = signal.sigwait(_SIGNALS)
+    # Or it would ring before the next wait, and a SIGTERM, which has a higher number, would stay behind it.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return received
 
 
 def _describe(code: int) -> str:
