@@ -85,6 +85,9 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
         run = Running(message.job_id, message.batch_id, message.dispatch, message.is_callback)
         value = copy_context().run(_call, message, run)
         outcome = _returned(message, value, run)
+    except _NotStarted as refused:
+        logger.warning("The batch of callback %s cannot be read, so it is not started: %s", message.job_id, refused)
+        outcome = message.outcome(Kind.VANISHED)
     except BaseException as raised:
         error = raised
         outcome = _raised(message, raised)
@@ -160,11 +163,22 @@ def _call(message: Message, run: Running) -> Any:
     function = resolve(message.func)
     args = message.args
     if message.is_callback:
-        args = [rows.batches().get(pk=message.batch_id), *args]
+        args = [_batch_of(message), *args]
     with alarm(message.timeout):
         if iscoroutinefunction(function):
             return async_to_sync(function)(*args, **message.kwargs)
         return function(*args, **message.kwargs)
+
+
+class _NotStarted(Exception):
+    """The database was away before the function was called: no attempt of its own."""
+
+
+def _batch_of(message: Message) -> Any:
+    try:
+        return rows.batches().get(pk=message.batch_id)
+    except Error as error:
+        raise _NotStarted(error) from error
 
 
 @contextmanager

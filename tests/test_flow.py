@@ -6,13 +6,13 @@ import os
 import signal
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import override_settings
 from django.utils import timezone
 from redis import Connection
 from rq import Queue
 
-from django_batches import Batch, current_batch, current_job
+from django_batches import Batch, current_batch, current_job, execution
 from django_batches.coordinator import dispatch, reconcile
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
@@ -428,3 +428,22 @@ def test_what_a_job_leaks_the_next_one_does_not_see(road, leak, caplog):
     assert batch.status == "succeeded", errors(batch)
     assert first.result == last.result
     assert (os.getcwd(), signal.getsignal(signal.SIGUSR2)) == before
+
+
+def test_a_callback_whose_batch_cannot_be_read_is_not_started_and_not_failed(road, ledger, monkeypatch):
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, ledger.path)
+    road.dispatch()
+
+    def away():
+        raise OperationalError("the database is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(execution.rows, "batches", away)
+        assert road.work() == 1
+    road.record()
+    callback = batch.callbacks.get()
+    assert (callback.status, callback.attempts, callback.losses) == ("created", 0, 0)
+    assert ledger.lines == []
+    road.run()
+    assert ledger.lines == [":succeeded:0/0"]
