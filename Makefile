@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test lint format screenshots
+.PHONY: help demo serve test lint format screenshots chaos mutants
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -29,6 +29,14 @@ format: .venv/installed ## writes the style into the files
 
 screenshots: .venv/installed ## the pictures of the admin in docs/images, by Chromium
 	$(SERVERS) -- $(BIN)/python manage.py test --settings tests.settings tests.browser.screenshots
+
+MINUTES ?= 10
+SEED ?= 1
+chaos: .venv/installed ## faults at random times for MINUTES=10 (SEED=1), and docs/chaos.md, which says what held
+	$(BIN)/python -m tests.chaos.campaign --minutes $(MINUTES) --seed $(SEED)
+
+mutants: .venv/installed ## ten deliberate breaks, each of which the chaos tests must notice
+	$(BIN)/python -m tests.chaos.mutants
 
 # Last the stamp: an installation that stopped half-way is taken up again.
 .venv/installed: pyproject.toml

@@ -1,0 +1,37 @@
+"""Plays one round and says what came out: `python -m tests.chaos --seed 1 --seconds 40`."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from .faults import KINDS
+from .harness import log_of_violations, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=40, help="how long faults are injected")
+    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two faults")
+    parser.add_argument("--only", action="append", help=f"a kind of fault: {', '.join(KINDS)}; or none", metavar="KIND")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
+    parser.add_argument("--json", type=Path, help="a file for the result")
+    options = parser.parse_args()
+    kinds = None if not options.only else [kind for kind in options.only if kind != "none"]
+    result = run(options.seed, options.seconds, kinds, options.pause, options.keep)
+    print(
+        f"seed {result.seed}: {sum(map(len, result.recovery.values()))} faults, {result.batches} batches, "
+        f"{result.jobs} jobs, {result.runs} runs, {result.callbacks} callbacks, {result.samples} samples, "
+        f"{len(result.violations)} violations {result.folder}"
+    )
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result)))
+    if result.violations:
+        print(log_of_violations(result))
+    return 1 if result.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The long run: rounds one after the other, and the table of what came out: `make chaos MINUTES=60`.
+
+The page is written anew after each round, so a run that is ended early has its table too.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.processes import ROOT
+
+from . import worker
+
+NAIVE_EVERY = 6
+"""One round in so many is one of the naive way."""
+ROUND = 400
+"""Seconds after which a round that does not end is given up."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.campaign", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first round")
+    parser.add_argument("--seconds", type=float, default=60, help="of faults in each round")
+    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two faults")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
+    options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
+    rounds: list[dict[str, Any]] = []
+    naive: list[dict[str, Any]] = []
+    seed = options.seed
+    while time.monotonic() < deadline and not 0 < options.faults <= count(rounds):
+        rounds.append(play("tests.chaos", seed, options))
+        if len(rounds) % NAIVE_EVERY == 1:
+            naive.append(play("tests.chaos.naive", seed, options))
+        options.page.write_text(page(rounds, naive, options))
+        seed += 1
+    bad = [each for each in rounds if each["violations"]]
+    print(f"{count(rounds)} faults in {len(rounds)} rounds, {len(bad)} with violations; {options.page}")
+    return 1 if bad else 0
+
+
+def play(module: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A round in a process of its own; one that does not end in time, or without a result, is a violation."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "result")
+        given = ("--seed", seed, "--seconds", options.seconds, "--pause", options.pause, "--json", path)
+        command = [sys.executable, "-m", module, *map(str, given)]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ROUND)
+            print(done.stdout.strip(), done.stderr.strip()[-2000:], flush=True)
+            return json.loads(path.read_text())
+        except (subprocess.TimeoutExpired, OSError) as error:
+            print(error, flush=True)
+            return {"seed": seed, "violations": [f"the round gave no result: {error}"], "recovery": {}}
+
+
+def count(rounds: list[dict[str, Any]]) -> int:
+    return sum(len(times) for each in rounds for times in each["recovery"].values())
+
+
+def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    violations = [(each["seed"], text) for each in rounds for text in each["violations"]]
+    total = {name: sum(each.get(name, 0) for each in rounds) for name in TOLD}
+    lines = [
+        "# What breaks, and what holds",
+        "",
+        f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
+        f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
+        f"average. Three batchworkers with two executors each, PostgreSQL with its default durability, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}.",
+        "",
+        "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "
+        f"{worker.LEASE} s instead of 45 s, that of the book-keeper 4 s instead of 15 s, and so on "
+        "(`tests/chaos/worker.py`).",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {label} | {total[name]:,} |" for name, label in TOLD.items()),
+        f"| faults | {count(rounds):,} |",
+        f"| **violations of any promise** | **{len(violations)}** |",
+        "",
+        "A violation is anything of: counters that do not add up or differ from the rows in any sample; anything "
+        "outstanding after the recovery time; a job that succeeded and never finished a run; a finished run, hit by no "
+        "fault, whose job did not succeed or ran again; a job started after its success; an event told twice or not at "
+        "all in a round; a callback that did not run, or ran before its batch had ended; an acknowledged batch or job "
+        "that is gone; an orphan process; a key without an end; outcomes left in the stream; connections left open.",
+        "",
+        *(f"* seed {seed}: {text}" for seed, text in violations[:50]),
+        *([""] if violations else []),
+        "## Recovery",
+        "",
+        "Seconds from the end of a fault until every job that it cut off runs again or has ended (faults that hit "
+        "executors), or until the next job ends (the others), with whatever other faults came meanwhile. *nothing* is "
+        "no fault at all, for comparison. What was killed while nothing ran there needs no recovery.",
+        "",
+        "| fault | injected | p50 | max |",
+        "|---|---:|---:|---:|",
+        *recovery(rounds),
+        "",
+        *comparison(naive),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+TOLD = {
+    "batches": "batches", "jobs": "jobs", "callbacks": "callbacks", "runs": "runs of functions",
+    "samples": "samples of counters and rows",
+}  # fmt: skip
+
+
+def recovery(rounds: list[dict[str, Any]]) -> list[str]:
+    times: dict[str, list[float | None]] = defaultdict(list)
+    for each in rounds:
+        for kind, seconds in each["recovery"].items():
+            times[kind] += seconds
+    lines = []
+    for kind, found in sorted(times.items(), key=lambda item: -len(item[1])):
+        known = [seconds for seconds in found if seconds is not None]
+        told = f"{median(known):.1f} | {max(known):.1f}" if known else "- | -"
+        lines.append(f"| {kind} | {len(found):,} | {told} |")
+    return lines
+
+
+def comparison(naive: list[dict[str, Any]]) -> list[str]:
+    done = [each for each in naive if "jobs" in each]
+    if not done:
+        return []
+    names = {
+        "batches": "batches", "jobs": "jobs", "lost": "jobs lost", "hanging": "batches that hang for ever",
+        "miscounted": "batches counted wrongly", "missed": "last callbacks missed",
+        "doubled": "last callbacks told twice",
+    }  # fmt: skip
+    return [
+        "## The naive way under the same faults",
+        "",
+        "RQ's own workers, with `on_success` and `on_failure` that move a counter in the database, as `F()` does "
+        f"(`tests/chaos/naive.py`). The same faults for {len(done)} rounds, and 60 s to recover after the last one.",
+        "",
+        "| | |",
+        "|---|---:|",
+        f"| faults | {sum(each['faults'] for each in done):,} |",
+        *(f"| {label} | {sum(each[name] for each in done):,} |" for name, label in names.items()),
+    ]
+
+
+def commit() -> str:
+    """The commit that was tested, and whether the files are those of the commit."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "django_batches", "tests")
+    return f"`{git('rev-parse', '--short=12', 'HEAD')}`{' with changes' if changed else ''}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

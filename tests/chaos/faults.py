@@ -1,0 +1,284 @@
+"""What is done to a stage: each fault breaks something, and puts it back before it returns."""
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+
+import psycopg
+from redis.exceptions import RedisError
+
+from tests.processes import is_alive, wait_until
+
+from .stage import Host, Stage, names_of_children
+from .worker import LEASE
+
+
+@dataclass
+class Fault:
+    """One that was injected; times are those of `time.time()`."""
+
+    kind: str
+    began: float
+    ended: float = 0.0
+    target: str = ""
+    pids: list[int] = field(default_factory=list)
+    """The processes it hit."""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    weight: int
+    needs: str
+    """host, redis, postgres, load or nothing: what no other fault may be at meanwhile."""
+    run: Callable[..., None]
+    loses: bool = False
+    """Whether Redis may forget what it has been told."""
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def fault(name: str, weight: int, needs: str, *, loses: bool = False) -> Callable[[Callable[..., None]], None]:
+    def register(function: Callable[..., None]) -> None:
+        KINDS[name] = Kind(name, weight, needs, function, loses)
+
+    return register
+
+
+class Injector:
+    """Injects faults of the chosen kinds at random times, several at once where they are at different things."""
+
+    def __init__(self, stage: Stage, kinds: Iterable[str], pause: float) -> None:
+        self.stage, self.pause = stage, pause
+        self.kinds = [KINDS[name] for name in kinds]
+        self.random = random.Random(stage.seed)
+        self.injected: list[Fault] = []
+        self._threads: list[threading.Thread] = []
+
+    def run(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.kinds:
+            time.sleep(self.random.expovariate(1 / self.pause))
+            self.stage.restart_dead_hosts()
+            kind = self.random.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
+            self.inject(kind, random.Random(self.random.random()))
+        for thread in self._threads:
+            thread.join(60)
+
+    def inject(self, kind: Kind, rng: random.Random) -> None:
+        """In a thread of its own; left out where another fault is at the same thing."""
+        host = rng.choice(self.stage.hosts)
+        lock = {"host": host.lock, "redis": self.stage.redis_lock, "postgres": self.stage.postgres_lock,
+                "load": self.stage.load_lock, "nothing": threading.Lock()}[kind.needs]  # fmt: skip
+        if lock.acquire(blocking=False):
+            thread = threading.Thread(target=self._inject, args=(kind, rng, host, lock), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _inject(self, kind: Kind, rng: random.Random, host: Host, lock: threading.Lock) -> None:
+        done = Fault(kind.name, time.time(), target=f"host{host.number}" if kind.needs == "host" else kind.needs)
+        self.injected.append(done)
+        try:
+            kind.run(self.stage, done, rng, host)
+        except (psycopg.Error, RedisError, OSError) as error:
+            done.error = f"{type(error).__name__}: {error}"  # another fault was at what this one needed
+        finally:
+            done.ended = time.time()
+            lock.release()
+
+
+def kill(done: Fault, *pids: int | None) -> None:
+    for pid in pids:
+        if pid is not None:
+            done.pids.append(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def freeze(done: Fault, pids: list[int], seconds: float) -> None:
+    with ExitStack() as thawing:
+        for pid in pids:
+            thawing.callback(send, pid, signal.SIGCONT)
+            send(pid, signal.SIGSTOP)
+            done.pids.append(pid)
+        time.sleep(seconds)
+
+
+def send(pid: int, signum: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signum)
+
+
+def active_coordinator(stage: Stage) -> int | None:
+    """The process that keeps the books now, by the lease in the database."""
+    with stage.postgres.connect() as connection:
+        row = connection.execute("SELECT holder FROM django_batches_lease").fetchone()
+    return next((pid for pid, name in names_of_children(stage.folder).items() if row and name == row[0]), None)
+
+
+@fault("nothing", 5, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """For comparison: how long what is in flight takes at any moment."""
+
+
+@fault("executor killed", 40, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    executors = host.executors()
+    kill(done, rng.choice(executors) if executors else None)
+
+
+@fault("coordinator killed", 10, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    kill(done, active_coordinator(stage) if rng.random() < 0.8 else host.coordinator())
+
+
+@fault("coordinator frozen", 5, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """For longer than its lease: another one takes over, and the first wakes up in the middle of a turn."""
+    pid = active_coordinator(stage)
+    freeze(done, [pid] if pid else [], rng.uniform(3, 7))
+
+
+@fault("executor frozen", 4, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    freeze(done, [rng.choice(host.executors() or [0])][: len(host.executors())], rng.uniform(1, LEASE + 3))
+
+
+@fault("host frozen", 5, "host")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
+    freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
+
+
+@fault("supervisor killed", 8, "host")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    children = host.children()
+    kill(done, host.process.pid)
+    done.pids += children
+    host.process.wait()
+    deadline = time.monotonic() + 2
+    while (left := [pid for pid in children if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if left:
+        stage.violations.append(f"{done.began:.3f} children {left} outlived the killed supervisor {host.process.pid}")
+    host.start()
+
+
+@fault("rolling restart", 12, "host")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """SIGTERM to the old one when the new one is there."""
+    old = host.process
+    wait_until(host.children)  # asked to leave before it is there, it ends as any program does
+    host.start()
+    wait_until(host.children)
+    old.send_signal(signal.SIGTERM)
+    try:
+        code = old.wait(45)
+    except Exception:
+        old.kill()
+        code = old.wait()
+    if code:
+        stage.violations.append(f"{done.began:.3f} a batchworker left with {code} after SIGTERM")
+
+
+@fault("creator killed", 4, "load")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    kill(done, stage.loads[-1].pid)
+    stage.loads[-1].wait()
+    stage.start_load()
+
+
+@fault("Redis restarted with its dump", 3, "redis", loses=True)
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    stage.redis.client.save()
+    shutil.copy(stage.redis.dump, stage.redis.folder / "older")
+    time.sleep(rng.uniform(0, 0.3))
+    stage.redis.stop(signal.SIGKILL)
+    time.sleep(rng.uniform(0, 3))
+    stage.redis.start()
+
+
+@fault("Redis restarted empty", 2, "redis", loses=True)
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    stage.redis.stop(signal.SIGKILL)
+    stage.redis.dump.unlink(missing_ok=True)
+    time.sleep(rng.uniform(0, 3))
+    stage.redis.start()
+
+
+@fault("Redis rolled back to an older dump", 2, "redis", loses=True)
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """To a dump that an earlier fault has left, or one of some seconds ago."""
+    older = stage.redis.folder / "older"
+    if not older.exists():
+        stage.redis.client.save()
+        shutil.copy(stage.redis.dump, older)
+        time.sleep(rng.uniform(1, 4))
+        done.began = time.time()
+    stage.redis.stop(signal.SIGKILL)
+    shutil.copy(older, stage.redis.dump)
+    stage.redis.start()
+    older.unlink()
+
+
+@fault("FLUSHALL", 3, "redis", loses=True)
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    stage.redis.client.flushall()
+
+
+@fault("Redis paused", 3, "redis")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    milliseconds = int(rng.uniform(200, 4000))
+    stage.redis.client.execute_command("CLIENT", "PAUSE", milliseconds, "ALL")
+    time.sleep(milliseconds / 1000)
+
+
+@fault("Redis read-only", 3, "redis")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """As after a failover: a replica (READONLY), or a primary that has lost its replicas (NOREPLICAS)."""
+    client = stage.redis.client
+    if rng.random() < 0.5:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        time.sleep(rng.uniform(0.2, 3))
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    else:
+        client.config_set("min-replicas-to-write", 1)
+        time.sleep(rng.uniform(0.2, 3))
+        client.config_set("min-replicas-to-write", 0)
+
+
+@fault("Redis full", 2, "redis")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    stage.redis.client.config_set("maxmemory", 1)
+    time.sleep(rng.uniform(0.2, 3))
+    stage.redis.client.config_set("maxmemory", 0)
+
+
+@fault("Redis clients killed", 3, "redis")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@fault("database backends terminated", 10, "postgres")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    with stage.postgres.connect() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            " AND pid <> pg_backend_pid() AND random() < 0.6"
+        )
+
+
+@fault("database restarted", 3, "postgres")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """Immediate: as a power cut, with recovery at the start."""
+    stage.postgres.stop(signal.SIGQUIT)
+    time.sleep(rng.uniform(0, 2))
+    stage.postgres.start()

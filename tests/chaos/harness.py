@@ -1,0 +1,201 @@
+"""A round: stage, load, faults, recovery, end, verdict."""
+
+import json
+import shutil
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import django
+import psycopg
+from django.core.management import call_command
+from django.db import connections
+
+from . import history, ledger
+from .faults import KINDS, Fault, Injector
+from .history import History
+from .invariants import HITTING, Evidence, Row, judge
+from .sampler import Sampler
+from .stage import Stage, new_folder, stage
+from .worker import RECOVERY
+
+HOSTS, WORKERS = 3, 2
+MARGIN = 20.0
+"""Seconds on top of the recovery time: what is left of the load has to be worked off too."""
+LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
+"""What must not stand in the log of a batchworker."""
+
+
+@dataclass
+class Result:
+    """What came out of a round."""
+
+    seed: int
+    seconds: float
+    samples: int = 0
+    batches: int = 0
+    jobs: int = 0
+    runs: int = 0
+    callbacks: int = 0
+    recovery: dict[str, list[float | None]] = field(default_factory=dict)
+    """Seconds per kind of fault; None where it had hit nothing."""
+    violations: list[str] = field(default_factory=list)
+    folder: str = ""
+
+
+def run(seed: int, seconds: float, kinds: list[str] | None = None, pause: float = 1.0, keep: bool = False) -> Result:
+    """Plays one round; the folder stays where anything was violated."""
+    folder = new_folder(None)
+    with stage(folder, seed) as built:
+        result = play(built, seconds, list(KINDS) if kinds is None else kinds, pause)
+    if result.violations or keep:
+        result.folder = str(folder)
+    else:
+        shutil.rmtree(folder)
+    return result
+
+
+def play(built: Stage, seconds: float, kinds: list[str], pause: float) -> Result:
+    django.setup()
+    call_command("migrate", verbosity=0)
+    connections.close_all()
+    with built.postgres.connect() as connection:
+        history.install(connection)
+    clients = connected(built)
+    built.start_hosts(HOSTS, ["tests.chaos.worker", "--workers", str(WORKERS)])
+    built.start_load("tests.chaos.load")
+    sampler = Sampler(built.postgres)
+    sampler.start()
+    injector = Injector(built, kinds, pause)
+    with noted(built, injector):
+        if kinds:
+            injector.run(seconds)
+        else:
+            time.sleep(seconds)
+        calm = time.time()
+        built.end_load()
+        wait_for_recovery(built, RECOVERY + MARGIN)
+        built.end_hosts()
+    sampler.stop()
+    with built.postgres.connect() as connection:
+        sampler.look(connection, "true")
+        evidence = gather(built, connection, injector.injected)
+    violations = [*judge(evidence), *built.violations, *sampler.violations, *hygiene(built, clients), *loud(built)]
+    return Result(
+        built.seed,
+        calm - injector.injected[0].began if injector.injected else seconds,
+        sampler.samples,
+        len(evidence.batches),
+        sum(not row.event for row in evidence.rows.values()),
+        len(evidence.runs),
+        sum(bool(row.event) for row in evidence.rows.values()),
+        recovery_times(evidence),
+        violations,
+    )
+
+
+@contextmanager
+def noted(built: Stage, injector: Injector) -> Any:
+    """Keeps the log of the faults beside the ledger, whatever happens in the block."""
+    try:
+        yield
+    finally:
+        (built.folder / "faults").write_text("".join(f"{json.dumps(asdict(each))}\n" for each in injector.injected))
+
+
+def wait_for_recovery(built: Stage, seconds: float) -> None:
+    """Until nothing is outstanding; what is after that many seconds is told by the invariants."""
+    deadline = time.monotonic() + seconds
+    with built.postgres.connect() as connection:
+        # Its creator may have been killed between pause and resume.
+        connection.execute("UPDATE django_batches_batch SET is_paused = false WHERE is_paused")
+        while time.monotonic() < deadline:
+            living = "SELECT count(*) FROM django_batches_batch WHERE finished_at IS NULL OR open_callbacks > 0"
+            row = connection.execute(living).fetchone()
+            if row == (0,):
+                return
+            time.sleep(0.1)
+
+
+def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault]) -> Evidence:
+    jobs = connection.execute(
+        "SELECT id, COALESCE(batch_id, callback_of_id), event, position, round, status, dispatch, attempts, losses,"
+        " error FROM django_batches_batchjob"
+    )
+    batches = connection.execute("SELECT id, description, status, round, total FROM django_batches_batch")
+    path = built.folder / "acknowledged"
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return Evidence(
+        ledger.read(built.folder),
+        faults,
+        History(connection),
+        {job.hex: Row(job.hex, batch.hex, *rest) for job, batch, *rest in jobs},
+        {key.hex: tuple(rest) for key, *rest in batches},  # type: ignore[misc]
+        {key: int(count) for key, count in lines},
+    )
+
+
+def recovery_times(evidence: Evidence) -> dict[str, list[float | None]]:
+    """From the end of each fault until every job it cut off was back, or else until the next job ended."""
+    found: dict[str, list[float | None]] = defaultdict(list)
+    ended = [step.at for step in evidence.history.steps if step.new in history.ENDED]
+    for fault in evidence.faults:
+        moments = [evidence.back(run) for run in evidence.runs if evidence.hit(fault, run)]
+        if fault.kind not in HITTING:
+            moments = [next((at for at in ended if at > fault.ended), fault.ended)]
+        found[fault.kind].append(max(0.0, max(moments) - fault.ended) if moments else None)
+    return dict(found)
+
+
+def connected(built: Stage) -> tuple[int, int]:
+    """Clients of PostgreSQL (without those of the harness) and of Redis."""
+    with built.postgres.connect() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND application_name <> 'chaos'"
+        ).fetchone()
+    assert row
+    return row[0], len(built.redis.client.client_list())
+
+
+def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
+    """Nothing is left behind: no process, no connection, no outcome, no key of ours without an end."""
+    wrong = [f"process {pid} is left" for pid in built.orphans()]
+    deadline = time.monotonic() + 5
+    while (after := connected(built)) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if after != before:
+        wrong.append(f"connections (database, Redis): {before} before, {after} afterwards")
+    redis = built.redis.client
+    for key in redis.scan_iter(count=1000):
+        name = key.decode()
+        ours = name.startswith(("batches:chaos:", "rq:job:batch-", "rq:execution", "rq:results:batch-"))
+        if name == "batches:chaos:outcomes":
+            if length := redis.xlen(key):
+                wrong.append(f"{length} outcomes are left in the stream: {redis.xrange(key, count=3)}")
+        elif ours and redis.ttl(key) == -1:
+            wrong.append(f"the key {name} has no end")
+        elif name.startswith("rq:queue:") and any(b"batch-" in each for each in redis.lrange(key, 0, -1)):
+            wrong.append(f"{name} still holds {redis.lrange(key, 0, 3)}")
+    return wrong
+
+
+def loud(built: Stage) -> list[str]:
+    return [
+        f"{path.name}: {line}"
+        for path in sorted(built.folder.glob("host*.log"))
+        for line in path.read_text(errors="replace").splitlines()
+        if any(words in line for words in LOUD)
+    ]
+
+
+def log_of_violations(result: Result) -> str:
+    """A violation with what is needed to look into it."""
+    folder = Path(result.folder)
+    lines = [f"seed {result.seed}: {len(result.violations)} violations; everything is in {folder}"]
+    lines += [f"  {violation}" for violation in result.violations[:40]]
+    lines += ["  faults:"] + [f"    {line}" for line in (folder / "faults").read_text().splitlines()]
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""What became of every row, told by triggers of the database with the time of each commit."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+ENDED = ("succeeded", "failed", "cancelled")
+IN_FLIGHT = ("queued", "running")
+
+TRIGGERS = """
+CREATE TABLE chaos_job (id bigserial, job uuid, batch uuid, event text, dispatch int, round int, old text, new text);
+CREATE TABLE chaos_batch (id bigserial, batch uuid, round int, status text);
+CREATE FUNCTION chaos_note_job() RETURNS trigger AS $$ BEGIN
+  INSERT INTO chaos_job (job, batch, event, dispatch, round, old, new) VALUES (NEW.id,
+    COALESCE(NEW.batch_id, NEW.callback_of_id), NEW.event, NEW.dispatch, NEW.round, OLD.status, NEW.status);
+  RETURN NULL; END $$ LANGUAGE plpgsql;
+CREATE FUNCTION chaos_note_batch() RETURNS trigger AS $$ BEGIN
+  INSERT INTO chaos_batch (batch, round, status) VALUES (NEW.id, NEW.round, NEW.status);
+  RETURN NULL; END $$ LANGUAGE plpgsql;
+CREATE TRIGGER chaos_job AFTER UPDATE OF status ON django_batches_batchjob FOR EACH ROW
+  WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.dispatch <> NEW.dispatch) EXECUTE FUNCTION chaos_note_job();
+CREATE TRIGGER chaos_batch AFTER UPDATE OF finished_at ON django_batches_batch FOR EACH ROW
+  WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL) EXECUTE FUNCTION chaos_note_batch();
+"""
+
+
+def install(connection: psycopg.Connection[Any]) -> None:
+    """Makes the triggers."""
+    connection.execute(TRIGGERS)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of the status of a job or callback."""
+
+    at: float
+    job: str
+    batch: str
+    event: str
+    dispatch: int
+    round: int
+    old: str
+    new: str
+
+
+class History:
+    """The steps of all jobs and the ends of all batches, in order."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        time = "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8"
+        found = connection.execute(
+            f"SELECT {time}, job, batch, event, dispatch, round, old, new FROM chaos_job ORDER BY id"
+        )
+        self.steps = [Step(at, job.hex, batch.hex, *rest) for at, job, batch, *rest in found]
+        self.by_job: dict[str, list[Step]] = defaultdict(list)
+        for step in self.steps:
+            self.by_job[step.job].append(step)
+        ends = connection.execute(f"SELECT {time}, batch, round, status FROM chaos_batch ORDER BY id")
+        self.ends = [(at, batch.hex, round_, status) for at, batch, round_, status in ends]
+
+    def flights(self) -> dict[tuple[str, int], tuple[float, float]]:
+        """(job, dispatch) → when it was put into RQ by the books, and when it was taken out."""
+        began: dict[tuple[str, int], float] = {}
+        found: dict[tuple[str, int], tuple[float, float]] = {}
+        for step in self.steps:
+            flight = step.job, step.dispatch
+            if step.new in IN_FLIGHT:
+                began.setdefault(flight, step.at)
+                found[flight] = (began[flight], float("inf"))
+            elif flight in began:
+                found[flight] = (began[flight], step.at)
+        return found

@@ -1,0 +1,63 @@
+"""What really ran: a file to which the functions of the jobs append, outside of Redis and the database."""
+
+import os
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = "CHAOS_FOLDER"
+
+
+@dataclass
+class Run:
+    """One run of one dispatch of a job or callback; times are those of `time.time()`."""
+
+    job: str
+    dispatch: int
+    batch: str
+    event: str
+    """Empty for a job of the batch."""
+    pid: int
+    started: float
+    finished: float | None = None
+    raised: float | None = None
+    is_last_of_pid: bool = True
+    """Its process has started nothing after it."""
+
+
+def write(kind: str, job: str, dispatch: int, batch: str, event: str) -> None:
+    """Appends a line; one write to a file opened with O_APPEND is never torn, also where SIGKILL follows."""
+    line = f"{time.time():.6f} {kind} {job} {dispatch} {os.getpid()} {batch} {event or '-'}\n"
+    file = os.open(Path(os.environ[FOLDER], "ledger"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+
+
+def read(folder: Path) -> list[Run]:
+    """All runs, in the order in which they started."""
+    runs: list[Run] = []
+    current: dict[int, Run] = {}
+    path = folder / "ledger"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        stamp, kind, job, dispatch, pid, batch, event = line.split()
+        if kind == "start":
+            if before := current.get(int(pid)):
+                before.is_last_of_pid = False
+            run = Run(job, int(dispatch), batch, event.strip("-"), int(pid), float(stamp))
+            runs.append(run)
+            current[int(pid)] = run
+        elif kind == "finish":
+            current[int(pid)].finished = float(stamp)
+        else:
+            current[int(pid)].raised = float(stamp)
+    return runs
+
+
+def by_job(runs: list[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[run.job].append(run)
+    return found

@@ -1,0 +1,170 @@
+"""The load of a round, in a process of its own: opens batches of all kinds, cancels, pauses and retries some of them.
+
+It writes down each batch that `Batch.open` has acknowledged, and how many jobs it was given.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import django
+from django.db import Error, connection
+
+from . import ledger
+
+LIVING = 14
+"""Batches that may live at a time."""
+
+
+class Load:
+    """Opens batches until the file `enough` is there, then does what is left to do and ends."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder = folder
+        self.random = random.Random(seed)
+        self.later: list[tuple[float, Callable[[], object]]] = []
+        self.number = 0
+
+    def run(self) -> None:
+        while not self.is_enough() or self.later:
+            try:
+                self.do_what_is_due()
+                if self.is_enough() or models.Batch.objects.filter(finished_at=None).count() >= LIVING:
+                    time.sleep(0.05)
+                else:
+                    self.number += 1
+                    self.random.choice(KINDS)(self)
+            except (Error, exceptions.BatchError) as error:
+                print(f"{type(error).__name__}: {error}", flush=True)
+                connection.close()
+                time.sleep(0.2)
+
+    def is_enough(self) -> bool:
+        return (self.folder / "enough").exists()
+
+    def do_what_is_due(self) -> None:
+        for each in [each for each in self.later if each[0] <= time.monotonic()]:
+            each[1]()  # where it raises it is done again: every verb is safe twice
+            self.later.remove(each)
+
+    def do_later(self, seconds: float, act: Callable[[], object]) -> None:
+        self.later.append((time.monotonic() + seconds, act))
+
+    def open(self, fill: Callable[..., int], **options: object):
+        with models.Batch.open(f"{fill.__name__} {self.number}", timeout=60, **options) as batch:
+            for event in ("success", "failure", "finish", "attempted"):
+                getattr(batch.using(max_attempts=20), f"on_{event}")(jobs.callback, event)
+            count = fill(batch)
+        with (self.folder / "acknowledged").open("a") as file:
+            file.write(f"{batch.pk.hex} {count}\n")
+        return batch
+
+    def seconds(self) -> float:
+        return self.random.choice([0.001, 0.002, 0.005, 0.01])
+
+    # The kinds of batches. Child batches are to be added as kinds too.
+
+    def plain(self) -> None:
+        def plain(batch):
+            return batch.map(jobs.work, range(self.random.randint(0, 60)), self.seconds())
+
+        self.open(plain, max_attempts=3)
+
+    def flaky(self) -> None:
+        def flaky(batch):
+            return batch.map(jobs.work, range(self.random.randint(5, 40)), self.seconds(), failing=30)
+
+        self.open(flaky, max_attempts=4, backoff=[0.1, 0.3, 0.5])
+
+    def failing(self) -> None:
+        def failing(batch):
+            return batch.map(jobs.work, range(20), self.seconds(), failing=50)
+
+        self.open(failing, max_attempts=1)
+
+    def giving_up(self) -> None:
+        def giving_up(batch):
+            return batch.map(jobs.work, range(60), self.seconds(), failing=50)
+
+        self.open(giving_up, max_failures=3)
+
+    def narrow(self) -> None:
+        def narrow(batch):
+            return batch.map(jobs.work, range(30), self.seconds(), failing=5)
+
+        self.open(narrow, concurrency=3, max_attempts=4)
+
+    def slow(self) -> None:
+        """Jobs that are killed in the middle rather than in between; one outlives a lease."""
+
+        def slow(batch):
+            batch.enqueue(jobs.work, 0, self.random.choice([0.5, 1.0, 8.0]))
+            return batch.map(jobs.work, range(1, 4), 0.5) + 1
+
+        self.open(slow, max_attempts=4)
+
+    def growing(self) -> None:
+        def growing(batch):
+            return batch.map(jobs.grow, range(4), 5)
+
+        self.open(growing, max_attempts=5)
+
+    def slowly_filled(self) -> None:
+        """Its jobs end before all have been added: without the seal it would end too early."""
+
+        def slowly_filled(batch):
+            for _ in range(3):
+                batch.map(jobs.work, range(4), 0.001)
+                batch.opening.flush()
+                time.sleep(0.15)
+            return 12
+
+        self.open(slowly_filled, max_attempts=5)
+
+    def healed(self) -> None:
+        name = f"healed-{os.getpid()}-{self.number}"
+
+        def healed(batch):
+            return batch.map(jobs.work_once_healed, range(10), name)
+
+        def retry() -> None:
+            batch.refresh_from_db()
+            if batch.finished_at is None:
+                self.do_later(0.5, retry)
+                return
+            (self.folder / name).touch()
+            batch.retry_failed()
+
+        batch = self.open(healed)
+        self.do_later(1.0, retry)
+
+    def cancelled(self) -> None:
+        def cancelled(batch):
+            return batch.map(jobs.work, range(80), 0.01)
+
+        self.do_later(0.3, self.open(cancelled, max_attempts=3).cancel)
+
+    def paused(self) -> None:
+        def paused(batch):
+            return batch.map(jobs.work, range(60), 0.01)
+
+        batch = self.open(paused, max_attempts=3)
+        self.do_later(0.2, batch.pause)
+        self.do_later(0.8, batch.resume)
+
+
+KINDS = [
+    Load.plain, Load.plain, Load.flaky, Load.failing, Load.giving_up, Load.narrow, Load.slow, Load.growing,
+    Load.slowly_filled, Load.healed, Load.cancelled, Load.paused,
+]  # fmt: skip
+
+if __name__ == "__main__":
+    django.setup()
+    from django_batches import exceptions, models
+
+    from . import jobs
+
+    Load(Path(os.environ[ledger.FOLDER]), int(sys.argv[1])).run()

@@ -1,0 +1,196 @@
+"""The naive way under the same faults, for comparison: RQ's callbacks and a counter that each of them moves.
+
+    python -m tests.chaos.naive --seconds 40
+
+As a careful user would write it: `UPDATE ... SET pending = pending - 1` (what `F()` makes), a failure counted when no
+retry is left, workers that are started again when they die and die with their host, and RQ's upkeep every 10 s
+instead of every 10 minutes.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import django
+from django.core.management import call_command
+from django.db import Error, connection, connections
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Callback, Queue, Retry, Worker
+
+from django_batches.worker.processes import die_with
+
+from . import ledger, naive_jobs
+from .faults import KINDS, Injector
+from .stage import Stage, new_folder, stage
+
+TABLE = """
+CREATE TABLE naive (id serial PRIMARY KEY, total int, pending int, succeeded int DEFAULT 0, failed int DEFAULT 0)
+"""
+MODULE = "tests.chaos.naive"
+SETTLE = 60.0
+"""Seconds after the last fault in which it may recover."""
+
+
+def load(folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    while not (folder / "enough").exists():
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM naive WHERE pending > 0")
+                if Queue(connection=redis()).count > 60:
+                    time.sleep(0.1)
+                    continue
+                size = rng.randint(5, 40)
+                cursor.execute("INSERT INTO naive (total, pending) VALUES (%s, %s) RETURNING id", [size, size])
+                (batch,) = cursor.fetchone()
+            queue = Queue(connection=redis())
+            for _ in range(size):
+                queue.enqueue(
+                    naive_jobs.work, batch, rng.choice([0.001, 0.01, 0.01, 0.5]), rng.choice([0, 10]), retry=Retry(max=3),
+                    on_success=Callback(naive_jobs.succeeded),
+                    on_failure=Callback(naive_jobs.failed), job_timeout=60,
+                )  # fmt: skip
+        except (Error, RedisError, OSError) as error:
+            print(error, flush=True)
+            connection.close()
+            time.sleep(0.2)
+
+
+def host(folder: Path, workers: int = 2) -> None:
+    """Starts RQ's own workers and starts them again, until SIGTERM."""
+    over: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda *_: over.append(True))
+    running: list[subprocess.Popen[bytes]] = []
+    while not over:
+        running = [process for process in running if process.poll() is None]
+        while len(running) < workers:
+            running.append(subprocess.Popen([sys.executable, "-m", MODULE, "worker", str(os.getpid())]))
+            with (folder / "children").open("a") as file:
+                file.write(f"{os.getpid()} {running[-1].pid} naive.1\n")
+        time.sleep(0.2)
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.wait()
+
+
+class Tidy(Worker):
+    """With an upkeep that comes while a round still lasts."""
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        return time.time() - self.last_cleaned_at.timestamp() > 10 if self.last_cleaned_at else True
+
+    @property
+    def dequeue_timeout(self) -> int:
+        return 5
+
+
+def redis() -> Redis:
+    return Redis.from_url(os.environ["REDIS_URL"], socket_timeout=10)
+
+
+@dataclass
+class Outcome:
+    """What is wrong after a round, and of how much."""
+
+    faults: int
+    batches: int
+    jobs: int
+    lost: int
+    """Jobs that never finished a run and were not counted as failed."""
+    hanging: int
+    """Batches that never came to 0."""
+    miscounted: int
+    """Batches below 0, or with another number of successes than the ledger has finished jobs."""
+    missed: int
+    """Batches without their last callback, the hanging ones among them."""
+    doubled: int
+
+
+def run(seed: int, seconds: float, pause: float) -> Outcome:
+    folder = new_folder(None)
+    with stage(folder, seed) as built:
+        django.setup()
+        call_command("migrate", verbosity=0)
+        connections.close_all()
+        with built.postgres.connect() as database:
+            database.execute(TABLE)
+        built.start_hosts(3, [MODULE, "host"])
+        built.start_load(MODULE, "load")
+        injector = Injector(built, KINDS, pause)
+        injector.run(seconds)
+        built.end_load()
+        settle(built)
+        built.kill_all()
+        outcome = judge(built, injector)
+    shutil.rmtree(folder)
+    return outcome
+
+
+def settle(built: Stage) -> None:
+    deadline = time.monotonic() + SETTLE
+    with built.postgres.connect() as database:
+        while time.monotonic() < deadline:
+            if database.execute("SELECT count(*) FROM naive WHERE pending > 0").fetchone() == (0,):
+                time.sleep(2)
+                return
+            time.sleep(0.5)
+
+
+def judge(built: Stage, injector: Injector) -> Outcome:
+    runs = ledger.read(built.folder)
+    finished = Counter(batch for batch, _ in {(run.batch, run.job) for run in runs if run.finished})
+    told = Counter(run.batch for run in runs if run.event)
+    with built.postgres.connect() as database:
+        rows = database.execute("SELECT id::text, total, pending, succeeded, failed FROM naive").fetchall()
+    return Outcome(
+        len(injector.injected),
+        len(rows),
+        sum(total for _, total, *_ in rows),
+        sum(max(0, total - finished[key] - failed_) for key, total, _, _, failed_ in rows),
+        sum(pending > 0 for _, _, pending, *_ in rows),
+        sum(pending < 0 or done_ != finished[key] for key, _, pending, done_, _ in rows),
+        sum(not told[key] for key, *_ in rows),
+        sum(count > 1 for count in told.values()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.naive")
+    parser.add_argument("part", nargs="*", help="of a round, as the round starts it")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=40)
+    parser.add_argument("--pause", type=float, default=0.5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    folder = Path(os.environ.get(ledger.FOLDER, ""))
+    match options.part:
+        case ["host"]:
+            host(folder)
+        case ["load", seed]:
+            django.setup()
+            load(folder, int(seed))
+        case ["worker", parent]:
+            django.setup()
+            die_with(int(parent))
+            Tidy(["default"], connection=redis()).work(logging_level="WARNING", with_scheduler=False)
+        case _:
+            outcome = run(options.seed, options.seconds, options.pause)
+            print(outcome)
+            if options.json:
+                options.json.write_text(json.dumps(asdict(outcome)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

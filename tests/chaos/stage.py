@@ -1,0 +1,242 @@
+"""What a round runs on: a Redis and a PostgreSQL that can be killed and started again, batchworkers, and the load."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from example_project import servers
+from example_project.processes import Process, running, stop
+from tests.processes import ROOT, is_alive
+
+from . import ledger
+
+
+class Server:
+    """A server that keeps its port and its data when it is started again."""
+
+    def __init__(self, name: str, command: list[object], folder: Path, ended_by: int, **owner: Any) -> None:
+        self.name, self.command, self.folder, self.ended_by, self.owner = name, command, folder, ended_by, owner
+        self.process: Process | None = None
+        self._block = ExitStack()
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        self._block = ExitStack()
+        file = self._block.enter_context(log.open("wb"))
+        options = {"stdout": file, "stderr": file, "cwd": self.folder, **self.owner}
+        self.process = self._block.enter_context(running(self.command, ended_by=self.ended_by, **options))
+        servers.wait_until_ready(self.name, self.process, log)
+
+    def stop(self, signum: int | None = None) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            stop(self.process, signum or self.ended_by)
+        self._block.close()
+
+
+class RedisServer(Server):
+    """Keeps a dump only when told to (`SAVE`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = servers.free_port()
+        command = [
+            servers.redis_program(), "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--dir", folder,
+            "--maxmemory-policy", "noeviction",
+        ]  # fmt: skip
+        super().__init__("Redis", command, folder, signal.SIGTERM)
+        self.url = f"redis://127.0.0.1:{self.port}/15"
+        self.client = Redis.from_url(self.url, socket_timeout=20, retry=Retry(NoBackoff(), 0))
+
+    @property
+    def dump(self) -> Path:
+        return self.folder / "dump.rdb"
+
+
+class PostgresServer(Server):
+    """With its default durability, and the time of each commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, is_root = servers.free_port(), os.geteuid() == 0
+        initdb, postgres = servers.postgres_programs(folder)
+        owner = servers.servant_of(folder) if is_root else {}
+        data = folder / "data"
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        servers.initialise([initdb, "-D", data, *options], folder, owner)
+        command = [
+            postgres, "-D", data, "-p", self.port, "-h", "127.0.0.1", "-k", "", "-c", "track_commit_timestamp=on",
+        ]  # fmt: skip
+        super().__init__("PostgreSQL", command, folder, signal.SIGINT, **owner)
+        self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres"
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=True, application_name="chaos", connect_timeout=5)
+
+
+class Host:
+    """A batchworker, started again when it was killed; `number` tells the hosts of a round apart."""
+
+    def __init__(self, number: int, command: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.number, self.folder = number, folder
+        self._command, self._environment = command, environment
+        self.lock = threading.Lock()
+        """Held by the fault that is at this host."""
+        self.process: Process
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / f"host{self.number}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self._command],
+                cwd=ROOT, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def children(self) -> list[int]:
+        with suppress(FileNotFoundError):
+            pid = self.process.pid
+            return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
+
+    def executors(self) -> list[int]:
+        """Children by the number at the end of their names; those of others end in a word."""
+        names = names_of_children(self.folder)
+        return [pid for pid in self.children() if names.get(pid, "").rpartition(".")[2].isdigit()]
+
+    def coordinator(self) -> int | None:
+        names = names_of_children(self.folder)
+        return next((pid for pid in self.children() if names.get(pid, "").endswith(".coordinator")), None)
+
+
+def names_of_children(folder: Path) -> dict[int, str]:
+    path = folder / "children"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {int(pid): name for _, pid, name in (line.split(" ", 2) for line in lines)}
+
+
+class Stage:
+    """All that a fault may break."""
+
+    def __init__(self, folder: Path, redis: RedisServer, postgres: PostgresServer, seed: int) -> None:
+        self.folder, self.redis, self.postgres, self.seed = folder, redis, postgres, seed
+        self.redis_lock, self.postgres_lock, self.load_lock = (threading.Lock() for _ in range(3))
+        self.hosts: list[Host] = []
+        self.loads: list[Process] = []
+        self.violations: list[str] = []
+        self._load: tuple[str, ...] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {ledger.FOLDER: str(self.folder), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+    def start_hosts(self, count: int, command: list[str]) -> None:
+        self.hosts = [Host(number, command, self.environment, self.folder) for number in range(count)]
+
+    def start_load(self, *command: str) -> None:
+        """Without a command the one of the load before; it gets a seed of its own."""
+        self._load = command or self._load
+        with (self.folder / "load.log").open("ab") as log:
+            command = (sys.executable, "-m", *self._load, str(self.seed * 1000 + len(self.loads)))
+            self.loads.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                )
+            )
+
+    def end_load(self, seconds: float = 30) -> None:
+        (self.folder / "enough").touch()
+        stop_within(self.loads[-1], seconds, self.violations)
+
+    def end_hosts(self) -> None:
+        for host in self.hosts:
+            host.process.send_signal(signal.SIGTERM)
+        for host in self.hosts:
+            stop_within(host.process, 40, self.violations)
+
+    def restart_dead_hosts(self) -> None:
+        """A batchworker that nobody asked to leave must be there."""
+        for host in self.hosts:
+            if host.lock.acquire(blocking=False):
+                code = host.process.poll()
+                if code is not None:
+                    self.violations.append(f"{time.time():.3f} host{host.number} ended by itself with {code}")
+                    host.start()
+                host.lock.release()
+
+    def orphans(self) -> list[int]:
+        """Processes of this round that are alive: all inherit its folder in their environment."""
+        mark = f"{ledger.FOLDER}={self.folder}".encode()
+        return [pid for pid in all_processes() if pid != os.getpid() and mark in environment_of(pid) and is_alive(pid)]
+
+    def kill_all(self) -> None:
+        for pid in self.orphans():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def stop_within(process: Process, seconds: float, violations: list[str]) -> None:
+    """Waits for a process that was asked to leave; kills it where it does not."""
+    try:
+        code = process.wait(seconds)
+        if code:
+            violations.append(f"{process.args[2]} left with exit code {code}")  # type: ignore[index]
+    except subprocess.TimeoutExpired:
+        violations.append(f"{process.args[2]} did not leave within {seconds} s")  # type: ignore[index]
+        process.kill()
+        process.wait()
+
+
+def all_processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+@contextmanager
+def stage(folder: Path, seed: int) -> Iterator[Stage]:
+    """Servers that run, and nothing else yet; at the end nothing of the round is alive."""
+    for name in ("redis", "postgres"):
+        (folder / name).mkdir()
+    folder.chmod(0o755)
+    redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")
+    built = Stage(folder, redis, postgres, seed)
+    try:
+        redis.start()
+        postgres.start()
+        os.environ |= {
+            "REDIS_URL": redis.url,
+            "DATABASE_URL": postgres.url,
+            "TEST_DATABASE_NAME": "postgres",
+            "DATA_DIR": str(folder),
+            "DJANGO_SETTINGS_MODULE": "tests.chaos.settings",
+        }
+        yield built
+    finally:
+        built.kill_all()
+        redis.stop()
+        postgres.stop(signal.SIGQUIT)
+
+
+def new_folder(parent: Path | None) -> Path:
+    """A folder of its own for a round, which every user may enter: PostgreSQL does not run as root."""
+    folder = (parent or Path("/tmp")) / f"chaos-{os.getpid()}-{time.time_ns() % 10**9}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

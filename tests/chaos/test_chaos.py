@@ -1,0 +1,29 @@
+"""Short rounds of `python -m tests.chaos`: fixed seeds, few minutes. The long run is `make chaos`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.postgresql
+
+
+def play(*options):
+    """A round in a process of its own, because it has servers and settings of its own."""
+    command = [sys.executable, "-m", "tests.chaos", *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    print(done.stdout, done.stderr)
+    return done
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_nothing_is_lost_and_nothing_counted_twice_whatever_breaks(seed):
+    done = play("--seed", seed, "--seconds", 25, "--pause", 0.5)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_with_no_fault_every_run_is_an_attempt():
+    done = play("--only", "none", "--seconds", 8)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
