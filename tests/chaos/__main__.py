@@ -14,7 +14,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=40, help="how long faults are injected")
-    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two faults")
+    parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two faults")
     parser.add_argument("--only", action="append", help=f"a kind of fault: {', '.join(KINDS)}; or none", metavar="KIND")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
     parser.add_argument("--json", type=Path, help="a file for the result")

@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
     parser.add_argument("--seconds", type=float, default=60, help="of faults in each round")
-    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two faults")
+    parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two faults")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
@@ -77,7 +77,7 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "",
         f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
-        f"average. Three batchworkers with two executors each, PostgreSQL with its default durability, "
+        f"average. Three batchworkers with two executors each, PostgreSQL, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
         "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "

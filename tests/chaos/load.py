@@ -15,7 +15,7 @@ from django.db import Error, connection
 
 from . import ledger
 
-LIVING = 14
+LIVING = 20
 """Batches that may live at a time."""
 
 
@@ -63,7 +63,7 @@ class Load:
         return batch
 
     def seconds(self) -> float:
-        return self.random.choice([0.001, 0.002, 0.005, 0.01])
+        return self.random.choice([0.002, 0.01, 0.03, 0.06])
 
     # The kinds of batches. Child batches are to be added as kinds too.
 
@@ -143,13 +143,13 @@ class Load:
 
     def cancelled(self) -> None:
         def cancelled(batch):
-            return batch.map(jobs.work, range(80), 0.01)
+            return batch.map(jobs.work, range(80), 0.03)
 
         self.do_later(0.3, self.open(cancelled, max_attempts=3).cancel)
 
     def paused(self) -> None:
         def paused(batch):
-            return batch.map(jobs.work, range(60), 0.01)
+            return batch.map(jobs.work, range(60), 0.03)
 
         batch = self.open(paused, max_attempts=3)
         self.do_later(0.2, batch.pause)
