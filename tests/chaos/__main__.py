@@ -2,12 +2,17 @@
 
 import argparse
 import json
+import os
+import re
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from .faults import KINDS
+from . import points
+from .faults import KINDS, Injector
 from .harness import log_of_violations, run
+from .sweep import Sweep
 
 
 def main() -> int:
@@ -16,11 +21,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=40, help="how long faults are injected")
     parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two faults")
     parser.add_argument("--only", action="append", help=f"a kind of fault: {', '.join(KINDS)}; or none", metavar="KIND")
+    parser.add_argument("--points", type=int, default=0, metavar="N", help="instead: sweep over N crash points")
+    parser.add_argument("--match", default="", help="only crash points that match, as in `executor: EVALSHA.*killed`")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
     parser.add_argument("--json", type=Path, help="a file for the result")
     options = parser.parse_args()
-    kinds = None if not options.only else [kind for kind in options.only if kind != "none"]
-    result = run(options.seed, options.seconds, kinds, options.pause, options.keep)
+    kinds = [kind for kind in options.only if kind != "none"] if options.only else list(KINDS)
+    breaker = partial(Injector, kinds=kinds, pause=options.pause)
+    if options.points:
+        os.environ[points.WANTED] = "yes"
+        breaker = partial(Sweep, limit=options.points, only=re.compile(options.match))
+    result = run(options.seed, options.seconds, breaker, options.keep)
     print(
         f"seed {result.seed}: {sum(map(len, result.recovery.values()))} faults, {result.batches} batches, "
         f"{result.jobs} jobs, {result.runs} runs, {result.callbacks} callbacks, {result.samples} samples, "

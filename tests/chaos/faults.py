@@ -39,16 +39,17 @@ class Kind:
     needs: str
     """host, redis, postgres, load or nothing: what no other fault may be at meanwhile."""
     run: Callable[..., None]
-    loses: bool = False
-    """Whether Redis may forget what it has been told."""
 
 
 KINDS: dict[str, Kind] = {}
+LOSES: set[str] = set()
+"""The kinds after which Redis may have forgotten what it was told."""
 
 
 def fault(name: str, weight: int, needs: str, *, loses: bool = False) -> Callable[[Callable[..., None]], None]:
     def register(function: Callable[..., None]) -> None:
-        KINDS[name] = Kind(name, weight, needs, function, loses)
+        KINDS[name] = Kind(name, weight, needs, function)
+        LOSES.update({name} if loses else ())
 
     return register
 
@@ -65,9 +66,11 @@ class Injector:
 
     def run(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and self.kinds:
-            time.sleep(self.random.expovariate(1 / self.pause))
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, self.random.expovariate(1 / self.pause)))
             self.stage.restart_dead_hosts()
+            if not self.kinds:
+                continue
             kind = self.random.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
             self.inject(kind, random.Random(self.random.random()))
         for thread in self._threads:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from . import ledger
-from .faults import KINDS, Fault
+from .faults import LOSES, Fault
 from .history import ENDED, History
 from .ledger import Run
 
 SLACK = 0.25
 """Seconds by which the moments that different processes write down may differ."""
-KILLING = ("executor killed", "supervisor killed")
-FREEZING = ("executor frozen", "host frozen")
+KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
+FREEZING = ("executor frozen", "host frozen", "hung before")
 HITTING = (*KILLING, *FREEZING)
 
 
@@ -55,7 +55,7 @@ class Evidence:
         for fault in self.faults:
             if fault.ended < run.started - SLACK or fault.began > left:
                 continue
-            if KINDS[fault.kind].loses:
+            if fault.kind in LOSES:
                 return True
             if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
                 return True

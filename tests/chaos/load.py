@@ -13,7 +13,7 @@ from pathlib import Path
 import django
 from django.db import Error, connection
 
-from . import ledger
+from . import ledger, points
 
 LIVING = 20
 """Batches that may live at a time."""
@@ -167,4 +167,6 @@ if __name__ == "__main__":
 
     from . import jobs
 
+    if os.environ.get(points.WANTED):
+        points.install(points.Points("creator"))
     Load(Path(os.environ[ledger.FOLDER]), int(sys.argv[1])).run()

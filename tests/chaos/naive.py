@@ -56,9 +56,9 @@ def load(folder: Path, seed: int) -> None:
             queue = Queue(connection=redis())
             for _ in range(size):
                 queue.enqueue(
-                    naive_jobs.work, batch, rng.choice([0.001, 0.01, 0.01, 0.5]), rng.choice([0, 10]), retry=Retry(max=3),
-                    on_success=Callback(naive_jobs.succeeded),
-                    on_failure=Callback(naive_jobs.failed), job_timeout=60,
+                    naive_jobs.work, batch, rng.choice([0.01, 0.03, 0.06]), rng.choice([0, 10]),
+                    on_success=Callback(naive_jobs.succeeded), on_failure=Callback(naive_jobs.failed),
+                    retry=Retry(max=3), job_timeout=60,
                 )  # fmt: skip
         except (Error, RedisError, OSError) as error:
             print(error, flush=True)
@@ -128,7 +128,7 @@ def run(seed: int, seconds: float, pause: float) -> Outcome:
             database.execute(TABLE)
         built.start_hosts(3, [MODULE, "host"])
         built.start_load(MODULE, "load")
-        injector = Injector(built, KINDS, pause)
+        injector = Injector(built, list(KINDS), pause)
         injector.run(seconds)
         built.end_load()
         settle(built)

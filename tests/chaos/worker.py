@@ -12,7 +12,7 @@ from pathlib import Path
 
 from django.core.management import execute_from_command_line
 
-from . import ledger
+from . import ledger, points
 
 REAL_TIMES = "CHAOS_REAL_TIMES"
 LEASE = 6
@@ -29,6 +29,7 @@ def shorten() -> None:
         (loop, "SECOND_LOOK", 2.5),
         (reconcile, "SECOND_LOOK", 2.5),
         (supervisor, "RENEW", 1.5),
+        (chores, "UPKEEP", 3.0),
     ):
         assert hasattr(module, name), f"{module.__name__} has no {name} any more"
         setattr(module, name, seconds)
@@ -42,7 +43,12 @@ def write_children_down() -> None:
     fork = supervisor.fork
 
     def fork_and_tell(work, name: str) -> int:
-        pid = fork(work, name)
+        def work_in_role() -> None:
+            role = name.rpartition(".")[2]
+            passed.role = "executor" if role.isdigit() else role
+            work()
+
+        pid = fork(work_in_role, name)
         with Path(os.environ[ledger.FOLDER], "children").open("a") as file:
             file.write(f"{os.getpid()} {pid} {name}\n")
         return pid
@@ -53,9 +59,12 @@ def write_children_down() -> None:
 if __name__ == "__main__":
     from django_batches import scripts
     from django_batches.coordinator import lease, loop, reconcile
-    from django_batches.worker import supervisor
+    from django_batches.worker import chores, supervisor
 
     if not os.environ.get(REAL_TIMES):
         shorten()
+    passed = points.Points("supervisor")
+    if os.environ.get(points.WANTED):
+        points.install(passed)
     write_children_down()
     execute_from_command_line([sys.argv[0], "batchworker", *sys.argv[1:]])
