@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test lint format screenshots chaos mutants
+.PHONY: help demo serve test lint format screenshots chaos crash-points mutants
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -34,6 +34,10 @@ MINUTES ?= 10
 SEED ?= 1
 chaos: .venv/installed ## faults at random times for MINUTES=10 (SEED=1), and docs/chaos.md, which says what held
 	$(BIN)/python -m tests.chaos.campaign --minutes $(MINUTES) --seed $(SEED)
+
+SECONDS ?= 1500
+crash-points: .venv/installed ## every operation on Redis and the database: killed, failing, hanging, done twice there
+	$(BIN)/python -m tests.chaos --points 5000 --seconds $(SECONDS) --seed $(SEED)
 
 mutants: .venv/installed ## ten deliberate breaks, each of which the chaos tests must notice
 	$(BIN)/python -m tests.chaos.mutants

@@ -1,7 +1,7 @@
 """Crash points: every operation of a process on Redis or the database, told apart by what it is and who asks for it.
 
 Installed in the processes of a round by wrapping the clients, so that nothing in the code under test knows of it. The
-file `armed` says at which point to do what; the process that comes there first does it, and writes the file `fired`.
+file `armed` says at which points to do what; the process that comes there first does it, and leaves a mark.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import Any
 from . import ledger
 
 WANTED = "CHAOS_POINTS"
-HANG = 6.0
-"""Seconds, longer than the lease of the book-keeper with the short times."""
+HANG = 12.0
+"""Seconds, longer than it takes with the short times to find another book-keeper, who gives up what was lost."""
 MODES = ("killed before", "killed after", "failed before", "failed after", "hung before", "done twice")
 PASSED_OVER = ("transitions.rows", "connection", "scripts._Direct")
 """Modules of ours that ask on behalf of others."""
@@ -31,7 +31,7 @@ class Points:
         self._folder = Path(os.environ[ledger.FOLDER])
         self._seen: set[str] = set()
         self._stamp = 0
-        self._armed: dict[str, str] = {}
+        self._armed: dict[str, tuple[str, str]] = {}
 
     def pass_by(self, what: str, run: Callable[[], Any], failed: Callable[[], Exception], twice: bool = False) -> Any:
         """Runs an operation, unless something else is armed for it."""
@@ -64,15 +64,15 @@ class Points:
                 self._armed, self._stamp = json.loads(armed.read_text()), stamp
         except (OSError, ValueError):
             return ""
-        if self._armed.get("point") != point:
-            return ""
+        mode, mark = self._armed.get(point, ("", ""))
         try:
-            file = os.open(self._folder / "fired", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            file = os.open(self._folder / mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL) if mode else 0
         except FileExistsError:
-            return ""
-        os.write(file, str(os.getpid()).encode())
-        os.close(file)
-        return self._armed["mode"]
+            return ""  # somebody came by before
+        if mode:
+            os.write(file, str(os.getpid()).encode())
+            os.close(file)
+        return mode
 
 
 def asking() -> str:

@@ -1,0 +1,147 @@
+"""Does the suite bite? Ten deliberate breaks, each in a copy of the tree, each of which a round must notice.
+
+python -m tests.chaos.mutants [name ...]
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.processes import ROOT
+
+TIMEOUT = 240
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.png", "data", "__pycache__", ".*_cache")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mechanism taken out, and the round that shows what it was for."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    options: str
+
+
+MUTANTS = [
+    Mutant(
+        "nobody compares the rows with Redis",
+        "coordinator/loop.py",
+        "            self._reconciler.look()\n",
+        "            pass\n",
+        "--seconds 15 --pause 1.5 --only 'supervisor killed' --only 'Redis restarted empty'",
+    ),
+    Mutant(
+        "leases are not renewed",
+        "worker/supervisor.py",
+        "                self._scripts.renew(self._leases())\n",
+        "",
+        "--seconds 25 --only none",
+    ),
+    Mutant(
+        "executors outlive their supervisor",
+        "worker/processes.py",
+        "        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)\n",
+        "        pass\n",
+        "--seconds 10 --pause 1 --only 'supervisor killed'",
+    ),
+    Mutant(
+        "an outcome applies whatever the status of its row",
+        "transitions/recording.py",
+        " AND dispatch = v_dispatch AND status IN ('queued', 'running')",
+        " AND dispatch = v_dispatch",
+        "--seconds 20 --points 20 --match 'coordinator: XDEL.*before|executor: EVALSHA.*twice'",
+    ),
+    Mutant(
+        "outcomes are deleted before they are committed",
+        "coordinator/record.py",
+        "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
+        "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
+        "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
+        "--seconds 25 --points 20 --match 'coordinator: .*(recording._apply|recording._write|counting._update).*before'",
+    ),
+    Mutant(
+        "an outcome that could not be told is not told again",
+        "worker/executor.py",
+        "                if self._is_orphan():\n                    os._exit(1)\n",
+        "                done = None\n",
+        "--seconds 15 --points 20 --match 'executor: EVALSHA.*failed before'",
+    ),
+    Mutant(
+        "old jobs are started without asking their rows",
+        "worker/executor.py",
+        "        return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE\n",
+        "        return False\n",
+        "--seconds 20 --pause 2 --only 'Redis rolled back to an older dump'",
+    ),
+    Mutant(
+        "Redis takes pushes of a former book-keeper",
+        "scripts/push.lua",
+        "if token < newest then return -1 end\n",
+        "",
+        "--seconds 25 --points 20 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
+    ),
+    Mutant(
+        "that an event was told is not noted",
+        "transitions/counting.py",
+        "        batch.failure_round = batch.round\n",
+        "",
+        "--seconds 8 --only none",
+    ),
+    Mutant(
+        "jobs and their count are written in two transactions",
+        "transitions/creating.py",
+        "    with rows.atomic():\n        batch = _grow(",
+        "    if True:\n        batch = _grow(",
+        "--seconds 15 --points 20 --match 'creator: UPDATE in transitions.creating._grow (killed|failed) after'",
+    ),
+]
+
+
+def main() -> int:
+    chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(word in mutant.name for word in sys.argv[1:])]
+    noticed = 0
+    print("| break | noticed | seconds |\n|---|---|---:|", flush=True)
+    for mutant in chosen:
+        begun = time.monotonic()
+        words = noticed_by(mutant)
+        noticed += bool(words)
+        print(f"| {mutant.name} | {words or '**no**'} | {time.monotonic() - begun:.0f} |", flush=True)
+    print(f"\n{noticed} of {len(chosen)} noticed")
+    return 0 if noticed == len(chosen) else 1
+
+
+def noticed_by(mutant: Mutant) -> str:
+    """The first violation of the round, or nothing where all seemed well."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        tree = Path(folder, "tree")
+        shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+        apply(mutant, tree / "django_batches" / mutant.file)
+        done = subprocess.run(
+            f"exec {sys.executable} -m tests.chaos {mutant.options}",
+            cwd=tree, env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHONPATH": str(tree)}, shell=True,
+            capture_output=True, text=True, timeout=TIMEOUT,
+        )  # fmt: skip
+    first, _, rest = done.stdout.partition(" violations; everything is in ")
+    if not rest:
+        if done.returncode:
+            raise SystemExit(f"The round itself failed:\n{done.stdout}\n{done.stderr}")
+        return ""
+    shutil.rmtree(rest.splitlines()[0])
+    return f"{first.rpartition(' ')[2]} violations, such as: {rest.splitlines()[1].strip()[:140]}"
+
+
+def apply(mutant: Mutant, path: Path) -> None:
+    text = path.read_text()
+    if (count := text.count(mutant.before)) != 1:
+        raise SystemExit(f"{mutant.name}: the text to break is {count} times in {mutant.file}, not once.")
+    path.write_text(text.replace(mutant.before, mutant.after))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
