@@ -101,7 +101,7 @@ class Load:
         """Jobs that are killed in the middle rather than in between; one outlives a lease."""
 
         def slow(batch):
-            batch.enqueue(jobs.work, 0, self.random.choice([0.5, 1.0, 8.0]))
+            batch.enqueue(jobs.work, 0, self.random.choice([0.5, 1.0, 13.0]))
             return batch.map(jobs.work, range(1, 4), 0.5) + 1
 
         self.open(slow, max_attempts=4)

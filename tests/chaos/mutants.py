@@ -41,7 +41,7 @@ MUTANTS = [
         "worker/supervisor.py",
         "                self._scripts.renew(self._leases())\n",
         "",
-        "--seconds 25 --only none",
+        "--seconds 30 --only none",
     ),
     Mutant(
         "executors outlive their supervisor",
@@ -63,7 +63,7 @@ MUTANTS = [
         "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
         "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
         "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
-        "--seconds 25 --points 20 --match 'coordinator: .*(recording._apply|recording._write|counting._update).*before'",
+        "--seconds 25 --points 20 --match 'coordinator: .*(recording|counting).*before'",
     ),
     Mutant(
         "an outcome that could not be told is not told again",

@@ -50,7 +50,7 @@ class Sweep:
             time.sleep(0.05)
             self._look()
             self._restart()
-            if not self._armed:
+            if not self._armed and not self._todo():
                 break
         self._armed = []
         self._write()
