@@ -1,18 +1,22 @@
 """Real connections, released together: what the locks and guards are for. Each test says what happens without them."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from django.db import connection
+from django.db import Error, connection
 
 from django_batches import Batch
+from django_batches.coordinator import lease
+from django_batches.coordinator.lease import Lease
 from django_batches.exceptions import BatchFinished
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing
+from django_batches.transitions import recording, repairing, rows
 
 from . import tasks
+from .processes import wait_until
 from .road import claim, outcome_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
@@ -190,3 +194,34 @@ def test_pause_and_resume_from_two_places_are_one_change():
     batch = fill(1)
     assert sorted(together(*[lambda: Batch.objects.get(pk=batch.pk).pause()] * 4)) == [False, False, False, True]
     assert sorted(together(*[lambda: Batch.objects.get(pk=batch.pk).resume()] * 4)) == [False, False, False, True]
+
+
+def test_a_book_keeper_lost_in_the_middle_of_a_transaction_does_not_stop_the_next_one(monkeypatch):
+    """Its session would hold the row of the lease until the server misses the client: by default after two hours."""
+    monkeypatch.setattr(lease, "SECONDS", 1)
+    lost, found, over = Lease("lost"), threading.Event(), threading.Event()
+
+    def keep():
+        try:
+            assert lost.acquire()
+            with rows.atomic():
+                lost()
+                found.set()
+                over.wait(20)
+        finally:
+            connection.close()
+
+    def take_over():
+        found.wait(10)
+        try:
+            return wait_until(Lease("next").acquire, 8)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        keeper, begun = pool.submit(keep), time.monotonic()
+        pool.submit(take_over).result(30)
+        seconds = time.monotonic() - begun
+        over.set()
+        assert isinstance(keeper.exception(10), Error)
+    assert seconds < 8

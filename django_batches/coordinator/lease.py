@@ -15,6 +15,10 @@ NAME = "coordinator"
 SECONDS = 15
 """How long a lease lasts without a touch: how late a standby may notice that the holder has died."""
 
+_IDLE = "set_config('idle_in_transaction_session_timeout', %s, true)"
+"""PostgreSQL ends this transaction where its client falls silent. The session of a lost host would hold the row of the
+lease, and nobody could take over, until the server misses the client: by default after two hours."""
+
 
 class LeaseLost(Exception):
     """Another coordinator keeps the books now."""
@@ -52,8 +56,8 @@ class Lease:
         if rows.connection().vendor == "postgresql":
             touched = rows.execute(
                 "UPDATE django_batches_lease SET expires_at = clock_timestamp() + %s WHERE name = %s AND token = %s"
-                " RETURNING clock_timestamp()",
-                [timedelta(seconds=SECONDS), NAME, self.token],
+                f" RETURNING clock_timestamp(), {_IDLE}",
+                [timedelta(seconds=SECONDS), NAME, self.token, str(SECONDS * 1000)],
             )
             if touched:
                 return touched[0][0]  # type: ignore[no-any-return]
@@ -74,5 +78,5 @@ class Lease:
 
 def _now() -> datetime:
     if rows.connection().vendor == "postgresql":
-        return rows.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
+        return rows.execute(f"SELECT clock_timestamp(), {_IDLE}", [str(SECONDS * 1000)])[0][0]  # type: ignore[no-any-return]
     return timezone.now()
