@@ -9,10 +9,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from . import points
-from .faults import KINDS, Injector
+from . import network, points
+from .faults import KINDS, PARTITIONS, Injector
 from .harness import log_of_violations, run
 from .sweep import Sweep
+
+NOT_PERMITTED = 77
+"""The exit code where there are no network namespaces for us."""
 
 
 def main() -> int:
@@ -23,10 +26,19 @@ def main() -> int:
     parser.add_argument("--only", action="append", help=f"a kind of fault: {', '.join(KINDS)}; or none", metavar="KIND")
     parser.add_argument("--points", type=int, default=0, metavar="N", help="instead: sweep over N crash points")
     parser.add_argument("--match", default="", help="only crash points that match, as in `executor: EVALSHA.*killed`")
+    parser.add_argument("--network", action="store_true", help="hosts in network namespaces, which are cut off too")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
     parser.add_argument("--json", type=Path, help="a file for the result")
     options = parser.parse_args()
-    kinds = [kind for kind in options.only if kind != "none"] if options.only else list(KINDS)
+    if options.network:
+        try:
+            network.enter()
+        except network.NotPermitted as error:
+            print(f"Network namespaces are not permitted here: {error}")
+            return NOT_PERMITTED
+    kinds = [kind for kind in KINDS if options.network or kind not in PARTITIONS]
+    if options.only:
+        kinds = [kind for kind in options.only if kind != "none"]
     breaker = partial(Injector, kinds=kinds, pause=options.pause)
     if options.points:
         os.environ[points.WANTED] = "yes"

@@ -18,10 +18,12 @@ from typing import Any
 
 from tests.processes import ROOT
 
-from . import worker
+from . import network, worker
 
 NAIVE_EVERY = 6
 """One round in so many is one of the naive way."""
+NETWORK_EVERY = 2
+"""One round in so many has its hosts in network namespaces, and cuts them off too."""
 ROUND = 400
 """Seconds after which a round that does not end is given up."""
 
@@ -39,8 +41,10 @@ def main() -> int:
     rounds: list[dict[str, Any]] = []
     naive: list[dict[str, Any]] = []
     seed = options.seed
+    is_permitted = has_namespaces()
     while time.monotonic() < deadline and not 0 < options.faults <= count(rounds):
-        rounds.append(play("tests.chaos", seed, options))
+        extra = ["--network"] if is_permitted and len(rounds) % NETWORK_EVERY == 1 else []
+        rounds.append(play("tests.chaos", seed, options, *extra))
         if len(rounds) % NAIVE_EVERY == 1:
             naive.append(play("tests.chaos.naive", seed, options))
         options.page.write_text(page(rounds, naive, options))
@@ -50,11 +54,20 @@ def main() -> int:
     return 1 if bad else 0
 
 
-def play(module: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def has_namespaces() -> bool:
+    try:
+        network.check()
+    except network.NotPermitted as error:
+        print(f"No host will be cut off, network namespaces are not permitted here: {error}", flush=True)
+        return False
+    return True
+
+
+def play(module: str, seed: int, options: argparse.Namespace, *extra: str) -> dict[str, Any]:
     """A round in a process of its own; one that does not end in time, or without a result, is a violation."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "result")
-        given = ("--seed", seed, "--seconds", options.seconds, "--pause", options.pause, "--json", path)
+        given = ("--seed", seed, "--seconds", options.seconds, "--pause", options.pause, "--json", path, *extra)
         command = [sys.executable, "-m", module, *map(str, given)]
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=ROUND)

@@ -285,3 +285,25 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.postgres.stop(signal.SIGQUIT)
     time.sleep(rng.uniform(0, 2))
     stage.postgres.start()
+
+
+def cut_off(sides: tuple[int, ...]) -> Callable[..., None]:
+    def run(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+        assert stage.network is not None, "only where the hosts have namespaces (--network)"
+        done.pids += host.children()
+        for side in sides:
+            stage.network.cut(host.number, side)
+        time.sleep(rng.uniform(2, LEASE + 8))
+        for side in sides:
+            stage.network.heal(host.number, side)
+
+    return run
+
+
+PARTITIONS = {
+    "host cut off from Redis": (0,),
+    "host cut off from the database": (1,),
+    "host cut off from both": (0, 1),
+}
+for _name, _sides in PARTITIONS.items():
+    fault(_name, 10, "host")(cut_off(_sides))

@@ -20,11 +20,11 @@ from .faults import Fault, Injector
 from .history import History
 from .invariants import HITTING, Evidence, Row, judge
 from .sampler import Sampler
-from .stage import Stage, new_folder, stage
+from .stage import HOSTS, Stage, new_folder, stage
 from .sweep import Sweep
 from .worker import RECOVERY
 
-HOSTS, WORKERS = 3, 2
+WORKERS = 2
 MARGIN = 20.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
 LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")

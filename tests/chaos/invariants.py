@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from . import ledger
-from .faults import LOSES, Fault
+from .faults import LOSES, PARTITIONS, Fault
 from .history import ENDED, History
 from .ledger import Run
 
 SLACK = 0.25
 """Seconds by which the moments that different processes write down may differ."""
 KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
-FREEZING = ("executor frozen", "host frozen", "hung before")
+FREEZING = ("executor frozen", "host frozen", "hung before", *PARTITIONS)
 HITTING = (*KILLING, *FREEZING)
 
 

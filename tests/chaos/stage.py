@@ -21,7 +21,9 @@ from example_project import servers
 from example_project.processes import Process, running, stop
 from tests.processes import ROOT, is_alive
 
-from . import ledger
+from . import ledger, network
+
+HOSTS = 3
 
 
 class Server:
@@ -47,14 +49,19 @@ class Server:
         self._block.close()
 
 
+def addresses(name: str) -> list[str]:
+    """Where a server listens: on this machine alone, and on its bridge where the hosts have namespaces."""
+    return ["127.0.0.1", network.ADDRESSES[name]] if os.environ.get(network.INSIDE) else ["127.0.0.1"]
+
+
 class RedisServer(Server):
     """Keeps a dump only when told to (`SAVE`)."""
 
     def __init__(self, folder: Path) -> None:
         self.port = servers.free_port()
         command = [
-            servers.redis_program(), "--port", self.port, "--bind", "127.0.0.1", "--save", "", "--dir", folder,
-            "--maxmemory-policy", "noeviction",
+            servers.redis_program(), "--port", self.port, "--bind", *addresses("redis"), "--save", "", "--dir", folder,
+            "--maxmemory-policy", "noeviction", "--protected-mode", "no",
         ]  # fmt: skip
         super().__init__("Redis", command, folder, signal.SIGTERM)
         self.url = f"redis://127.0.0.1:{self.port}/15"
@@ -76,9 +83,11 @@ class PostgresServer(Server):
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         servers.initialise([initdb, "-D", data, *options], folder, owner)
         command = [
-            postgres, "-D", data, "-p", self.port, "-h", "127.0.0.1", "-k", "", "-c", "track_commit_timestamp=on",
-            "-c", "fsync=off",
+            postgres, "-D", data, "-p", self.port, "-h", ",".join(addresses("postgres")), "-k", "",
+            "-c", "track_commit_timestamp=on", "-c", "fsync=off",
         ]  # fmt: skip
+        with (data / "pg_hba.conf").open("a") as file:
+            file.write("host all all 10.88.0.0/16 trust\n")  # the namespaces of `network`
         super().__init__("PostgreSQL", command, folder, signal.SIGINT, **owner)
         self.url = f"postgres://postgres@127.0.0.1:{self.port}/postgres"
 
@@ -89,9 +98,11 @@ class PostgresServer(Server):
 class Host:
     """A batchworker, started again when it was killed; `number` tells the hosts of a round apart."""
 
-    def __init__(self, number: int, command: list[str], environment: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, number: int, command: list[str], environment: dict[str, str], folder: Path, prefix: list[str]
+    ) -> None:
         self.number, self.folder = number, folder
-        self._command, self._environment = command, environment
+        self._command, self._environment = [*prefix, sys.executable, "-m", *command], environment
         self.lock = threading.Lock()
         """Held by the fault that is at this host."""
         self.process: Process
@@ -100,7 +111,7 @@ class Host:
     def start(self) -> None:
         with (self.folder / f"host{self.number}.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self._command],
+                self._command,
                 cwd=ROOT, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
@@ -130,12 +141,15 @@ def names_of_children(folder: Path) -> dict[int, str]:
 class Stage:
     """All that a fault may break."""
 
-    def __init__(self, folder: Path, redis: RedisServer, postgres: PostgresServer, seed: int) -> None:
+    def __init__(
+        self, folder: Path, redis: RedisServer, postgres: PostgresServer, seed: int, wires: network.Network | None
+    ) -> None:
         self.folder, self.redis, self.postgres, self.seed = folder, redis, postgres, seed
         self.redis_lock, self.postgres_lock, self.load_lock = (threading.Lock() for _ in range(3))
         self.hosts: list[Host] = []
         self.loads: list[Process] = []
         self.violations: list[str] = []
+        self.network = wires
         self._load: tuple[str, ...] = ()
 
     @property
@@ -143,7 +157,15 @@ class Stage:
         return os.environ | {ledger.FOLDER: str(self.folder), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
     def start_hosts(self, count: int, command: list[str]) -> None:
-        self.hosts = [Host(number, command, self.environment, self.folder) for number in range(count)]
+        environment = self.environment
+        if self.network:
+            for name, address in network.ADDRESSES.items():
+                variable = {"redis": "REDIS_URL", "postgres": "DATABASE_URL"}[name]
+                environment[variable] = environment[variable].replace("127.0.0.1", address)
+        self.hosts = [
+            Host(number, command, environment, self.folder, self.network.prefix(number) if self.network else [])
+            for number in range(count)
+        ]
 
     def start_load(self, *command: str) -> None:
         """Without a command the one of the load before; it gets a seed of its own."""
@@ -216,8 +238,9 @@ def stage(folder: Path, seed: int) -> Iterator[Stage]:
     for name in ("redis", "postgres"):
         (folder / name).mkdir()
     folder.chmod(0o755)
+    wires = network.Network(HOSTS) if os.environ.get(network.INSIDE) else None  # first: the servers listen on them
     redis, postgres = RedisServer(folder / "redis"), PostgresServer(folder / "postgres")
-    built = Stage(folder, redis, postgres, seed)
+    built = Stage(folder, redis, postgres, seed, wires)
     try:
         redis.start()
         postgres.start()

@@ -7,6 +7,8 @@ import pytest
 
 from tests.processes import ROOT
 
+from .__main__ import NOT_PERMITTED
+
 pytestmark = pytest.mark.postgresql
 
 
@@ -26,4 +28,11 @@ def test_nothing_is_lost_and_nothing_counted_twice_whatever_breaks(seed):
 
 def test_with_no_fault_every_run_is_an_attempt():
     done = play("--only", "none", "--seconds", 8)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_hosts_that_are_cut_off_from_redis_or_the_database_lose_nothing():
+    done = play("--network", "--seconds", 20, "--pause", 1.5)
+    if done.returncode == NOT_PERMITTED:
+        pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
