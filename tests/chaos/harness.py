@@ -27,6 +27,8 @@ from .worker import RECOVERY
 WORKERS = 2
 MARGIN = 20.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
+CLOSING = 40.0
+"""Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
 """What must not stand in the log of a batchworker."""
 
@@ -171,7 +173,7 @@ def connected(built: Stage) -> tuple[int, int]:
 def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
     """Nothing is left behind: no process, no connection, no outcome, no key of ours without an end."""
     wrong = [f"process {pid} is left" for pid in built.orphans()]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + CLOSING
     while (after := connected(built)) != before and time.monotonic() < deadline:
         time.sleep(0.1)
     if after != before:
