@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from . import network, points
-from .faults import KINDS, PARTITIONS, Injector
+from .faults import KINDS, PARTITIONS
 from .harness import log_of_violations, run
+from .injector import Injector
 from .sweep import Sweep
 
 NOT_PERMITTED = 77

@@ -4,14 +4,10 @@ import os
 import random
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-
-import psycopg
-from redis.exceptions import RedisError
 
 from tests.processes import is_alive, wait_until
 
@@ -52,50 +48,6 @@ def fault(name: str, weight: int, needs: str, *, loses: bool = False) -> Callabl
         LOSES.update({name} if loses else ())
 
     return register
-
-
-class Injector:
-    """Injects faults of the chosen kinds at random times, several at once where they are at different things."""
-
-    def __init__(self, stage: Stage, kinds: Iterable[str], pause: float) -> None:
-        self.stage, self.pause = stage, pause
-        self.kinds = [KINDS[name] for name in kinds]
-        self.random = random.Random(stage.seed)
-        self.injected: list[Fault] = []
-        self._threads: list[threading.Thread] = []
-
-    def run(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, self.random.expovariate(1 / self.pause)))
-            self.stage.restart_dead_hosts()
-            if not self.kinds:
-                continue
-            kind = self.random.choices(self.kinds, [kind.weight for kind in self.kinds])[0]
-            self.inject(kind, random.Random(self.random.random()))
-        for thread in self._threads:
-            thread.join(60)
-
-    def inject(self, kind: Kind, rng: random.Random) -> None:
-        """In a thread of its own; left out where another fault is at the same thing."""
-        host = rng.choice(self.stage.hosts)
-        lock = {"host": host.lock, "redis": self.stage.redis_lock, "postgres": self.stage.postgres_lock,
-                "load": self.stage.load_lock, "nothing": threading.Lock()}[kind.needs]  # fmt: skip
-        if lock.acquire(blocking=False):
-            thread = threading.Thread(target=self._inject, args=(kind, rng, host, lock), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def _inject(self, kind: Kind, rng: random.Random, host: Host, lock: threading.Lock) -> None:
-        done = Fault(kind.name, time.time(), target=f"host{host.number}" if kind.needs == "host" else kind.needs)
-        self.injected.append(done)
-        try:
-            kind.run(self.stage, done, rng, host)
-        except (psycopg.Error, RedisError, OSError) as error:
-            done.error = f"{type(error).__name__}: {error}"  # another fault was at what this one needed
-        finally:
-            done.ended = time.time()
-            lock.release()
 
 
 def kill(done: Fault, *pids: int | None) -> None:

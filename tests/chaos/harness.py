@@ -16,8 +16,9 @@ from django.core.management import call_command
 from django.db import connections
 
 from . import history, ledger
-from .faults import Fault, Injector
+from .faults import Fault
 from .history import History
+from .injector import Injector
 from .invariants import HITTING, Evidence, Row, judge
 from .sampler import Sampler
 from .stage import HOSTS, Stage, new_folder, stage

@@ -30,7 +30,8 @@ from rq import Callback, Queue, Retry, Worker
 from django_batches.worker.processes import die_with
 
 from . import ledger, naive_jobs
-from .faults import KINDS, PARTITIONS, Injector
+from .faults import KINDS, PARTITIONS
+from .injector import Injector
 from .stage import Stage, new_folder, stage
 
 TABLE = """

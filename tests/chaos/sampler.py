@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from .stage import PostgresServer
+from .servers import PostgresServer
 
 INTERVAL = 0.05
 
