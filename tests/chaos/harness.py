@@ -88,6 +88,8 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
         sampler.look(connection, "true")
         evidence = gather(built, connection, injector.injected)
     violations = [*judge(evidence), *built.violations, *sampler.violations, *hygiene(built, clients), *loud(built)]
+    if not evidence.runs:
+        violations.append("nothing ran, so nothing was shown")
     return Result(
         built.seed,
         calm - injector.injected[0].began if injector.injected else seconds,
