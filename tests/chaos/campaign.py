@@ -90,7 +90,8 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "",
         f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
-        f"average. Three batchworkers with two executors each, PostgreSQL (without fsync: processes die here, not the machine), "
+        f"average. Three batchworkers with two executors each, PostgreSQL (without fsync: "
+        "processes die here, not the machine), "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
         "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "
