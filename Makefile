@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test lint format screenshots chaos crash-points mutants
+.PHONY: help demo serve test lint format screenshots chaos crash-points mutants bench
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -26,6 +26,9 @@ lint: .venv/installed ## style and types
 format: .venv/installed ## writes the style into the files
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: .venv/installed ## ours and the peers, one table, into docs/benchmarks.md (25 minutes; needs npm)
+	$(SERVERS) --postgres -- $(BIN)/python -m benchmarks
 
 screenshots: .venv/installed ## the pictures of the admin in docs/images, by Chromium
 	$(SERVERS) -- $(BIN)/python manage.py test --settings tests.settings tests.browser.screenshots

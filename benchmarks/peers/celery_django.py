@@ -1,0 +1,42 @@
+"""Celery: a chord, its results in the Django database (django-celery-results): a row per job, as ours."""
+
+import os
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.peers.django_settings"
+
+import django
+
+django.setup()
+
+from celery import Celery, chord
+from django.core.management import call_command
+
+from benchmarks.contend import REDIS_URL, tell_done
+from benchmarks.peers.celery_chord import celery_worker
+
+PACKAGES = ("celery", "django-celery-results", "Django")
+
+app = Celery("benchmark", broker=REDIS_URL, backend="django-db")
+
+
+@app.task
+def noop(index: int) -> None:
+    pass
+
+
+@app.task
+def done(results: list) -> None:
+    tell_done()
+
+
+def prepare() -> None:
+    call_command("migrate", verbosity=0)
+    call_command("flush", verbosity=0, interactive=False)
+
+
+def workers() -> list[list[str]]:
+    return [celery_worker(__name__)]
+
+
+def start(jobs: int) -> None:
+    chord(noop.s(index) for index in range(jobs))(done.s())

@@ -1,0 +1,41 @@
+"""django-q2: `async_iter`, which collects the results of all tasks into one. It has no callback: it is asked."""
+
+import os
+import sys
+import time
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.peers.django_settings"
+
+import django
+
+django.setup()
+
+from django.core.management import call_command
+from django_q.tasks import async_iter, result
+
+PACKAGES = ("django-q2", "Django", "redis")
+
+_group = ""
+
+
+def noop(index: int) -> int:
+    return index  # a task without a result would look as if it had not ended
+
+
+def prepare() -> None:
+    call_command("migrate", verbosity=0)
+    call_command("flush", verbosity=0, interactive=False)
+
+
+def workers() -> list[list[str]]:
+    return [[sys.executable, "-m", "django", "qcluster"]]
+
+
+def start(jobs: int) -> None:
+    global _group
+    _group = async_iter(f"{__name__}.noop", range(jobs), cached=True)
+
+
+def wait(jobs: int) -> None:
+    while result(_group, cached=True) is None:
+        time.sleep(0.02)
