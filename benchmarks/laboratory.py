@@ -1,0 +1,79 @@
+"""What the benchmarks of django_batches alone share: an empty database, a batchworker, the sizes of its processes."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
+
+import django
+
+django.setup()
+
+from django.core.management import call_command
+from redis import Redis
+
+from benchmarks import jobs as tasks
+from benchmarks.contend import DONE, IDLE, PROCESSES, REDIS_URL, WARM_UP
+from django_batches import Batch
+from example_project.processes import exit_on_signals, running
+from example_project.shop.models import Product
+
+__all__ = ["Batch", "Product", "Worker", "batchworker", "peak", "processor_seconds", "redis", "run", "tasks"]
+
+redis = Redis.from_url(REDIS_URL, socket_timeout=None)
+
+
+@contextmanager
+def batchworker() -> Iterator["Worker"]:
+    """On empty servers, warmed up."""
+    exit_on_signals()
+    redis.flushall()
+    call_command("migrate", verbosity=0)
+    call_command("flush", verbosity=0, interactive=False)
+    with running([sys.executable, "manage.py", "batchworker", "--workers", PROCESSES], stdout=sys.stderr) as process:
+        run(tasks.noop, [(index,) for index in range(WARM_UP)])
+        time.sleep(IDLE)
+        yield Worker(process.pid)
+
+
+def run(func: Callable[..., object], calls: object, callback: Callable[..., object] = tasks.done) -> tuple[float, str]:
+    """Seconds from the first enqueue to the callback, and what the callback said."""
+    begun = time.perf_counter()
+    with Batch.open("benchmark") as batch:
+        batch.on_success(callback)
+        batch.starmap(func, calls)  # type: ignore[arg-type]
+    _, said = redis.blpop([DONE])
+    return time.perf_counter() - begun, said.decode()
+
+
+class Worker:
+    """A running batchworker's processes."""
+
+    def __init__(self, pid: int) -> None:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self.coordinator = int(children[0])  # forked first
+        executors = {int(pid) for key in redis.scan_iter("rq:worker:*.*.*") if (pid := _pid(key))}
+        self.executors = sorted(executors & set(map(int, children)))
+
+
+def _pid(key: bytes) -> bytes | None:
+    return redis.hget(key, "pid") if redis.type(key) == b"hash" else None
+
+
+def peak(pid: int | str = "self") -> float:
+    """MiB of resident memory that a process has had at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def processor_seconds(*pids: int | str) -> float:
+    """Processor time that these processes have used."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,70 @@
+"""One batch of 1,000 to 1,000,000 jobs: time and processor time per job, memory.
+
+    python -m example_project.servers --postgres -- python -m benchmarks.scale [--largest N]
+
+Budgets: a job of the largest batch costs at most 1.2 times one of the smallest; Redis at most 10 MB above idle; the
+creator at most 150 MB; the coordinator's memory flat. Memory is resident memory at its peak since the process began.
+"""
+
+import argparse
+import threading
+
+from . import environment, report
+from .laboratory import batchworker, peak, processor_seconds, redis, run, tasks
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+
+
+class RedisMemory:
+    """Watches the memory of Redis for the length of a block."""
+
+    def __enter__(self) -> "RedisMemory":
+        self._over = threading.Event()
+        self.idle = self.most = self._used()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self.most = max(self.most, self._used())
+
+    def _used(self) -> float:
+        return redis.info("memory")["used_memory"] / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=SIZES[-1])
+    options = parser.parse_args()
+    lines, smallest = [], 0.0
+    with batchworker() as worker:
+        for size in (size for size in SIZES if size <= options.largest):
+            processes = (worker.coordinator, *worker.executors, "self")
+            used = processor_seconds(*processes)
+            with RedisMemory() as memory:
+                seconds, _ = run(tasks.noop, ((index,) for index in range(size)))
+            cost, used = seconds / size, processor_seconds(*processes) - used
+            smallest = smallest or cost
+            lines.append(
+                [
+                    f"{size:,}", f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{cost / smallest:.2f}",
+                    f"{used / size * 1e6:.0f}", f"{peak():.0f}", f"{peak(worker.coordinator):.0f}",
+                    f"{max(map(peak, worker.executors)):.0f}", f"{memory.most - memory.idle:.1f}",
+                ]
+            )  # fmt: skip
+            print(" ".join(lines[-1]), flush=True)
+    head = [
+        "jobs", "seconds", "jobs/s", "cost of a job, ÷ the first's", "µs of CPU a job", "creator, MiB",
+        "coordinator, MiB", "executor, MiB", "Redis above idle, MiB",
+    ]  # fmt: skip
+    command = "python -m example_project.servers --postgres -- python -m benchmarks.scale"
+    report.write("From 1,000 to 1,000,000 jobs in a batch", command, environment.described(), report.table(head, lines))
+
+
+if __name__ == "__main__":
+    main()
