@@ -25,7 +25,7 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 PROCESSES = 2
 WARM_UP = 200
 """Jobs before the measured ones: whoever has run them has started and imported everything."""
-IDLE = 2.0
+IDLE = 6.0
 """Seconds between the two: nobody measured starts on the impetus of the warm-up."""
 DONE = "benchmark:done"
 
