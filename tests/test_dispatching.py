@@ -112,16 +112,27 @@ def test_a_queue_holds_about_two_seconds_of_work_and_grows_with_its_speed():
     flow = Flow()
     flow.look(0, 0.0)
     assert flow.room(workers=2) == 8
-    flow.length += 8
-    flow.look(0, 0.1)
-    assert flow.room(workers=2) == 8 + 16
-    flow.length = 24
-    flow.look(20, 0.2)
+    flow.pushed(8, 0.0)
+    flow.look(6, 0.1)
+    assert flow.room(workers=2) == 0  # two were only taken, as quickly as ever: nobody knows how long they run
+    flow.look(2, 0.2)
+    assert flow.room(workers=2) == 8 + 40 - 2  # four ended in 0.2 s
+    flow.pushed(46, 0.7)  # a slow claim
+    flow.look(44, 0.9)
     assert flow.room(workers=2) == 0  # more than half full
-    flow.look(20, 5.0)
+    flow.look(44, 5.0)
     assert flow.room(workers=2) == 0  # and nobody takes any more
-    flow.look(0, 5.0)
-    assert flow.room(workers=0) == 4 + 40
+    flow.look(0, 7.0)
+    assert flow.room(workers=0) == 4 + 44
+
+
+def test_a_queue_that_ran_dry_gets_as_much_as_its_workers_do_in_two_seconds_without_a_pause():
+    flow = Flow()
+    flow.pushed(8, 0.0)
+    flow.look(0, 0.01)
+    flow.pushed(8, 0.5)
+    flow.look(0, 0.51)
+    assert flow.room(workers=2) == 1000  # 14 in 0.02 s
 
 
 def test_what_is_pushed_is_an_rq_job_that_rq_can_read(road, redis, keys):

@@ -20,6 +20,8 @@ from .lease import Lease, LeaseLost
 FLOOR = 4
 """Jobs per worker that a queue holds at least."""
 SECONDS_OF_WORK = 2.0
+SHORTEST = 0.005
+"""Seconds below which a rate would be a guess."""
 MAX_CLAIM = 1_000
 CALLBACKS = 200
 
@@ -29,20 +31,32 @@ class Flow:
     """How fast a queue is worked off."""
 
     length: int = 0
-    taken: deque[tuple[float, int]] = field(default_factory=deque)
+    since: float = 0.0
+    """The moment of `length`: the last look or push."""
+    taken: deque[tuple[float, float, int]] = field(default_factory=deque)
+    """How many were taken: (until, in how many seconds, count)."""
     next_batch: UUID | None = None
 
     def look(self, length: int, now: float) -> None:
-        """Notes how many were taken since the last look."""
+        """Notes how many were taken since the last look or push."""
         if self.length > length:
-            self.taken.append((now, self.length - length))
-        self.length = length
+            self.taken.append((now, now - self.since, self.length - length))
+        self.length, self.since = length, now
         while self.taken and self.taken[0][0] < now - 1.0:
             self.taken.popleft()
 
+    def pushed(self, count: int, now: float) -> None:
+        """Notes that jobs were added."""
+        self.length, self.since = self.length + count, now
+
+    def rate(self, workers: int) -> float:
+        """Jobs that are ended per second while there are any; those that the workers have just taken only begin."""
+        seconds = sum(seconds for _, seconds, _ in self.taken)
+        return max(0, sum(count for _, _, count in self.taken) - workers) / max(seconds, SHORTEST)
+
     def room(self, workers: int) -> int:
         """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
-        target = FLOOR * max(1, workers) + int(SECONDS_OF_WORK * sum(count for _, count in self.taken))
+        target = FLOOR * max(1, workers) + int(SECONDS_OF_WORK * self.rate(workers))
         if self.length * 2 > min(target, dispatching.WINDOW):
             return 0
         return min(target - self.length, MAX_CLAIM)
@@ -102,7 +116,7 @@ class Dispatcher:
                 raise
             return 0
         self._push(queue, claimed)
-        flow.length += len(claimed)
+        flow.pushed(len(claimed), time.monotonic())
         return len(claimed)
 
     def _push(self, queue: str, claimed: list[Claimed], *, front: bool = False) -> None:
