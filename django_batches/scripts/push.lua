@@ -7,7 +7,7 @@ local fence = own .. ':fence'
 local newest = tonumber(redis.call('GET', fence) or '0')
 if token < newest then return -1 end
 redis.call('SET', fence, token, 'EX', 86400)
-local time = now()
+local pushed_at = string.format('%.3f', now())
 local pushed = {}
 for index = 9, #ARGV, 5 do
   local id = ARGV[index]
@@ -16,7 +16,7 @@ for index = 9, #ARGV, 5 do
   if redis.call('EXISTS', key) == 0 then
     redis.call('HSET', key, 'created_at', iso, 'enqueued_at', iso, 'data', data, 'origin', queue, 'status', 'queued',
       'timeout', ARGV[index + 3], 'description', ARGV[index + 4], 'result_ttl', 0, 'failure_ttl', 3600,
-      'batches', ARGV[index + 1], 'batches_owner', ARGV[index + 2], 'batches_pushed_at', string.format('%.3f', time))
+      'batches', ARGV[index + 1], 'batches_owner', ARGV[index + 2], 'batches_pushed_at', pushed_at)
     pushed[#pushed + 1] = id
   end
 end

@@ -9,6 +9,7 @@ for index = 5, #ARGV, 3 do
     if not occupant or occupant == id then
       redis.call('SET', slot_key(worker), id, 'EX', 3600)
       lease(id, queue, worker, time)
+      redis.call('EXPIRE', worker_key(worker) .. ':executions', LEASE + 60)
       if redis.call('EXISTS', job_key(id)) == 1 then redis.call('HSET', job_key(id), 'last_heartbeat', iso) end
     end
   end

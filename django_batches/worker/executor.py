@@ -35,6 +35,8 @@ STALE = 60.0
 """Seconds after its push from which the row is asked before a job is started."""
 MARGIN = 5.0
 """Seconds by which the clocks of two Redis servers may differ in a failover."""
+TELL = 1.0
+"""Seconds after which a busy executor tells RQ how long it has worked."""
 IDLE_BLOCK = 500
 """Milliseconds an idle executor waits for the wake stream before it looks for ordinary RQ jobs."""
 STOP_ORDINARY = signal.SIGUSR1
@@ -72,6 +74,8 @@ class Executor:
         self._taken = Taken("idle")
         self._done: Outcome | None = None
         self._seconds = 0.0
+        """That it has worked and RQ has not been told."""
+        self._told_at = 0.0
         self._worn = False
         """This process must be replaced: what ran in it may have broken it."""
 
@@ -90,7 +94,7 @@ class Executor:
         if taken.kind == "job":
             begun = time.monotonic()
             self._done = self._execute(taken, begun)
-            self._seconds = time.monotonic() - begun
+            self._seconds += time.monotonic() - begun
         elif taken.kind == "rq":
             self._count()
             self._execute_ordinary(taken)
@@ -121,18 +125,25 @@ class Executor:
         """One call to Redis, repeated until it gets through; the outcome goes to the database meanwhile."""
         self._post.board.write(self._post.slot, None)
         done = self._done
+        finished = self._taken.rq_id if self._taken.kind == "job" else ""
         pause, is_recorded = 0.1, False
         while True:
+            # Not with every job: adding a float to RQ's record costs Redis as much as a quarter of the rest.
+            is_due = not finished or time.monotonic() > self._told_at + TELL
+            seconds = self._seconds if is_due else 0.0
             try:
-                return self._scripts.turn(
+                taken = self._scripts.turn(
                     self._post.name,
                     self._post.queues,
                     take=take,
-                    finished=self._taken.rq_id if self._taken.kind == "job" else "",
+                    finished=finished,
                     outcome=done,
                     queue=self._taken.queue,
-                    seconds=self._seconds,
+                    seconds=seconds,
                 )
+                if seconds:
+                    self._seconds, self._told_at = 0.0, time.monotonic()
+                return taken
             except (RedisError, OSError) as error:
                 if pause == 0.1:
                     logger.warning("%s cannot reach Redis (%s); it tries on.", self._post.name, error)
