@@ -94,6 +94,7 @@ class Coordinator:
     def turn(self) -> int:
         """Waits for outcomes, pokes or the poll, and does what is due; returns how many outcomes it applied."""
         due = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
+        self._recorder.linger()
         entries, poked = self._recorder.read(0 if self._should_stop() else int(due * 1000))
         recorded = self._recorder.record(entries) if entries else None
         polls = self._poll.is_due()
@@ -101,16 +102,19 @@ class Coordinator:
             self._recorder.rewind()
         if polls:
             dispatching.promote_due(self._lease)
-        if polls or poked or (recorded and recorded.has_given_up):
-            self._carry_on()
         told = 0
         if polls or (recorded and recorded.is_for_parents):
             while count := children.tell_parents(self._lease):
                 told += count
-        if polls or poked or told or (recorded and recorded.callbacks):
+        if told or (recorded and recorded.callbacks):
             self._dispatcher.dispatch_callbacks()
         if polls or poked or recorded:
+            # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
             self._dispatcher.dispatch_jobs()
+        if polls or poked or (recorded and recorded.has_given_up):
+            self._carry_on()
+        if polls or poked:
+            self._dispatcher.dispatch_callbacks()
         if polls:
             self._look_after()
         if self._trouble:
