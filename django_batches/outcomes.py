@@ -128,9 +128,9 @@ class Outcome:
         """Raises `ValueError` for text that is no outcome."""
         if isinstance(text, bytes):
             text = text.decode()
-        if text.startswith(_PLAIN):
-            return cls._plain(text, entry_id)
         try:
+            if text.startswith(_PLAIN):
+                return cls._plain(text, entry_id)
             data = json.loads(text)
             return cls(
                 Kind(data["k"]), UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),

@@ -145,7 +145,7 @@ def test_pytest_finds_the_fixture_by_itself_in_another_project(tmp_path):
     made = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "tests.settings", str(tmp_path)],
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, "DATA_DIR": str(tmp_path)},
+        env={**os.environ, "DATA_DIR": str(tmp_path), "DATABASE_URL": ""},
         capture_output=True,
         text=True,
         timeout=120,

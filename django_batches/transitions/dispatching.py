@@ -169,7 +169,8 @@ def _claim(queue: str, rooms: list[tuple[UUID, int]], limit: int) -> list[Claime
             " WHERE c.batch_id = v_batch_id AND c.queue = %s AND c.status = 'created' AND c.batch_id IS NOT NULL"
             " ORDER BY c.position LIMIT v_room) t ORDER BY t.turn, v_batch_id LIMIT %s)"
             f" UPDATE {rows.JOB} j SET status = 'queued', dispatch = j.dispatch + 1 FROM chosen"
-            f" WHERE j.id = chosen.id AND j.status = 'created' RETURNING {_FIELDS}",
+            # Not plainly j.status = 'created': the planner may then read a whole partial index for each chosen row.
+            f" WHERE j.id = chosen.id AND j.status || '' = 'created' RETURNING {_FIELDS}",
             [*params, queue, limit],
         )
         return _claimed(claimed)
