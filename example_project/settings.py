@@ -27,7 +27,9 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "django_batches",
+    "example_project",
     "example_project.shop",
+    "example_project.sorting",
 ]
 
 MIDDLEWARE = [
@@ -95,6 +97,9 @@ CACHES = {
     },
 }
 DJANGO_BATCHES = {"CACHE": "batches", "STATUS_PERMISSION": "example_project.shop.views.may_see"}
+
+FLAKY_RATE = float(os.environ.get("FLAKY_RATE", 1 / 3))
+"""How often the service of the merge sort does not answer, 0.0 to 1.0."""
 
 LOGGING = {
     "version": 1,

@@ -1,0 +1,14 @@
+"""The ledger of the merge sort: independent of the books, so that they can be checked by it."""
+
+from django.db import models
+
+
+class Run(models.Model):
+    """One run of a function as a job. A run that is made twice leaves two rows."""
+
+    job = models.UUIDField()
+    func = models.CharField("function", max_length=20)
+    has_succeeded = models.BooleanField("succeeded")
+
+    def __str__(self) -> str:
+        return f"{self.func} {'succeeded' if self.has_succeeded else 'failed'}"
