@@ -8,7 +8,7 @@ SERVERS := $(BIN)/python -m example_project.servers
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/installed ## the images of a product, one after the other and in a batch, and how long each took
+demo: .venv/installed ## product images, a merge sort and an import in stages, in batches, with what happened
 	$(SERVERS) -- $(BIN)/python manage.py demo
 
 serve: .venv/installed ## the admin with data in it, and a worker, until Ctrl-C

@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "django_batches",
     "example_project",
     "example_project.shop",
+    "example_project.importing",
     "example_project.sorting",
 ]
 
@@ -96,7 +97,7 @@ CACHES = {
         "LOCATION": os.environ.get("REDIS_URL", "redis://localhost:6379/1"),
     },
 }
-DJANGO_BATCHES = {"CACHE": "batches", "STATUS_PERMISSION": "example_project.shop.views.may_see"}
+DJANGO_BATCHES = {"CACHE": "batches", "STATUS_PERMISSION": "example_project.views.may_see"}
 
 FLAKY_RATE = float(os.environ.get("FLAKY_RATE", 1 / 3))
 """How often the service of the merge sort does not answer, 0.0 to 1.0."""

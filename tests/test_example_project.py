@@ -274,31 +274,50 @@ def test_the_servers_end_with_their_command_on_sigterm(environment, tmp_path):
 
 
 def test_the_demo_shows_the_product_and_both_times(environment, photographs):
-    done = python("manage.py", "demo", "--images", photographs, "--workers", 1, env=environment)
+    done = python("manage.py", "demo", "images", "--images", photographs, "--workers", 1, env=environment)
     assert done.returncode == 0, done.stderr
     assert "3 of 3 jobs succeeded" in done.stdout
     assert done.stdout.count("customers see the product") == 2
     assert "times as fast" in done.stdout
 
 
+def test_the_demo_sorts_and_imports_and_says_what_was_run_again(environment):
+    done = python("manage.py", "demo", "sorting", "import", "--numbers", 30, "--workers", 1, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "30 of 30 batches succeeded, 88 of 88 jobs and callbacks." in done.stdout
+    assert "0 runs of a function that had succeeded before." in done.stdout
+    assert "Sorted in" in done.stdout
+    assert "Vatican: ZeroDivisionError" in done.stdout
+    assert "Run again: 1 job. 0 cities were imported again, 1 country was counted again." in done.stdout
+    assert "the report complete" in done.stdout
+
+
+def test_the_demo_refuses_a_part_that_it_does_not_have(environment):
+    done = python("manage.py", "demo", "magic", env=environment)
+    assert (done.returncode, "There is no part magic" in done.stderr) == (1, True)
+
+
 def test_the_demo_says_what_is_missing(environment, photographs, tmp_path):
     (tmp_path / "empty").mkdir()
-    done = python("manage.py", "demo", "--images", tmp_path / "empty", env=environment)
+    done = python("manage.py", "demo", "images", "--images", tmp_path / "empty", env=environment)
     assert (done.returncode, "has no photographs" in done.stderr) == (1, True)
     (photographs / "0.jpg").write_text("no picture")
-    done = python("manage.py", "demo", "--images", photographs, env=environment)
+    done = python("manage.py", "demo", "images", "--images", photographs, env=environment)
     assert (done.returncode, "cannot identify image file" in done.stderr) == (1, True)
     environment["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
-    done = python("manage.py", "demo", "--images", photographs, env=environment)
+    done = python("manage.py", "demo", "images", "--images", photographs, env=environment)
     assert (done.returncode, "Redis does not answer" in done.stderr) == (1, True)
 
 
 def test_serve_runs_the_admin_and_a_worker_until_ctrl_c(environment, photographs):
-    assert python("manage.py", "demo", "--images", photographs, "--workers", 1, env=environment).returncode == 0
+    assert (
+        python("manage.py", "demo", "images", "--images", photographs, "--workers", 1, env=environment).returncode == 0
+    )
     port = free_port()
     command = [sys.executable, "manage.py", "serve", port]
     with running(command, ended_by=signal.SIGINT, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
         assert "Django administration" in page(f"http://127.0.0.1:{port}/admin/", process)
+        assert "Import the cities" in page(f"http://127.0.0.1:{port}/cities/", process)
     assert process.returncode == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), 5)
@@ -318,7 +337,7 @@ def page(url, process):
 
 @pytest.mark.django_db
 def test_the_page_of_the_shop_shows_how_far_the_images_are(client, photographs, media, settings):
-    settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "example_project.shop.views.may_see"}
+    settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "example_project.views.may_see"}
     product = Product.with_photographs("Teapot", find_photographs(photographs))
     assert b"have not been made yet" in client.get("/").content
     batch = make_images_in_batch(product)

@@ -4,8 +4,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from django_batches.models import Batch
-
 from .models import Product
 
 
@@ -14,8 +12,3 @@ def products(request: HttpRequest) -> HttpResponse:
     """All products, with a bar that moves while the images of one are made."""
     found = Product.objects.select_related("image_batch").prefetch_related("images")
     return render(request, "shop/products.html", {"products": found})
-
-
-def may_see(request: HttpRequest, batch: Batch) -> bool:
-    """The setting STATUS_PERMISSION: everybody may see how far the images of a product are, and no other batch."""
-    return Product.objects.filter(image_batch=batch).exists()

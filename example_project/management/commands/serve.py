@@ -1,5 +1,6 @@
 """`manage.py serve`: the example with data in it: its admin and a batchworker, until Ctrl-C."""
 
+import random
 import time
 from argparse import ArgumentParser
 from typing import Any
@@ -9,13 +10,18 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 
-from ....processes import exit_on_signals
-from ....workers import batchworker, check_alive, check_redis, manage
-from ...models import Product
-from ...photographs import draw_photographs
-from ...uploading import make_images_in_batch
+from ...importing.importing import begin_import
+from ...importing.models import Import
+from ...processes import exit_on_signals
+from ...shop.models import Product
+from ...shop.photographs import draw_photographs
+from ...shop.uploading import make_images_in_batch
+from ...sorting.merge_sort import sort_in_batch
+from ...sorting.models import Run
+from ...workers import batchworker, check_alive, check_redis, manage
 
 NAME = PASSWORD = "admin"
+NUMBERS = 100
 
 
 class Command(BaseCommand):
@@ -37,7 +43,7 @@ class Command(BaseCommand):
             self.stdout.write("Both have ended.")
 
     def prepare(self) -> None:
-        """The tables, the user and a product whose images are to be made."""
+        """The tables, the user, and work for the worker: images, numbers to sort, an import that fails at first."""
         call_command("migrate", verbosity=0)
         users = get_user_model().objects
         if not users.filter(username=NAME).exists():
@@ -46,12 +52,17 @@ class Command(BaseCommand):
             self.stdout.write("Drawing ten photographs of 12 megapixels ...")
             photographs = draw_photographs(settings.DATA_DIR / "photographs")
             make_images_in_batch(Product.with_photographs("Teapot", photographs))
+        if not Run.objects.exists():
+            sort_in_batch(random.sample(range(10 * NUMBERS), NUMBERS))
+        if not Import.objects.exists():
+            begin_import()
 
     def serve(self, address: str, workers: int) -> None:
         """Runs both until Ctrl-C, or until one of them ends by itself, which is an error."""
         with batchworker(workers=workers) as worker, manage("runserver", address, "--noreload") as web:
             place = address if ":" in address else f"127.0.0.1:{address}"
             self.stdout.write(f"The admin: http://{place}/admin/ (user {NAME}, password {PASSWORD})")
+            self.stdout.write(f"The shop: http://{place}/, the import: http://{place}/cities/")
             while True:
                 check_alive(worker, web)
                 time.sleep(0.2)

@@ -1,0 +1,79 @@
+"""The demo's third part: an import in stages. One stage fails, is corrected and retried alone."""
+
+import time
+from datetime import datetime
+
+from django.core.management.base import CommandError
+from django.utils import timezone
+
+from django_batches.exceptions import BatchExists
+from django_batches.models import BatchJob
+
+from ..processes import Process
+from ..showing import Show
+from . import source
+from .importing import begin_import
+from .models import City, Country, Import
+
+VATICAN = "VA"
+VATICAN_AREA = 0.44
+"""km². In the data areas are whole numbers, and this one is 0."""
+
+
+def show_import(show: Show) -> None:
+    """Imports all cities, then counts those of each country, then writes the report."""
+    Country.objects.filter(pk=VATICAN).delete()  # a demo before this one has corrected it
+    show.say(f"{len(source.cities()):,} cities of GeoNames in chunks of {source.CHUNK}, then a job per country ...")
+    with show.worker("import") as worker:
+        begun = time.monotonic()
+        try:
+            started = begin_import()
+        except BatchExists as error:
+            raise CommandError(str(error)) from error
+        show.watch_tree(started.cities_batch, worker)
+        tell_stages(show, started)
+        retry(show, started, worker)
+        seconds = time.monotonic() - begun
+    tell_report(show, started, seconds)
+
+
+def tell_stages(show: Show, started: Import) -> None:
+    """Says how the stages ended: whoever waits for the first batch has waited for both."""
+    started.refresh_from_db()
+    if not started.countries_batch:
+        raise CommandError("There is no second stage: the first one has failed.")
+    for stage in (started.cities_batch, started.countries_batch):
+        show.say(f"  “{stage}” {stage.status}: {stage.succeeded} of {stage.total} jobs succeeded.")
+    for job in started.countries_batch.jobs.filter(status="failed"):
+        country = Country.objects.get(pk=job.args[0])
+        show.say(f"  {country}: {job.error}. It has {country.area:g} km² in the data.")
+
+
+def retry(show: Show, started: Import, worker: Process) -> None:
+    """Corrects the country, and retries the first batch: what failed is found below it."""
+    show.say(f"  Corrected to {VATICAN_AREA} km². retry_failed() on the first batch ...")
+    corrected = timezone.now()
+    Country.objects.filter(pk=VATICAN).update(area=VATICAN_AREA)
+    started.cities_batch.retry_failed()
+    show.watch_tree(started.cities_batch, worker)
+    tell_repeated(show, started, corrected)
+
+
+def tell_repeated(show: Show, started: Import, since: datetime) -> None:
+    """Says what has been run again; raises `CommandError` where that is more than it should."""
+    stages = [started.cities_batch_id, started.countries_batch_id]
+    jobs = BatchJob.objects.filter(batch__in=stages, started_at__gte=since).count()
+    cities = City.objects.filter(imported_at__gte=since).count()
+    countries = Country.objects.filter(counted_at__gte=since).count()
+    show.say(f"  Run again: {jobs} job. {cities} cities were imported again, {countries} country was counted again.")
+    if (jobs, cities, countries) != (1, 0, 1):
+        raise CommandError("More than what had failed was run again.")
+
+
+def tell_report(show: Show, started: Import, seconds: float) -> None:
+    started.refresh_from_db()
+    if not (report := started.report):
+        raise CommandError("There is no report.")
+    show.say(f"  {report['cities']:,} cities in {report['countries']} countries. The most: ", end="")
+    show.say(", ".join(f"{name} {cities:,}" for name, cities, _ in report["most_cities"]) + ".")
+    show.say(f"Imported and counted, the report complete, in {seconds:.1f} s.", style="bold")

@@ -1,0 +1,15 @@
+"""Who may see the progress of a batch on the pages of the example."""
+
+from django.db.models import Q
+from django.http import HttpRequest
+
+from django_batches.models import Batch
+
+from .importing.models import Import
+from .shop.models import Product
+
+
+def may_see(request: HttpRequest, batch: Batch) -> bool:
+    """The setting STATUS_PERMISSION: everybody may see the batches of products and of imports, and no others."""
+    imports = Import.objects.filter(Q(cities_batch=batch) | Q(countries_batch=batch))
+    return Product.objects.filter(image_batch=batch).exists() or imports.exists()

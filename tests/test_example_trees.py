@@ -1,0 +1,44 @@
+"""The trees of the example with real workers: the merge sort of 2,000 numbers, and the stages of the import."""
+
+import random
+
+import pytest
+
+from example_project.importing.importing import begin_import
+from example_project.importing.models import City, Country
+from example_project.sorting.merge_sort import figures_of, sort_in_batch, sorted_values
+from example_project.trees import tree_of
+
+NUMBERS = 2_000
+SECONDS = 500
+"""For about 8,000 runs: five times what they take on two free cores."""
+
+
+@pytest.mark.postgresql
+def test_two_thousand_numbers_are_sorted_though_one_call_in_three_fails(start_worker):
+    values = random.sample(range(10 * NUMBERS), NUMBERS)
+    start_worker("--workers", 2)
+    batch = sort_in_batch(values)
+    assert batch.wait(SECONDS)
+    assert sorted_values(batch) == sorted(values)
+    figures = figures_of(batch)
+    assert figures.batches == figures.succeeded_batches == NUMBERS
+    assert figures.jobs == figures.succeeded_jobs == 3 * NUMBERS - 2
+    assert figures.runs == figures.jobs + sum(figures.failed_runs.values())
+    assert figures.repeated_runs == 0
+    # Each is of 1,999 calls a negative binomial: 1,000 failures on average, with a standard deviation of 39.
+    assert all(700 < failed < 1_300 for failed in figures.failed_runs.values())
+
+
+def test_whoever_waits_for_the_first_stage_waits_for_the_last(start_worker):
+    Country.objects.create(pk="VA", name="Vatican", continent="EU", area=0.44, population=921)
+    start_worker("--workers", 2)
+    started = begin_import()
+    assert started.cities_batch.wait(120)
+    started.refresh_from_db()
+    assert [batch.status for batch in tree_of(started.cities_batch)] == ["succeeded", "succeeded"]
+    assert started.report["cities"] == City.objects.count() >= 20_000
+    assert started.report["countries"] == started.countries_batch.total
+    # The callback that opened the second stage ends with it.
+    callback = started.cities_batch.callbacks.get()
+    assert callback.finished_at >= started.countries_batch.finished_at
