@@ -9,25 +9,24 @@ from example_project.importing.models import City, Country
 from example_project.sorting.merge_sort import figures_of, sort_in_batch, sorted_values
 from example_project.trees import tree_of
 
-NUMBERS = 2_000
 SECONDS = 500
-"""For about 8,000 runs: five times what they take on two free cores."""
+"""For about 8,000 runs: twice what they took on two cores that were busy with much else."""
 
 
-@pytest.mark.postgresql
-def test_two_thousand_numbers_are_sorted_though_one_call_in_three_fails(start_worker):
-    values = random.sample(range(10 * NUMBERS), NUMBERS)
+@pytest.mark.parametrize("count", [200, pytest.param(2_000, marks=pytest.mark.postgresql)])
+def test_numbers_are_sorted_though_one_call_in_three_fails(start_worker, count):
+    values = random.sample(range(10 * count), count)
     start_worker("--workers", 2)
     batch = sort_in_batch(values)
     assert batch.wait(SECONDS)
     assert sorted_values(batch) == sorted(values)
     figures = figures_of(batch)
-    assert figures.batches == figures.succeeded_batches == NUMBERS
-    assert figures.jobs == figures.succeeded_jobs == 3 * NUMBERS - 2
+    assert figures.batches == figures.succeeded_batches == count
+    assert figures.jobs == figures.succeeded_jobs == 3 * count - 2
     assert figures.runs == figures.jobs + sum(figures.failed_runs.values())
     assert figures.repeated_runs == 0
-    # Each is of 1,999 calls a negative binomial: 1,000 failures on average, with a standard deviation of 39.
-    assert all(700 < failed < 1_300 for failed in figures.failed_runs.values())
+    # Half as many failures as calls on average; for 199 calls the standard deviation is 12, for 1,999 it is 39.
+    assert all(0.2 * count < failed < 0.8 * count for failed in figures.failed_runs.values())
 
 
 def test_whoever_waits_for_the_first_stage_waits_for_the_last(start_worker):
