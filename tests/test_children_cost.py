@@ -37,7 +37,6 @@ def statements_to_tell(parents, callback):
     return len(made)
 
 
-@pytest.mark.xfail(strict=True, reason="rows.awaiting() is asked per parent, and result_texts() per callback")
 @pytest.mark.django_db
 @pytest.mark.parametrize("callback", [False, True], ids=["a list of results", "the result of a callback"])
 def test_it_takes_as_many_statements_to_tell_many_parents_as_to_tell_few(callback):
