@@ -416,14 +416,21 @@ def test_a_message_is_the_same_after_its_way_through_the_stream():
     (claimed,) = claim(batch)
     now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
     for outcome in (
-        outcome_of(claimed, result=json.dumps("å\ud800"), started_at=now, finished_at=now, worker="w"),
+        outcome_of(claimed, result=json.dumps("å\ud800 x"), started_at=now, finished_at=now, worker="w w"),
+        outcome_of(claimed, result=None, started_at=now, finished_at=now),
         outcome_of(claimed, Kind.FAILED, traceback="tb", is_final=True, was_logged=True),
         outcome_of(claimed, Kind.RETRY, retry_max=3, retry_after=1.5),
     ):
         assert Outcome.loads(outcome.dumps()) == outcome
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"k":"x"}', '{"k":"failed","j":"x","d":1,"b":"y"}', b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[]", "null", '{"k":"x"}', '{"k":"failed","j":"x","d":1,"b":"y"}', b"\xff",
+        "+", "+a 1 b 0 1.0 2.0 null\nw", f"+{'0' * 32} 1 {'0' * 32} 0 1e300 2.0 null\nw",
+    ],
+)  # fmt: skip
 def test_text_that_is_no_outcome_is_said_to_be_none(text):
     with pytest.raises(ValueError):
         Outcome.loads(text)
