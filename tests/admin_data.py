@@ -27,15 +27,16 @@ def user_with(*codenames, name=None, **fields):
 
 
 def batch_of(
-    description="Images", *, succeeded=0, failed=0, cancelled=0, running=0, queued=0, created=0, scheduled=0, **fields
-):
+    description="Images", *, succeeded=0, failed=0, cancelled=0, running=0, queued=0, created=0, scheduled=0, waiting=0,
+    **fields,
+):  # fmt: skip
     """A batch with so many jobs of each status, in the order in which they would have ended."""
     now = timezone.now()
     counts = {
         "succeeded": succeeded, "failed": failed, "cancelled": cancelled,
-        "running": running, "queued": queued, "scheduled": scheduled, "created": created,
+        "running": running, "queued": queued, "scheduled": scheduled, "created": created, "waiting": waiting,
     }  # fmt: skip
-    total, pending = sum(counts.values()), running + queued + created + scheduled
+    total, pending = sum(counts.values()), running + queued + created + scheduled + waiting
     verdict = "failed" if failed or cancelled else "succeeded"
     defaults = {
         "description": description, "queue": "default", "timeout": 180, "total": total, "pending": pending,
@@ -49,6 +50,21 @@ def batch_of(
     batch._state.adding = False
     add_jobs(batch, counts, now)
     return batch
+
+
+def child_of(opener, description="Child", **options):
+    """A batch that a job (or callback) has opened; it is awaited where the job waits."""
+    family = {"parent": opener, "parent_dispatch": opener.dispatch, "is_awaited": opener.status == "waiting"}
+    return batch_of(description, **{**family, **options})
+
+
+def chain(depth, **last):
+    """A batch whose job waits for a batch whose job waits for a batch, and so on; all from the top."""
+    batches = [batch_of("level 0", waiting=1)]
+    for level in range(1, depth + 1):
+        options = {"waiting": 1} if level < depth else last or {"created": 1}
+        batches.append(child_of(batches[-1].jobs.get(), f"level {level}", **options))
+    return batches
 
 
 def add_jobs(batch, counts, now):
@@ -108,6 +124,9 @@ FIELDS = {
     "cancelled": lambda now: {"finished_at": now},
     "running": lambda now: {"dispatch": 1, "worker": "host:batch.2", "started_at": now - timedelta(seconds=30)},
     "queued": lambda now: {"dispatch": 1},
+    "waiting": lambda now: {
+        "dispatch": 1, "worker": "host:batch.2", "started_at": now - timedelta(seconds=30), "waited_at": now,
+    },
     "scheduled": lambda now: {"due_at": now + timedelta(minutes=9)},
 }  # fmt: skip
 

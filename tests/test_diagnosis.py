@@ -14,7 +14,8 @@ from django_batches.models import Lease
 from django_batches.transitions import repairing, rows
 
 from . import tasks
-from .admin_data import batch_of, batchworker_is_there, new_callback
+from .admin_data import batch_of, batchworker_is_there, chain, child_of, new_callback
+from .road import statements
 
 pytestmark = pytest.mark.django_db
 
@@ -174,7 +175,114 @@ def test_a_delete_under_way(redis):
 
 def test_behind_other_batches(workers):
     workers("default")
-    assert codes(batch_of(created=2)) == ["waiting"]
+    assert codes(batch_of(created=2)) == ["behind"]
+
+
+def test_nothing_is_said_of_other_batches_where_nobody_would_take_the_jobs(workers):
+    batch = batch_of(created=2)
+    assert codes(batch) == ["no_worker"]
+    workers("default")
+    Lease.objects.all().delete()
+    assert codes(batch) == ["batchworker"]
+
+
+def test_callbacks_on_a_queue_without_a_worker(workers):
+    batch = batch_of(succeeded=2, open_callbacks=1)
+    new_callback(batch, queue="mail")
+    assert codes(batch) == ["no_worker", "callbacks"]
+
+
+def test_overdue_since(workers):
+    workers("default")
+    late = timezone.now() - timedelta(minutes=2)
+    batch = batch_of(running=1, deadline=240, deadline_at=late)
+    finding = why(batch)[0]
+    assert (finding.code, finding.level, finding.advice) == ("overdue", "warning", "It was given 4 min.")
+    assert codes(batch_of(running=1, deadline=240, deadline_at=timezone.now() + timedelta(minutes=2))) == ["running"]
+
+
+def test_a_job_that_waits_for_a_child_batch(workers):
+    workers("default")
+    batch = batch_of(succeeded=2, waiting=1, created=1)
+    child = child_of(batch.jobs.get(status="waiting"), "merge", succeeded=3, failed=1, running=6)
+    found = {finding.code: finding for finding in why(batch)}
+    assert found["children"].text == "Job 3 waits for its child batch “merge” (running, 4 of 10 jobs)."
+    assert found["children"].batch_id == child.pk and "more_children" not in found
+
+
+def test_a_callback_that_waits_for_a_child_batch(workers):
+    workers("default")
+    batch = batch_of(succeeded=2, open_callbacks=1)
+    callback = new_callback(batch, "success", status="waiting", waited_at=timezone.now())
+    child = child_of(callback, "next stage", succeeded=2, open_callbacks=1)
+    new_callback(child)
+    texts = [finding.text for finding in why(batch)]
+    assert (
+        "A success callback waits for its child batch “next stage” (succeeded, its callbacks have not ended)." in texts
+    )
+
+
+def test_few_children_are_named_and_the_others_counted(workers):
+    workers("default")
+    batch = batch_of(waiting=1000)
+    rows.batches().bulk_create([row_of_child(job) for job in batch.jobs.all()])
+    with statements() as queries:
+        found = why(batch)
+    assert [finding.code for finding in found].count("children") == 3
+    assert "It waits for 997 more child batches." in [finding.text for finding in found]
+    assert len(queries) <= 8, len(queries)
+
+
+def row_of_child(job):
+    now = timezone.now()
+    return Batch(
+        description="x", queue="default", timeout=180, total=1, pending=1, in_flight=1, status="running",
+        sealed_at=now, parent=job, parent_dispatch=job.dispatch, is_awaited=True,
+    )  # fmt: skip
+
+
+def test_a_batch_far_below_that_is_paused(workers):
+    workers("default")
+    batches = chain(12, created=1, is_paused=True)
+    with statements() as queries:
+        finding = why(batches[0])[0]
+    assert (finding.code, finding.level, finding.batch_id) == ("child_paused", "warning", batches[-1].pk)
+    assert finding.text == "Batch “level 12”, 12 levels below, is paused."
+    assert len(queries) <= 20, len(queries)
+    assert why(batches[11])[0].text == "Its child batch “level 12” is paused."
+
+
+def test_a_child_that_was_never_sealed(workers):
+    workers("default")
+    batches = chain(1, created=1, sealed_at=None, status="open")
+    finding = why(batches[0])[0]
+    assert finding.code == "child_open" and "“level 1” was never sealed. Its last job came 6 min" in finding.text
+
+
+def test_many_stuck_children_are_counted(workers):
+    workers("default")
+    batch = batch_of(waiting=5)
+    for job in batch.jobs.all():
+        child_of(job, created=1, is_paused=True)
+    found = why(batch)
+    assert [finding.code for finding in found].count("child_paused") == 3
+    assert "2 more batches below it are paused or were never sealed." in [finding.text for finding in found]
+
+
+def test_a_child_whose_queue_has_no_worker(workers):
+    workers("default")
+    batches = chain(2, created=1, queue="mail")
+    finding = why(batches[0])[0]
+    text = "No worker works on the queue “mail”. Batch “level 2”, 2 levels below, needs one."
+    assert (finding.code, finding.level, finding.text) == ("no_worker", "error", text)
+    assert finding.batch_id == batches[2].pk and finding.advice.endswith("batchworker mail")
+
+
+def test_children_that_nobody_waits_for_any_more_are_not_told(workers):
+    workers("default")
+    batch = batch_of(failed=1, running=1)
+    child_of(batch.jobs.get(status="failed"), created=1, is_paused=True)
+    assert codes(batch) == ["running"]
 
 
 def test_callbacks_that_have_not_ended(workers):

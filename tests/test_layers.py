@@ -18,7 +18,7 @@ LAYERS = [
     ["verbs"],
     ["models", "apps"],
     ["scripts", "execution"],
-    ["diagnosis", "progress", "wording", "templatetags", "coordinator", "audit", "vitals"],
+    ["diagnosis", "family", "progress", "wording", "templatetags", "coordinator", "audit", "vitals"],
     ["worker", "views", "health", "metrics"],
     ["admin", "urls"],
     ["management", "testing"],

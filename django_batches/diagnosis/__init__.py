@@ -4,43 +4,33 @@ It answers quickly and never raises because Redis is away: the rows say most of 
 timeouts, once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from .broker import Asked, Broker, ask
-from .conf import settings
-from .coordinator import lease
-from .progress import state
-from .states import BATCH_ENDED, JOB_ENDED, JobStatus
-from .transitions import dispatching, rows
-from .wording import duration, moment, number
+from ..broker import Asked, Broker, ask
+from ..conf import settings
+from ..coordinator import lease
+from ..progress import state
+from ..states import BATCH_ENDED, JobStatus
+from ..transitions import dispatching, rows
+from ..wording import duration, moment, number
+from .below import Below, named
+from .finding import FRESH, Finding
+from .queues import in_flight, to_run, used
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    from ..models import Batch, Lease
 
-    from .models import Batch, BatchJob, Lease
+__all__ = ["Finding", "in_flight", "is_there", "keeper", "stuck", "to_run", "why"]
 
-FRESH = timedelta(seconds=15)
-"""So long after it was opened a batch may wait for workers that learn of a new queue."""
 MARGIN = timedelta(seconds=5)
 """By how much the clocks of this machine and of the database may differ."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One reason why a batch does not move, or one thing that it waits for."""
-
-    code: str
-    level: str
-    """error: it will not move until somebody does something; warning: somebody has stopped it; info: it waits."""
-    text: str
-    advice: str = ""
 
 
 def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
@@ -50,13 +40,16 @@ def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
     if batch.status in BATCH_ENDED and not batch.finished_at:
         text = _("It is being deleted, in chunks.")
         return [Finding("deleting", "info", text, _("If that was cut off, delete it again: it goes on."))]
-    now = timezone.now()
-    queues = waiting_queues(batch)
-    broker = _broker(batch, queues, asked or ask)
-    findings = [
-        *_everywhere(broker, now), *_deserted(batch, broker, now),
-        *_steering(batch, now), *_waiting(batch, broker, queues, now),
-    ]  # fmt: skip
+    now, below = timezone.now(), Below.of(batch)
+    everyone = [batch, *below.batches]
+    due = to_run(everyone)
+    needs = due | used(everyone)
+    broker = (asked or ask)(sorted({queue for _, queue in needs}))
+    machinery = [*_everywhere(broker, now), *_deserted(batch, below, needs, broker, now)]
+    findings = [*machinery, *_steering(batch, now), *below.stuck(now), *_waiting(batch, now), *below.waits()]
+    is_due = any(key == batch.pk for key, _ in due) and not batch.in_flight
+    if is_due and not machinery and not batch.is_paused:
+        findings.append(Finding("behind", "info", _("Its jobs wait for their place behind those of other batches.")))
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
@@ -74,46 +67,12 @@ def stuck(batches: "Iterable[Batch]", asked: Asked | None = None) -> "Iterator[t
     for batch in batches:
         if state(batch) in ("paused", "deleting"):
             continue
-        broker = _broker(batch, waiting_queues(batch, deserted), asked)
+        needs = to_run([batch], deserted) | used([batch])
+        broker = asked(sorted({queue for _, queue in needs}))
         # Not what it waits for: that costs more, and is never an error.
-        findings = [*everywhere, *_deserted(batch, broker, now), *_steering(batch, now)]
+        findings = [*everywhere, *_deserted(batch, Below(), needs, broker, now), *_steering(batch, now)]
         if errors := [finding for finding in findings if finding.level == "error"]:
             yield batch, errors
-
-
-def _broker(batch: "Batch", waiting: list[str], asked: Callable[[Sequence[str]], Broker]) -> Broker:
-    """What Redis says of the queues on which anything of the batch waits or runs."""
-    return asked(sorted({*waiting, *running_queues(batch), *callback_queues(batch)}))
-
-
-def waiting_queues(batch: "Batch", among: list[str] | None = None) -> list[str]:
-    """The queues on which jobs of the batch wait for their place; index probes, whatever the number of jobs."""
-    if batch.pending <= batch.in_flight:
-        return []
-    queues = dispatching.queues_with_jobs() if among is None else among
-    if not queues:
-        return []
-    table, params = rows.values({"queue": "text"}, [[queue] for queue in queues])
-    found = rows.execute(
-        f"SELECT v_queue FROM {table} WHERE EXISTS (SELECT 1 FROM {rows.JOB} WHERE status = 'created'"
-        " AND batch_id = %s AND queue = v_queue)",
-        [*params, rows.parameter(batch.pk)],
-    )
-    return sorted(queue for (queue,) in found)
-
-
-def running_queues(batch: "Batch") -> set[str]:
-    """The queues on which jobs of the batch are in RQ."""
-    if not batch.in_flight:
-        return set()
-    return set(in_flight(batch).values_list("queue", flat=True)[:1_000])
-
-
-def callback_queues(batch: "Batch") -> set[str]:
-    """The queues of its callbacks that have not ended."""
-    if not batch.open_callbacks:
-        return set()
-    return set(rows.jobs().filter(callback_of=batch).exclude(status__in=JOB_ENDED).values_list("queue", flat=True))
 
 
 def keeper() -> "Lease | None":
@@ -124,11 +83,6 @@ def keeper() -> "Lease | None":
 def is_there(holder: "Lease", now: datetime) -> bool:
     """Whether it has been seen lately."""
     return holder.expires_at + MARGIN >= now
-
-
-def in_flight(batch: "Batch") -> "QuerySet[BatchJob]":
-    """The jobs of the batch that are in RQ. Without an order: PostgreSQL would walk the batch for it."""
-    return rows.jobs().filter(batch=batch, status__in=[JobStatus.QUEUED, JobStatus.RUNNING]).order_by()
 
 
 def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
@@ -152,22 +106,32 @@ def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
     return findings
 
 
-def _deserted(batch: "Batch", broker: Broker, now: datetime) -> list[Finding]:
-    """The queues of the batch on which nobody works."""
-    if broker.error or batch.created_at + FRESH >= now:
-        return []
-    return [_no_worker(queue) for queue, count in broker.workers.items() if not count]
-
-
-def _no_worker(queue: str) -> Finding:
-    text = _("No worker works on the queue “%(queue)s”.") % {"queue": queue}
-    advice = _("Start one: manage.py batchworker %(queue)s") % {"queue": queue}
-    return Finding("no_worker", "error", text, advice)
+def _deserted(
+    batch: "Batch", below: Below, needs: set[tuple[UUID, str]], broker: Broker, now: datetime
+) -> list[Finding]:
+    """The queues without a worker on which it has jobs, or a batch that it waits for."""
+    waiting = {b.pk: b for b in (batch, *below.batches) if b.created_at + FRESH < now}
+    findings = []
+    for queue in sorted(queue for queue, count in broker.workers.items() if not count):
+        keys = sorted(key for key, needed in needs if needed == queue and key in waiting)
+        advice = _("Start one: manage.py batchworker %(queue)s") % {"queue": queue}
+        text = _("No worker works on the queue “%(queue)s”.") % {"queue": queue}
+        if batch.pk in keys:
+            findings.append(Finding("no_worker", "error", text, advice))
+        elif keys:
+            first = waiting[keys[0]]
+            needing = _("%(batch)s needs one.") % {"batch": named(first, below.depth_of(first.pk))}
+            findings.append(Finding("no_worker", "error", f"{text} {needing}", advice, first.pk))
+    return findings
 
 
 def _steering(batch: "Batch", now: datetime) -> list[Finding]:
     """What somebody has asked for, or not yet done."""
     findings = []
+    if batch.deadline_at and batch.deadline_at < now and not batch.finished_at:
+        given = _("It was given %(duration)s.") % {"duration": duration(timedelta(seconds=batch.deadline or 0))}
+        text = _("It is overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
+        findings.append(Finding("overdue", "warning", text, given))
     if batch.cancelled_at:
         text = _("Its cancel was asked for at %(time)s: jobs that run finish first.") % {
             "time": moment(batch.cancelled_at)
@@ -190,10 +154,10 @@ def _steering(batch: "Batch", now: datetime) -> list[Finding]:
     return findings
 
 
-def _waiting(batch: "Batch", broker: Broker, queues: list[str], now: datetime) -> list[Finding]:
+def _waiting(batch: "Batch", now: datetime) -> list[Finding]:
     """What it waits for."""
     findings = []
-    running = in_flight(batch).filter(status=JobStatus.RUNNING) if batch.in_flight else rows.jobs().none()
+    running = in_flight([batch]).filter(status=JobStatus.RUNNING) if batch.in_flight else rows.jobs().none()
     found: list[tuple[datetime, str, int]] = [
         (started_at, worker, position)
         for started_at, worker, position in running.values_list("started_at", "worker", "position")[:1_000]
@@ -217,8 +181,6 @@ def _waiting(batch: "Batch", broker: Broker, queues: list[str], now: datetime) -
     if due:
         text = _("The next attempt is scheduled for %(time)s.") % {"time": moment(due)}
         findings.append(Finding("scheduled", "info", text))
-    if queues and not broker.error and not batch.in_flight and not batch.is_paused:
-        findings.append(Finding("waiting", "info", _("Its jobs wait for their place behind those of other batches.")))
     if batch.finished_at and batch.open_callbacks:
         text = ngettext(
             "%(count)s callback has not ended.", "%(count)s callbacks have not ended.", batch.open_callbacks
