@@ -75,6 +75,11 @@ def state(batch: "Batch") -> str:
     return str(batch.status)
 
 
+def is_overdue(batch: "Batch", now: datetime) -> bool:
+    """Whether it has not ended by its deadline, or had not when that came."""
+    return bool(batch.deadline_at and batch.deadline_at < (batch.finished_at or now))
+
+
 def segments(batch: "Batch") -> list[Segment]:
     """The stretches of its bar, the rest being what waits."""
     counts = {
@@ -158,6 +163,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
         **{name: getattr(batch, name) for name in ("total", "pending", "succeeded", "failed", "cancelled")},
         "progress": round(batch.progress, 4),
         "percent": percent(batch),
+        "is_overdue": is_overdue(batch, now),
         "eta_seconds": round(left.total_seconds()) if left is not None else None,
         "segments": [[segment.name, segment.x, segment.width] for segment in segments(batch)],
         "text": {
@@ -166,6 +172,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
             "percent": _("%(percent)d %%") % {"percent": percent(batch)},
             "failed": number(batch.failed) if batch.failed else "",
             "timing": timing(batch, pace, now),
+            "overdue": _overdue(batch, now),
             "left": duration(left, rough=True) if left is not None else "",
             "rate": rate_text(pace.per_second) if pace.says_something else "",
             "summary": summary(batch),
@@ -178,6 +185,12 @@ def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
     now = timezone.now()
     found = paces(batches, now)
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}
+
+
+def _overdue(batch: "Batch", now: datetime) -> str:
+    if not is_overdue(batch, now):
+        return ""
+    return pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")
 
 
 def _seconds(batch: "Batch", now: datetime) -> float:

@@ -151,7 +151,7 @@ def test_the_jobs_of_each_status_page_by_page_and_back(client):
     batch = batch_of(**COUNTS)
     expected = {
         "": range(455), "failed": range(60, 180), "cancelled": range(180, 250), "succeeded": range(60),
-        "in_flight": range(250, 315), "waiting": range(315, 455),
+        "in_flight": range(250, 315), "to_run": range(315, 455),
     }  # fmt: skip
     for status, wanted in expected.items():
         seen, pages = walk(client, f"{url('jobs', batch)}?status={status}", "next")

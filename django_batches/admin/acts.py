@@ -53,6 +53,18 @@ class Act:
     say: Callable[[int, int], str]
     """The message: how many it changed, how many of those asked for were no longer to be changed."""
     is_dangerous: bool = False
+    below: Promise | None = None
+    """What becomes of child batches; None where nothing does."""
+
+
+RETRY_BELOW = gettext_lazy(
+    "A job that failed by its child batch is not run again: the retry goes on inside that batch, level by level."
+)
+CANCEL_BELOW = gettext_lazy("The child batches of its jobs are cancelled with it, level by level.")
+PAUSE_BELOW = gettext_lazy("Child batches go on: pause them on their own pages.")
+DELETE_BELOW = gettext_lazy(
+    "Its child batches, and those below them, are deleted with it. All of them must have ended."
+)
 
 
 def possible(batch: Batch) -> list[Act]:
@@ -121,7 +133,7 @@ RETRY = Act(
         target.batch.cancelled if target.options.get("include_cancelled") else 0
     ),
     run=lambda target: target.batch.retry_failed(include_cancelled=bool(target.options.get("include_cancelled"))),
-    say=_said_retried,
+    say=_said_retried, below=RETRY_BELOW,
 )  # fmt: skip
 RETRY_GROUP = Act(
     "retry-group", "retry", gettext_lazy("Retry these"),
@@ -130,13 +142,13 @@ RETRY_GROUP = Act(
     is_possible=lambda target: _is_settled(target.batch) and target.group is not None and target.group.count > 0,
     count=lambda target: target.group.count if target.group else 0,
     run=lambda target: target.failures.retry(),
-    say=_said_retried,
+    say=_said_retried, below=RETRY_BELOW,
 )  # fmt: skip
 RETRY_JOB = Act(
     "retry-job", "retry", gettext_lazy("Retry"),
     gettext_lazy("Run this job again?"),
     RETRY.explanation,
-    is_possible=_can_retry_job, count=lambda target: 1, run=_retry_job, say=_said_retried,
+    is_possible=_can_retry_job, count=lambda target: 1, run=_retry_job, say=_said_retried, below=RETRY_BELOW,
 )  # fmt: skip
 CANCEL = Act(
     "cancel", "cancel", gettext_lazy("Cancel"),
@@ -145,7 +157,7 @@ CANCEL = Act(
     is_possible=lambda target: target.batch.finished_at is None and not target.batch.cancelled_at,
     count=lambda target: target.batch.pending - target.batch.in_flight,
     run=lambda target: target.batch.cancel(target.options.get("reason", "")),
-    say=_said_cancelled, is_dangerous=True,
+    say=_said_cancelled, is_dangerous=True, below=CANCEL_BELOW,
 )  # fmt: skip
 CANCEL_JOB = Act(
     "cancel-job", "cancel", gettext_lazy("Cancel"),
@@ -161,6 +173,7 @@ PAUSE = Act(
     count=lambda target: target.batch.pending - target.batch.in_flight,
     run=lambda target: int(target.batch.pause()),
     say=lambda count, skipped: str(PAUSED if count else NOT_PAUSED),
+    below=PAUSE_BELOW,
 )  # fmt: skip
 RESUME = Act(
     "resume", "cancel", gettext_lazy("Resume"),
@@ -188,7 +201,7 @@ DELETE = Act(
     gettext_lazy("Its jobs, results and failures are gone for good. Large batches go in chunks."),
     is_possible=_can_delete, count=lambda target: target.batch.total, run=_delete,
     say=lambda count, skipped: str(DELETED if count else NOT_DELETED),
-    is_dangerous=True,
+    is_dangerous=True, below=DELETE_BELOW,
 )  # fmt: skip
 
 WHOLE = (RETRY, RESUME, PAUSE, SEAL, CANCEL, DELETE)

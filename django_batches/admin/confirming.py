@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy
 
 from ..models import Batch
-from . import acts
+from . import acts, below
 from .acts import Act, Target
 from .permissions import PermissionsMixin
 
@@ -80,6 +80,7 @@ class ConfirmingMixin(PermissionsMixin):
             "count": act.count(target),
             "cancelled": target.batch.cancelled if act is acts.RETRY else 0,
             "asks_reason": act is acts.CANCEL,
+            "below": below.note(act, target) if "selected" not in context else str(act.below or ""),
             **context,
         }
         return TemplateResponse(request, "admin/django_batches/batch/confirm.html", context)

@@ -1,22 +1,99 @@
 """The filters of the list. None asks the database for the distinct values of a column."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.contrib.admin import SimpleListFilter
-from django.db.models import Exists, OuterRef, QuerySet
+from django.contrib.admin.views.main import SEARCH_VAR
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..models import Batch, TimeBucket
+from .. import family
+from ..models import Batch, BatchJob, TimeBucket
 
 RECENT = 1_000
 """The newest batches, whose queues the filter offers."""
 STILL = timedelta(minutes=5)
 """A batch in which nothing has ended for so long does not move."""
+
+
+class LevelFilter(SimpleListFilter):
+    """Child batches are part of what opened them: the list shows them where one asks for them, or looks for a batch."""
+
+    title = _("level")
+    parameter_name = "level"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        self.is_looking = bool(request.GET.get(SEARCH_VAR) or request.GET.get(InsideFilter.parameter_name))
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        return [("top", _("top level only")), ("child", _("child batches only")), ("all", _("all"))]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """Without the "All" of other filters, which would be the default."""
+        for value, word in self.lookup_choices:
+            query = changelist.get_query_string({self.parameter_name: value})
+            yield {"selected": self.chosen() == value, "query_string": query, "display": word}
+
+    def chosen(self) -> str:
+        given = self.value()
+        if given in ("top", "child", "all"):
+            return given
+        return "all" if self.is_looking else "top"
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
+        chosen = self.chosen()
+        return queryset if chosen == "all" else queryset.filter(parent__isnull=chosen == "top")
+
+
+class InsideFilter(SimpleListFilter):
+    """The child batches of one batch, or of one of its jobs or callbacks; offered by its page alone."""
+
+    title = _("child batches of")
+    parameter_name = "inside"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        self.batch: Batch | None = None
+        self.job: BatchJob | None = None
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        given = self.value()
+        if not given:
+            return []
+        try:
+            key = UUID(given)
+        except ValueError:
+            return [(given, "?")]
+        self.batch = model_admin.get_queryset(request).filter(pk=key).first()
+        if self.batch is None:
+            self.job = BatchJob.objects.filter(pk=key).only("func", "position").first()
+        return [(given, self.batch or self.job or "?")]
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
+        if not self.value():
+            return queryset
+        if self.job:
+            return queryset.filter(parent=self.job)
+        return family.inside(queryset, [self.batch.pk]) if self.batch else queryset.none()
+
+
+class DeadlineFilter(SimpleListFilter):
+    title = _("deadline")
+    parameter_name = "deadline"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        return [("overdue", _("overdue")), ("late", _("ended late"))]
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
+        if self.value() == "overdue":
+            return queryset.filter(finished_at=None, deadline_at__lt=timezone.now())
+        return queryset.filter(finished_at__gt=F("deadline_at")) if self.value() == "late" else queryset
 
 
 class QueueFilter(SimpleListFilter):

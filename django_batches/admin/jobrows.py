@@ -1,15 +1,40 @@
 """A job as the pages show it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
+from django.db.models import QuerySet
 from django.db.models.functions import Left
 
-from ..models import BatchJob
+from .. import family
+from ..models import Batch, BatchJob
+from ..progress import STATES, state
 from ..querysets import BatchJobQuerySet
 from ..states import WAITING_HERE, JobStatus
+from ..transitions.children import unsuccessful
 from ..wording import duration
+
+FEW = 3
+"""Child batches that a job shows."""
+FAILED_BY_CHILD = "django_batches.child_failed"
+"""The error type of a job that failed because of its child batch."""
+
+
+@dataclass(frozen=True)
+class ChildLink:
+    """A child batch as the row of the job shows it that opened it."""
+
+    batch: Batch
+
+    @property
+    def state(self) -> str:
+        return state(self.batch)
+
+    @property
+    def word(self) -> str:
+        return str(STATES[self.state])
 
 
 @dataclass(frozen=True)
@@ -25,6 +50,9 @@ class JobRow:
     duration: str
     headline: str
     """The last line of the error, which says most."""
+    children: Sequence[ChildLink] = ()
+    """The first of the child batches that its last run opened."""
+    more_children: int = 0
 
     @property
     def can_retry(self) -> bool:
@@ -34,8 +62,17 @@ class JobRow:
     def can_cancel(self) -> bool:
         return self.job.status in WAITING_HERE
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for its child batches."""
+        return self.job.status == JobStatus.WAITING
+
+    @property
+    def failed_by_child(self) -> bool:
+        return self.job.error_type == FAILED_BY_CHILD
+
     @classmethod
-    def of(cls, job: BatchJob, now: datetime) -> "JobRow":
+    def of(cls, job: BatchJob, now: datetime, children: Sequence[Batch] = (), more_children: int = 0) -> "JobRow":
         """`job` comes from `light`."""
         took = ""
         if job.started_at:
@@ -46,7 +83,26 @@ class JobRow:
             result=_cut(job.shown_result),  # type: ignore[attr-defined]
             duration=took,
             headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
+            children=[ChildLink(batch) for batch in children],
+            more_children=more_children,
         )
+
+
+def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]") -> list[JobRow]:
+    """The rows of jobs from `light`, with their child batches among those that the user may see."""
+    opened = family.opened_by(visible, jobs)
+    failed = [(job.pk, job.dispatch) for job in jobs if job.error_type == FAILED_BY_CHILD and job.pk in opened]
+    for key, reasons in unsuccessful(failed).items() if failed else ():
+        guilty = {reason.batch_id for reason in reasons}
+        opened[key] = [child for child in opened[key] if child.batch_id in guilty] or opened[key]
+    chosen = [child.batch_id for children in opened.values() for child in children[:FEW]]
+    batches = visible.in_bulk(chosen) if chosen else {}
+    found = []
+    for job in jobs:
+        children = opened.get(job.pk, [])
+        shown = [batches[child.batch_id] for child in children[:FEW] if child.batch_id in batches]
+        found.append(JobRow.of(job, now, shown, len(children) - len(children[:FEW])))
+    return found
 
 
 def light(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":

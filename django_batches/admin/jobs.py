@@ -15,13 +15,15 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from ..diagnosis import in_flight, waiting_queues
+from .. import family
+from ..diagnosis import in_flight, to_run
 from ..models import Batch, BatchJob
 from ..querysets import BatchJobQuerySet
 from ..states import JobStatus
 from ..wording import number
 from .acting import ActingMixin
-from .jobrows import JobRow, light
+from .counters import counters
+from .jobrows import light, rows_of
 
 SIZE = 50
 """Jobs on a page."""
@@ -60,7 +62,7 @@ class Asked:
         return "?" + urlencode({key: value for key, value in found.items() if value not in (None, "")})
 
 
-_STATUSES = ("", "failed", "in_flight", "waiting", "succeeded", "cancelled")
+_STATUSES = ("", "failed", "in_flight", "to_run", "waiting", "succeeded", "cancelled")
 
 
 class JobsMixin(ActingMixin):
@@ -83,7 +85,7 @@ class JobsMixin(ActingMixin):
             "asked": asked,
             "group": batch.failure_groups.filter(fingerprint=asked.fingerprint).first() if asked.fingerprint else None,
             "tabs": _tabs(batch, asked),
-            "rows": [JobRow.of(job, now) for job in jobs],
+            "rows": rows_of(jobs, now, self.get_queryset(request)),
             "links": links,
             "may_retry": self.may(request, "retry", batch),
             "may_cancel": self.may(request, "cancel", batch),
@@ -102,9 +104,11 @@ def page_of(batch: Batch, asked: Asked) -> tuple[list[BatchJob], int | None]:
     if asked.status in ("failed", "cancelled"):
         return _along(jobs.filter(status=asked.status), asked), None
     if asked.status == "in_flight":
-        return _chosen(jobs, in_flight(batch).values_list("position", flat=True)[:10_000], asked), None
+        return _chosen(jobs, in_flight([batch]).values_list("position", flat=True)[:10_000], asked), None
     if asked.status == "waiting":
-        return _waiting(batch, jobs, asked), None
+        return _along(jobs.filter(pk__in=family.waiting_jobs(batch).values("pk")), asked), None
+    if asked.status == "to_run":
+        return _to_run(batch, jobs, asked), None
     if asked.status == "succeeded":
         return _within_a_stretch(batch, jobs.filter(status=JobStatus.SUCCEEDED), asked)
     return _along(jobs, asked), None
@@ -136,10 +140,10 @@ def _chosen(jobs: BatchJobQuerySet, positions: Any, asked: Asked) -> list[BatchJ
     return list(jobs.filter(position__in=chosen).order_by("position"))
 
 
-def _waiting(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
+def _to_run(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
     """Those that wait for their place, per queue, and those that wait for their time: each by an index."""
     found = _along(jobs.filter(status=JobStatus.SCHEDULED), asked)
-    for queue in waiting_queues(batch):
+    for _key, queue in to_run([batch]):
         found += _along(jobs.filter(status=JobStatus.CREATED, queue=queue), asked)
     found.sort(key=lambda job: job.position)
     return found[-(SIZE + 1) :] if asked.before is not None else found[: SIZE + 1]
@@ -177,16 +181,12 @@ def _links(batch: Batch, asked: Asked, jobs: list[BatchJob], further: int | None
 
 def _tabs(batch: Batch, asked: Asked) -> list[dict[str, Any]]:
     """The filters with the batch's own counts."""
-    moving = min(batch.in_flight, batch.pending)
-    words = [
-        ("", _("all"), batch.total),
-        ("failed", _("failed"), batch.failed),
-        ("in_flight", _("running or queued"), moving),
-        ("waiting", _("waiting"), batch.pending - moving),
-        ("succeeded", _("succeeded"), batch.succeeded),
-        ("cancelled", _("cancelled"), batch.cancelled),
-    ]
     is_tab = asked.fingerprint is None and not asked.job
+    found = counters(batch)
+    tabs = [("", _("all"), batch.total)]
+    for name in _STATUSES[1:]:
+        if name in found:
+            tabs.append((name, found[name].word, found[name].count))
     return [
         {
             "name": name or "all",
@@ -195,7 +195,7 @@ def _tabs(batch: Batch, asked: Asked) -> list[dict[str, Any]]:
             "url": Asked(name).address(),
             "is_current": is_tab and asked.status == name,
         }
-        for name, word, count in words
+        for name, word, count in tabs
     ]
 
 

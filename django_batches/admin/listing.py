@@ -18,12 +18,22 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
+from .. import family
 from ..models import Batch, BatchJob
 from ..progress import snapshots
 from ..views import LIMIT
 from .acting import action
-from .filters import CreatedFilter, FailuresFilter, MovesFilter, QueueFilter
+from .filters import (
+    CreatedFilter,
+    DeadlineFilter,
+    FailuresFilter,
+    InsideFilter,
+    LevelFilter,
+    MovesFilter,
+    QueueFilter,
+)
 from .permissions import PermissionsMixin
+from .trees import Step
 
 DEEPEST = 10_000
 """Batches that the list counts and pages through; older ones are found by search and filters."""
@@ -41,7 +51,9 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 class ListMixin(PermissionsMixin):
     list_display = ("name", "state", "bar", "failures", "time")
     list_display_links = ("name",)
-    list_filter = ("status", QueueFilter, CreatedFilter, FailuresFilter, MovesFilter)
+    list_filter = (
+        "status", LevelFilter, InsideFilter, QueueFilter, CreatedFilter, FailuresFilter, DeadlineFilter, MovesFilter,
+    )  # fmt: skip
     list_per_page = 50
     list_max_show_all = LIMIT
     ordering = ("-pk",)
@@ -59,12 +71,17 @@ class ListMixin(PermissionsMixin):
         js = [Script("django_batches/batches.js", type="module")]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Gives each batch of the page what its columns show, from one query for all of them."""
+        """Gives each batch of the page what its columns show, from few queries for all of them."""
         changelist = super().get_changelist_instance(request)
         changelist.result_list = list(changelist.result_list)
         shown = snapshots(changelist.result_list)
         for batch in changelist.result_list:
             batch.shown = shown[str(batch.pk)]
+        openers = family.openers(changelist.result_list)
+        owners = self.get_queryset(request).in_bulk({opener.owner_id for opener in openers.values()}) if openers else {}
+        for batch in changelist.result_list:
+            opener = openers.get(batch.pk)
+            batch.step = Step(owners[opener.owner_id], opener) if opener and opener.owner_id in owners else None
         return changelist
 
     def get_search_results(
@@ -85,15 +102,17 @@ class ListMixin(PermissionsMixin):
 
     @admin.display(description=_("batch, queue"))
     def name(self, batch: Batch) -> SafeString:
-        shown = batch.description or "—"
+        shown, step = batch.description or "—", batch.step  # type: ignore[attr-defined]
+        of = _("opened by %(job)s of “%(batch)s”") % {"job": step.by, "batch": step.batch} if step else ""
         return format_html(
-            '{} <span class="batch-sub"><span class="batch-id">{}</span> <span>{}</span></span>',
-            shown, str(batch.pk)[-8:], batch.queue,
+            '{} <span class="batch-sub"><span class="batch-id">{}</span> <span>{}</span>'
+            '<span class="batch-sub__of">{}</span></span>',
+            shown, str(batch.pk)[-8:], batch.queue, of,
         )  # fmt: skip
 
     @admin.display(description=_("status"))
     def state(self, batch: Batch) -> str:
-        return self._cell("badge", batch)
+        return self._cell("state", batch)
 
     @admin.display(description=_("progress"))
     def bar(self, batch: Batch) -> str:

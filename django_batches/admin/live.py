@@ -35,4 +35,7 @@ class LiveMixin(ActingMixin):
         batch = self.batch_of(request, object_id)
         context = panels(self, request, batch)
         drawn = {name: render_to_string(template, context, request) for name, template in PANELS.items()}
-        return JsonResponse({"batches": {str(batch.pk): context["shown"]}, "panels": drawn})
+        shown = {str(batch.pk): context["shown"]}
+        if context["tree"]:
+            shown = {**context["tree"].shown, **shown}
+        return JsonResponse({"batches": shown, "panels": drawn})

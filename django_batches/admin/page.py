@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from ..models import Batch
 from ..wording import duration, number
-from . import acts
+from . import acts, trees
 from .acting import ActingMixin
 from .panels import backoff, metadata, panels
 
@@ -42,6 +42,7 @@ class PageMixin(ActingMixin):
                     if self.may(request, act.permission, batch)
                 ],
                 "metadata": metadata(batch),
+                "trail": trees.trail(batch, self.get_queryset(request)),
                 "facts": _facts(batch),
             }
         return super().change_view(request, object_id, form_url, context)
@@ -66,5 +67,6 @@ def _limits(batch: Batch) -> list[tuple[str, str]]:
         (_("No retry after"), ", ".join(json.loads(batch.no_retry))),
         (_("Concurrency"), str(batch.concurrency or "")),
         (_("Failures allowed"), "" if batch.max_failures is None else str(batch.max_failures)),
+        (_("Deadline"), duration(timedelta(seconds=batch.deadline)) if batch.deadline is not None else ""),
         (_("Key"), batch.key),
     ]

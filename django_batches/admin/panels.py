@@ -14,9 +14,10 @@ from ..diagnosis import why
 from ..models import Batch, BatchJob, FailureGroup
 from ..progress import Pace, paces, snapshot
 from ..states import JOB_ENDED, JobStatus
-from ..wording import duration, number, pauses
-from . import acts, timeline
-from .jobrows import JobRow, light
+from ..wording import duration, pauses
+from . import acts, timeline, trees
+from .counters import counters
+from .jobrows import JobRow, light, rows_of
 
 if TYPE_CHECKING:
     from .permissions import PermissionsMixin
@@ -28,9 +29,8 @@ CALLBACKS = 30
 LONGEST = 20_000
 """Characters of metadata that are shown."""
 _FOLDER = "admin/django_batches/batch/panels"
-PANELS = {
-    name: f"{_FOLDER}/{name}.html" for name in ("progress", "why", "timeline", "failures", "callbacks", "milestones")
-}
+_NAMES = ("progress", "why", "children", "timeline", "failures", "callbacks", "milestones")
+PANELS = {name: f"{_FOLDER}/{name}.html" for name in _NAMES}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Milestone:
     name: str
     moment: datetime | None
     state: str = ""
-    """failed, succeeded, cancelled or nothing: its colour."""
+    """failed, succeeded, cancelled, planned (its moment is still to come) or nothing: its colour."""
     note: str = ""
 
 
@@ -48,14 +48,17 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
     """Everything that the panels of a batch need; a constant number of queries."""
     now = timezone.now()
     pace = paces([batch], now).get(batch.pk, Pace())
-    callbacks = [JobRow.of(job, now) for job in _callbacks(batch)]
+    visible = admin.get_queryset(request)
+    callbacks = rows_of(_callbacks(batch), now, visible)
+    tree = trees.of(batch, visible, now)
     groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[: GROUPS + 1])
     may_retry = admin.may(request, "retry", batch)
     return {
         "batch": batch,
         "admin_name": admin.admin_site.name,
         "shown": snapshot(batch, pace, now),
-        "counters": counters(batch),
+        "counters": counters(batch).values(),
+        "tree": tree,
         "findings": why(batch),
         "timeline": timeline.draw(batch),
         "groups": groups[:GROUPS],
@@ -68,19 +71,6 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
         "may_see_arguments": admin.may(request, "arguments", batch),
         "can_retry": may_retry and acts.RETRY.is_possible(acts.Target(batch)),
     }
-
-
-def counters(batch: Batch) -> list[dict[str, Any]]:
-    """The numbers under the bar, which add up to the total, each with the status filter of its jobs."""
-    in_flight = min(batch.in_flight, batch.pending)
-    found = [
-        ("succeeded", _("succeeded"), batch.succeeded),
-        ("failed", _("failed"), batch.failed),
-        ("cancelled", _("cancelled"), batch.cancelled),
-        ("in_flight", _("running or queued"), in_flight),
-        ("waiting", _("waiting"), batch.pending - in_flight),
-    ]
-    return [{"name": name, "word": word, "count": number(count), "is_zero": not count} for name, word, count in found]
 
 
 def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
@@ -98,6 +88,10 @@ def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
         found.append(Milestone(_("First failure"), failure["finished_at"], "failed", note))
     if batch.cancelled_at:
         found.append(Milestone(_("Cancel asked"), batch.cancelled_at, "cancelled", batch.reason))
+    if batch.deadline_at:
+        is_missed = batch.deadline_at < (batch.finished_at or timezone.now())
+        note = _("missed") if is_missed else _("kept") if batch.finished_at else ""
+        found.append(Milestone(_("Deadline"), batch.deadline_at, "failed" if is_missed else "planned", note))
     ended = ""
     if batch.finished_at:
         ended = duration(batch.finished_at - (batch.started_at or batch.created_at))

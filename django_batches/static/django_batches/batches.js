@@ -69,7 +69,8 @@ class Feed {
     }
     const before = this.states.get(batch.id) || document.querySelector(`[data-batch-bar][data-batch="${CSS.escape(batch.id)}"]`)?.dataset.batchState;
     this.states.set(batch.id, batch.state);
-    if (before && before !== batch.state) announce(batch);
+    const isAsked = this.bars.some((bar) => bar.dataset.batch === batch.id); // not those of a tree: too many words
+    if (before && before !== batch.state && isAsked) announce(batch);
     for (const bar of this.bars) {
       if (bar.dataset.batch !== batch.id) continue;
       bar.dataset.batchState = batch.state;
@@ -116,9 +117,9 @@ function showPanel(name, html) {
   if (panel.contains(document.activeElement) || panel.matches(":hover:has(a:hover)") || panel.querySelector("details[open]") || isSelected) return;
   const drawn = document.createElement("template");
   drawn.innerHTML = html;
-  const old = panel.querySelector("[data-batch-bar]");
-  const fresh = drawn.content.querySelector("[data-batch-bar]");
-  if (old && fresh) {
+  for (const old of panel.querySelectorAll("[data-batch-bar]")) {
+    const fresh = drawn.content.querySelector(`[data-batch-bar][data-batch="${CSS.escape(old.dataset.batch)}"]`);
+    if (!fresh) continue;
     // The bar on the page stays, so that it glides; whether it goes on asking is the new one's to say.
     if (!fresh.hasAttribute("data-batch-live")) old.removeAttribute("data-batch-live");
     fresh.replaceWith(old);

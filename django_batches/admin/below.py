@@ -1,0 +1,56 @@
+"""What a confirmation page says of the batches below, with counts as far as they are cheap."""
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from .. import family
+from ..models import Batch
+from ..transitions import rows
+from ..wording import number
+from . import acts
+from .acts import Act, Target
+from .jobrows import FAILED_BY_CHILD
+
+MOST = 1_000
+"""Batches below that are counted."""
+
+
+def note(act: Act, target: Target) -> str:
+    """What the act does to child batches; empty where there are none."""
+    if act.below is None:
+        return ""
+    if act.permission == "retry":
+        counted = _retried(target)
+    elif act is acts.DELETE:
+        counted = _below(target.batch, Q())
+    else:
+        counted = _below(target.batch, Q(finished_at=None))
+    found = [str(act.below), counted] if counted else []
+    if act.permission == "retry" and target.batch.parent_id and not target.batch.is_awaited:
+        found.append(_("It is a child batch: the jobs above that failed by it wait for it again."))
+    return " ".join(found)
+
+
+def _retried(target: Target) -> str:
+    """The jobs concerned that failed by their child batches, by the groups of failures."""
+    if target.job:
+        return _("This job is one of those.") if target.job.error_type == FAILED_BY_CHILD else ""
+    groups = target.batch.failure_groups.filter(error_type=FAILED_BY_CHILD)
+    if target.group:
+        groups = groups.filter(pk=target.group.pk)
+    count = sum(groups.values_list("count", flat=True))
+    return _of(count, ngettext("%(count)s job is one of those.", "%(count)s jobs are of those.", count))
+
+
+def _below(batch: Batch, chosen: Q) -> str:
+    """How many batches below it are concerned."""
+    found = rows.batches().filter(chosen).order_by().only("pk")
+    count = sum(len(level) for level in family.levels(batch.pk, found, MOST + 1))
+    if count > MOST:
+        return _of(MOST, _("They are more than %(count)s."))
+    return _of(count, ngettext("It is %(count)s batch.", "They are %(count)s batches.", count))
+
+
+def _of(count: int, text: str) -> str:
+    return text % {"count": number(count)} if count else ""
