@@ -406,3 +406,15 @@ def detach():
     with Batch.open(parent=None) as batch:
         batch.enqueue(boom)
     return str(batch.pk)
+
+
+def two_children():
+    for description, job in (("good", ok), ("bad", boom)):
+        with Batch.open(description) as batch:
+            batch.enqueue(job)
+
+
+def in_chunks(chunks, seconds, count):
+    for chunk in range(chunks):
+        with Batch.open(f"chunk {chunk}") as batch:
+            batch.map(sleepy, [seconds] * count)

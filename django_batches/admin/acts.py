@@ -153,7 +153,7 @@ RETRY_JOB = Act(
 CANCEL = Act(
     "cancel", "cancel", gettext_lazy("Cancel"),
     gettext_lazy("Cancel this batch?"),
-    gettext_lazy("Jobs that wait end at once. Jobs that run finish, and count as what they become."),
+    gettext_lazy("Jobs that have not started end at once. Jobs that run finish, and count as what they become."),
     is_possible=lambda target: target.batch.finished_at is None and not target.batch.cancelled_at,
     count=lambda target: target.batch.pending - target.batch.in_flight,
     run=lambda target: target.batch.cancel(target.options.get("reason", "")),

@@ -35,21 +35,22 @@ def note(act: Act, target: Target) -> str:
 def _retried(target: Target) -> str:
     """The jobs concerned that failed by their child batches, by the groups of failures."""
     if target.job:
-        return _("This job is one of those.") if target.job.error_type == FAILED_BY_CHILD else ""
+        return _("This concerns this job.") if target.job.error_type == FAILED_BY_CHILD else ""
     groups = target.batch.failure_groups.filter(error_type=FAILED_BY_CHILD)
     if target.group:
         groups = groups.filter(pk=target.group.pk)
     count = sum(groups.values_list("count", flat=True))
-    return _of(count, ngettext("%(count)s job is one of those.", "%(count)s jobs are of those.", count))
+    return _of(count, ngettext("This concerns %(count)s job.", "This concerns %(count)s jobs.", count))
 
 
 def _below(batch: Batch, chosen: Q) -> str:
-    """How many batches below it are concerned."""
+    """How many batches below it that concerns."""
     found = rows.batches().filter(chosen).order_by().only("pk")
     count = sum(len(level) for level in family.levels(batch.pk, found, MOST + 1))
     if count > MOST:
-        return _of(MOST, _("They are more than %(count)s."))
-    return _of(count, ngettext("It is %(count)s batch.", "They are %(count)s batches.", count))
+        return _of(MOST, _("This concerns more than %(count)s batches below it."))
+    text = ngettext("This concerns %(count)s batch below it.", "This concerns %(count)s batches below it.", count)
+    return _of(count, text)
 
 
 def _of(count: int, text: str) -> str:

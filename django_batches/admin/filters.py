@@ -32,7 +32,7 @@ class LevelFilter(SimpleListFilter):
         super().__init__(request, params, model, model_admin)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("top", _("top level only")), ("child", _("child batches only")), ("all", _("all"))]
+        return [("top", _("top level")), ("child", _("child batches")), ("all", _("all levels"))]
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         """Without the "All" of other filters, which would be the default."""

@@ -103,7 +103,7 @@ class ListMixin(PermissionsMixin):
     @admin.display(description=_("batch, queue"))
     def name(self, batch: Batch) -> SafeString:
         shown, step = batch.description or "—", batch.step  # type: ignore[attr-defined]
-        of = _("opened by %(job)s of “%(batch)s”") % {"job": step.by, "batch": step.batch} if step else ""
+        of = _("%(job)s of “%(batch)s”") % {"job": step.by, "batch": step.batch} if step else ""
         return format_html(
             '{} <span class="batch-sub"><span class="batch-id">{}</span> <span>{}</span>'
             '<span class="batch-sub__of">{}</span></span>',

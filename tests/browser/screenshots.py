@@ -15,10 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from django_batches.connection import Keys, client
-from django_batches.models import FailureGroup, TimeBucket
+from django_batches.models import Batch, FailureGroup, TimeBucket
 from django_batches.outcomes import fingerprint
 from django_batches.transitions import rows
-from tests.admin_data import batch_of, batchworker_is_there, new_callback
+from tests.admin_data import batch_of, batchworker_is_there, child_of, new_callback
 from tests.browser.chromium import browser
 
 FOLDER = Path(os.environ.get("SCREENSHOTS", "docs/images"))
@@ -39,12 +39,15 @@ MIDDLEWARE = ["tests.browser.csp.strict_policy", *settings.MIDDLEWARE]
 class Screenshots(StaticLiveServerTestCase):
     def runTest(self):
         FOLDER.mkdir(parents=True, exist_ok=True)
-        main = fill()
+        main, top = fill(), fill_tree()
+        middle = Batch.objects.get(description="Cities of Europe")
         user = get_user_model().objects.create_superuser("ada", password="ada")
         pages = {
             "list": reverse("admin:django_batches_batch_changelist"),
             "batch": reverse("admin:django_batches_batch_change", args=[main.pk]),
             "jobs": reverse("admin:django_batches_batch_jobs", args=[main.pk], query={"status": "failed"}),
+            "tree": reverse("admin:django_batches_batch_change", args=[top.pk]),
+            "child": reverse("admin:django_batches_batch_change", args=[middle.pk]),
             "confirm": reverse("admin:django_batches_batch_act", args=[main.pk, "retry"]),
         }
         visitor = Client()
@@ -99,6 +102,38 @@ def fill():
     )
     main.refresh_from_db()
     return main
+
+
+def fill_tree():
+    """An import in batches of batches, late; returns the topmost."""
+    now = timezone.now()
+    ago = {"created_at": now - timedelta(minutes=34), "sealed_at": now - timedelta(minutes=34),
+           "started_at": now - timedelta(minutes=33)}  # fmt: skip
+    deadline = {"deadline": 1800, "deadline_at": now - timedelta(minutes=4), "overdue_at": now - timedelta(minutes=4)}
+    top = batch_of(
+        "Import of all cities", succeeded=2, failed=1, waiting=24, created=2, queue="imports", **ago, **deadline
+    )
+    names = ["Cities of Europe", "Cities of Africa", "Cities of Asia"]
+    waiting = list(top.jobs.filter(status="waiting"))
+    for index, job in enumerate(waiting):
+        name = names[index] if index < len(names) else f"Cities of region {index}"
+        job_counts = {"succeeded": 310 + 7 * index, "created": 12 * index, "waiting": 2 if index in (0, 2) else 0}
+        child = child_of(job, name, queue="imports", **job_counts, **ago)
+        for place, inner in enumerate(child.jobs.filter(status="waiting")):
+            counts = {"created": 40, "is_paused": True} if place else {"succeeded": 61, "running": 3}
+            deeper = child_of(inner, f"Chunk {place + 1} of {name}", queue="imports", **counts, **ago)
+            if not place:
+                rows.jobs().filter(batch=deeper, position=62).update(status="waiting", waited_at=now)
+                child_of(deeper.jobs.get(position=62), "Lookup of time zones", queue="imports", running=1, **ago)
+    failed = top.jobs.get(status="failed")
+    rows.jobs().filter(batch=top).update(func="shop.tasks.import_region")
+    rows.jobs().filter(pk=failed.pk).update(error_type="django_batches.child_failed", traceback="", dispatch=1,
+        error="Its child batch “Cities of Oceania” failed.")  # fmt: skip
+    failed.refresh_from_db()
+    child_of(failed, "Cities of Oceania", succeeded=118, failed=2, queue="imports", **ago)
+    FailureGroup.objects.filter(batch=top).update(error_type="django_batches.child_failed",
+        sample="Its child batch “Cities of Oceania” failed.")  # fmt: skip
+    return top
 
 
 def tell_failures(batch, now):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 from playwright.sync_api import expect
 
 from django_batches import Batch
@@ -11,7 +12,7 @@ from django_batches.models import FailureGroup
 from django_batches.transitions import rows
 
 from .. import tasks
-from ..admin_data import batch_of, new_callback, user_with
+from ..admin_data import batch_of, child_of, new_callback, user_with
 from ..test_admin import PAYLOADS
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -212,6 +213,53 @@ def test_the_page_of_a_batch_that_runs_is_drawn_anew_but_not_under_the_reader(br
     expect(panel).to_contain_text("Other: no")
 
 
+def test_the_child_batches_come_and_move_on_the_page_of_the_batch_that_waits_for_them(browse, root, batchworker):
+    with Batch.open("in chunks") as batch:
+        batch.enqueue(tasks.in_chunks, 2, 0.4, 12)
+        batch.enqueue(tasks.boom)
+    page = browse(root)
+    page.goto(page_of(batch))
+    page.evaluate("window.isTheSame = true")
+    tree = page.locator("[data-batch-panel=children]")
+    assert tree.locator(".batch-node").count() == 0
+    with batchworker():
+        expect(tree.locator(".batch-node")).to_have_count(2, timeout=SLOW)
+        child = Batch.objects.get(description="chunk 1")
+        expect(page.locator("[data-batch-panel=why]")).to_contain_text(
+            "waits for its child batch “chunk 1”", timeout=SLOW
+        )
+        expect(page.locator(".batch-counter--waiting")).to_contain_text("1 waiting for child batches", timeout=SLOW)
+        handle = bar_of(page, child).element_handle()
+        values = values_until_done(page, child)
+        expect(badge_of(page, batch)).to_contain_text("failed", timeout=SLOW)
+    assert len(set(values)) >= 3 and values == sorted(values), values
+    assert page.evaluate("window.isTheSame")
+    # The bar that was there at first is the one that moved.
+    assert handle.evaluate("bar => bar.isConnected && bar.ariaValueNow") == "100"
+    expect(badge_of(page, child)).to_contain_text("succeeded")
+    assert page.locator("[data-batch-announcer]").text_content().startswith("in chunks: failed.")
+
+
+def test_from_a_job_that_failed_to_the_child_that_failed_it_and_back(browse, root, batchworker):
+    with Batch.open("top") as batch:
+        batch.enqueue(tasks.two_children)
+    page = browse(root)
+    with batchworker():
+        page.goto(page_of(batch))
+        expect(badge_of(page, batch)).to_contain_text("failed", timeout=SLOW)
+    page.get_by_role("link", name="1 failed").first.click()
+    expect(page.locator(".batch-job__children")).to_contain_text("failed by its child batch bad")
+    page.get_by_role("link", name="bad", exact=True).click()
+    expect(page.get_by_role("heading", name="bad")).to_be_visible()
+    trail = page.get_by_role("navigation", name="The batches above")
+    expect(trail).to_contain_text("Opened by top job #0")
+    trail.get_by_role("link", name="top").click()
+    expect(page.get_by_role("heading", name="top")).to_be_visible()
+    page.locator(".batch-tree__totals").get_by_role("link", name="1 failed").click()
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator("#result_list")).to_contain_text("job #0 of “top”")
+
+
 def test_a_bar_on_a_users_own_page_moves(browse, site, batchworker):
     user = user_with(name="ada")
     batch = open_batch("My upload", metadata={"user": user.pk})
@@ -238,8 +286,12 @@ def test_a_bar_that_one_may_not_ask_for_stands_still_quietly(browse, site):
 def test_no_page_is_wider_than_the_screen(browse, root, width, scheme):
     batch = batch_of("A_description_without_a_space_" * 4, succeeded=3, failed=2, cancelled=1, created=4)
     new_callback(batch, func="a.very.long.path." * 8)
+    long = "Another_one_without_a_space_" * 6
+    child = child_of(batch.jobs.get(position=9), long, created=1, parent_dispatch=0, deadline_at=timezone.now())
+    child_of(child.jobs.get(), long, created=1, parent_dispatch=0)
     page = browse(root, viewport={"width": width, "height": 800}, color_scheme=scheme)
-    for path in (page_of(batch), page_of(batch, "jobs/"), page_of(batch, "do/retry/"), page_of(batch, "do/cancel/")):
+    for path in (page_of(batch), page_of(batch, "jobs/"), page_of(batch, "do/retry/"), page_of(batch, "do/cancel/"),
+                 page_of(child), f"{LIST}?level=all"):  # fmt: skip
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
     page.goto(page_of(batch))
