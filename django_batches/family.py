@@ -78,10 +78,10 @@ def above(batch: "Batch") -> list[Opener]:
 
 def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
     """Who opened each of the batches that are children."""
-    parents = {batch.parent_id: batch.pk for batch in batches if batch.parent_id}
+    parents = {batch.parent_id for batch in batches if batch.parent_id}
     if not parents:
         return {}
-    jobs = rows.jobs().filter(pk__in=list(parents)).values_list("pk", "position", "event", "batch", "callback_of")
+    jobs = rows.jobs().filter(pk__in=parents).values_list("pk", "position", "event", "batch", "callback_of")
     by_job = {pk: Opener(pk, position, event, job or callback) for pk, position, event, job, callback in jobs}
     return {batch.pk: by_job[batch.parent_id] for batch in batches if batch.parent_id in by_job}
 
@@ -89,7 +89,8 @@ def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
 def inside(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> "QuerySet[Batch]":
     """Those of the batches that jobs or callbacks of the owners have opened."""
     keys = list(owners)
-    return batches.filter(Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys))
+    opened = Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys)
+    return batches.filter(opened, parent__isnull=False)
 
 
 def children(batches: "QuerySet[Batch]", owners: Iterable[UUID], most: int = COUNTED) -> list[Child]:
@@ -118,7 +119,7 @@ def levels(root: UUID, chosen: "QuerySet[Batch]", most: int = MOST) -> "Iterator
     """
     owners = [root]
     for _ in range(DEEPEST):
-        level = list(inside(chosen, owners)[:most]) if owners and most > 0 else []
+        level = list(inside(chosen, owners).order_by()[:most]) if owners and most > 0 else []
         if not level:
             return
         yield sorted(level, key=lambda batch: batch.pk)

@@ -111,7 +111,7 @@ def fill_tree():
            "started_at": now - timedelta(minutes=33)}  # fmt: skip
     deadline = {"deadline": 1800, "deadline_at": now - timedelta(minutes=4), "overdue_at": now - timedelta(minutes=4)}
     top = batch_of(
-        "Import of all cities", succeeded=2, failed=1, waiting=24, created=2, queue="imports", **ago, **deadline
+        "Import of all cities", succeeded=2, failed=1, waiting=7, created=2, queue="imports", **ago, **deadline
     )
     names = ["Cities of Europe", "Cities of Africa", "Cities of Asia"]
     waiting = list(top.jobs.filter(status="waiting"))
