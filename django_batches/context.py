@@ -12,6 +12,7 @@ from .transitions import rows
 
 if TYPE_CHECKING:
     from .models import Batch, BatchJob
+    from .opening import Opening
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Current(Enum):
 
 
 running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
+opened: ContextVar["Opening | None"] = ContextVar("django_batches_opened", default=None)
+"""The block that was entered last in this context; it may have been left (see `Opening.innermost`)."""
 
 
 def current_batch() -> "Batch | None":

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
@@ -26,10 +26,10 @@ from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
 
 from .connection import Keys, poke
-from .context import Running, running
+from .context import Running, opened, running
 from .describing import described
 from .exceptions import BatchCancelled, BatchError, FunctionNotAllowed
-from .functions import resolve
+from .functions import framework, resolve, task_at
 from .options import type_path
 from .outcomes import Kind, Outcome, fingerprint
 from .payloads import clean_name, dump_result
@@ -39,6 +39,7 @@ from .verbs import BatchVerbs
 
 if TYPE_CHECKING:
     from .models import Batch
+    from .tasks import TaskRun
 
 logger = logging.getLogger("django_batches.jobs")
 
@@ -76,23 +77,33 @@ class Message:
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
     """Runs the function of a job; its outcome, and the exception, if any, for the caller to judge the process by."""
-    started, pid = timezone.now(), os.getpid()
+    started, pid, context = timezone.now(), os.getpid(), copy_context()
     error: BaseException | None = None
     outcome: Outcome
+    task: TaskRun | None = None
     try:
+        if found := task_at(message.func):
+            task = framework().TaskRun(found, message, worker, started)
         run = Running(message.job_id, message.batch_id, message.dispatch, message.is_callback)
-        value = copy_context().run(_call, message, run)
-        outcome = _returned(message, value, run)
+        value = context.run(_call, message, run, task)
+        outcome = _ended(_returned(message, value, run), pid, context, task)
     except _NotStarted as refused:
         logger.warning("The batch of callback %s cannot be read, so it is not started: %s", message.job_id, refused)
         outcome = message.outcome(Kind.VANISHED)
     except BaseException as raised:
         error = raised
-        outcome = _raised(message, raised)
-    if os.getpid() != pid:
-        os._exit(0)  # a fork made by the job has come back here: it must not speak for its parent
+        # In here, because receivers of the Tasks framework's signal log the exception that is being handled.
+        outcome = _ended(_raised(message, raised), pid, context, task)
     outcome.worker, outcome.started_at, outcome.finished_at = worker, started, timezone.now()
     return outcome, error
+
+
+def _ended(outcome: Outcome, pid: int, context: Context, task: "TaskRun | None") -> Outcome:
+    if os.getpid() != pid:
+        os._exit(0)  # a fork made by the job has come back here: it must not speak for its parent
+    if task:
+        context.run(task.end, outcome)
+    return outcome
 
 
 def is_current(message: Message) -> bool:
@@ -163,16 +174,21 @@ def record_directly(outcome: Outcome) -> bool:
     return not recorded.postponed
 
 
-def _call(message: Message, run: Running) -> Any:
+def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
     running.set(run)
+    opened.set(None)  # of whoever runs the job here, as drain() does: it is no block of the job
     function = resolve(message.func)
     args = message.args
     if message.is_callback:
         args = [_batch_of(message), *args]
+    if task:
+        args = [*task.begin(), *args]
     with alarm(message.timeout):
         if iscoroutinefunction(function):
-            return async_to_sync(function)(*args, **message.kwargs)
-        return function(*args, **message.kwargs)
+            value = async_to_sync(function)(*args, **message.kwargs)
+        else:
+            value = function(*args, **message.kwargs)
+    return task.normalised(value) if task else value
 
 
 class _NotStarted(Exception):

@@ -1,4 +1,4 @@
-"""What may run as a job: module-level functions of installed apps, by their dotted path.
+"""What may run as a job: module-level functions and Django Tasks of installed apps, by their dotted path.
 
 The path is judged twice: here when a job is added, and again in the worker, because a path that comes back from the
 database or from Redis is data. It is never imported before its module is known to be allowed (the class of
@@ -7,10 +7,11 @@ CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
 
 import inspect
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from importlib import import_module
 from types import FunctionType
-from typing import Any
+from typing import Any, ParamSpec, Protocol, runtime_checkable
 
 from django.apps import apps
 
@@ -20,8 +21,36 @@ from .exceptions import FunctionNotAllowed
 MAX_PATH = 255
 """Characters of a dotted path, as the column has."""
 
+P = ParamSpec("P")
 
-def path_of(func: Callable[..., Any] | str) -> str:
+
+@runtime_checkable
+class TaskLike(Protocol[P]):
+    """A Task of `django.tasks` or of its backport, known by its shape: Django 5.2 alone has neither."""
+
+    @property
+    def func(self) -> Callable[..., object]: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def queue_name(self) -> str: ...
+    @property
+    def run_after(self) -> datetime | None: ...
+    @property
+    def takes_context(self) -> bool: ...
+    @property
+    def module_path(self) -> str: ...
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> object: ...
+
+
+Func = Callable[P, object] | TaskLike[P] | str
+"""What may be passed as a job: a function, a Task, or the dotted path of one.
+
+A verb that passes it on is a type error to mypy 2.4, which does not forward the parameters of a Protocol.
+"""
+
+
+def path_of(func: "Func[...]") -> str:
     """The canonical dotted path of `func`; raises `FunctionNotAllowed` where it may not run as a job."""
     if isinstance(func, str):
         return _canonical(_import_checked(func), func)
@@ -30,35 +59,68 @@ def path_of(func: Callable[..., Any] | str) -> str:
 
 @cache
 def resolve(path: str) -> FunctionType:
-    """The function of a canonical path; raises `FunctionNotAllowed`, or `ImportError` where it does not exist here."""
+    """The function of a canonical path, that of a Task included.
+
+    Raises `FunctionNotAllowed`, or `ImportError` where it does not exist here.
+    """
+    function = _function_of(_found(path))
+    assert isinstance(function, FunctionType)
+    return function
+
+
+@cache
+def task_at(path: str) -> TaskLike[...] | None:
+    """The Task of a canonical path, None where it names a plain function; raises as `resolve` does."""
+    return as_task(_found(path))
+
+
+def as_task(func: Any) -> TaskLike[...] | None:
+    """`func` where it is a Task, else None."""
+    return func if not isinstance(func, FunctionType | str) and isinstance(func, TaskLike) else None
+
+
+@cache
+def framework() -> Any:
+    """The package `django_batches.tasks`. Asked for only where there is a Task: it needs what Django 5.2 has not."""
+    return import_module(f"{__package__}.tasks")
+
+
+def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Binds a call to the function's signature, as Python would; raises `TypeError` naming the call.
+
+    `leading` is how many arguments go before `args` (1 for a callback: the batch), besides the context of a Task that
+    takes it. Returns the names of the positional `args`.
+    """
+    signature, names, context = _signature(path)
+    before = [*context, *["batch"] * leading]
+    try:
+        signature.bind(*before, *args, **kwargs)
+    except TypeError as error:
+        call = ", ".join([*before, _call(args, kwargs)])
+        raise TypeError(f"{path}({call}): {error}; its signature is {signature}.") from None
+    return names[len(before) :]
+
+
+@cache
+def _signature(path: str) -> tuple[inspect.Signature, list[str], list[str]]:
+    signature, task = inspect.signature(resolve(path)), task_at(path)
+    return signature, list(signature.parameters), ["context"] if task and task.takes_context else []
+
+
+def _found(path: str) -> Any:
+    """The function or Task at a canonical path, judged."""
     module = path.rpartition(".")[0]
     if not _is_allowed(module, path):
         raise FunctionNotAllowed(_not_allowed(path, module))
     func = _attribute(import_module(module), path)
     if _canonical(func, path) != path:
         raise FunctionNotAllowed(f"{path} is {_canonical(func, path)} by its own name: use that path.")
-    assert isinstance(func, FunctionType)
     return func
 
 
-def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """Binds a call to the function's signature, as Python would; raises `TypeError` naming the call.
-
-    `leading` is how many arguments go before `args` (1 for a callback: the batch). Returns the positional names.
-    """
-    signature, names = _signature(path)
-    try:
-        signature.bind(*(None,) * leading, *args, **kwargs)
-    except TypeError as error:
-        first = "batch, " if leading else ""
-        raise TypeError(f"{path}({first}{_call(args, kwargs)}): {error}; its signature is {signature}.") from None
-    return names[leading:]
-
-
-@cache
-def _signature(path: str) -> tuple[inspect.Signature, list[str]]:
-    signature = inspect.signature(resolve(path))
-    return signature, list(signature.parameters)
+def _function_of(func: Any) -> Any:
+    task = as_task(func)
+    return func if task is None else task.func
 
 
 def _import_checked(path: str) -> Any:
@@ -80,7 +142,8 @@ def _attribute(module: Any, path: str) -> Any:
         raise ImportError(str(error)) from None
 
 
-def _canonical(func: Any, shown: str) -> str:
+def _canonical(given: Any, shown: str) -> str:
+    func = _function_of(given)
     if not callable(func):
         raise FunctionNotAllowed(f"{shown} is not a function: pass a function or its dotted path.")
     module = getattr(func, "__module__", None) or type(func).__module__
@@ -95,9 +158,21 @@ def _canonical(func: Any, shown: str) -> str:
         )
     if len(path) > MAX_PATH:
         raise FunctionNotAllowed(f"{path} is longer than {MAX_PATH} characters: give the function a shorter name.")
-    if getattr(import_module(module), name, None) is not func:
-        raise FunctionNotAllowed(f"{path} names another object than the one passed: give the function its own name.")
+    _check_home(given, getattr(import_module(module), name, None), path)
     return path
+
+
+def _check_home(given: Any, found: Any, path: str) -> None:
+    """What is passed must be what the path names. Of a Task there may be several: `using()` makes another."""
+    if found is given or (as_task(given) and as_task(found) and found.func is given.func):
+        return
+    if as_task(found) and found.func is given:
+        fix = "pass the Task itself"
+    elif as_task(given):
+        fix = "decorate the function with @task, so that its name is that of the Task"
+    else:
+        fix = "give the function its own name"
+    raise FunctionNotAllowed(f"{path} names another object than the one passed: {fix}.")
 
 
 def _kind(func: Any, name: str) -> str:

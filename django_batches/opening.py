@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -14,11 +14,11 @@ from django.db import Error
 from django.utils import timezone
 
 from .conf import settings
-from .context import running
+from .context import opened, running
 from .exceptions import BatchError
-from .functions import bound_names, path_of
+from .functions import Func, TaskLike, as_task, bound_names, framework, path_of, task_at
 from .ids import uuid7
-from .options import Backoff, ErrorTypes, Options, RunAfter, Seconds
+from .options import DEFAULT_QUEUE, Backoff, ErrorTypes, Options, RunAfter, Seconds
 from .options import run_after as earliest
 from .payloads import dump_arguments
 from .states import Event, JobStatus
@@ -48,6 +48,15 @@ class Opening:
         self._callbacks: list[dict[str, Any]] = []
         self._buffer: list[NewJob] = []
         self._returned: dict[Any, BatchJob] = {}
+        self._around: Opening | None = None
+
+    @staticmethod
+    def innermost() -> "Opening | None":
+        """The innermost open block of this context (thread or asynchronous task), None outside of all."""
+        opening = opened.get()
+        while opening and not opening.is_active:  # left in another context, or before one inside it
+            opening = opening._around
+        return opening
 
     def __enter__(self) -> "Batch":
         if self.is_active or not self.batch._state.adding:
@@ -60,20 +69,22 @@ class Opening:
             self.register(Event.FAILURE, settings().ON_FAILURE, (), {}, self.batch.job_options)
         self.batch.opening = self
         self.is_active = True
+        # No token to put it back with: an asynchronous block is left in another context than it was entered in.
+        self._around = self.innermost()
+        opened.set(self)
         return self.batch
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            try:
-                self.seal()
-            except BaseException as failure:
-                self._undo(failure)
-                raise
-        else:
-            self._undo(error)
-        self.is_active = False
+        try:
+            if kind is None:
+                self._close()
+            else:
+                self._undo(error)
+        finally:
+            self.is_active = False
+            opened.set(self.innermost())
 
     async def __aenter__(self) -> "Batch":
         return await sync_to_async(self.__enter__)()
@@ -121,7 +132,7 @@ class Opening:
     def register(
         self,
         event: Event,
-        func: Callable[..., Any] | str,
+        func: "Func[...]",
         args: Any,
         kwargs: dict[str, Any],
         options: Options,
@@ -144,6 +155,13 @@ class Opening:
     def callbacks(self) -> str:
         return json.dumps(self._callbacks, separators=(",", ":"))
 
+    def _close(self) -> None:
+        try:
+            self.seal()
+        except BaseException as failure:
+            self._undo(failure)
+            raise
+
     def _undo(self, error: BaseException | None) -> None:
         """What was not written never is; the batch is cancelled if some of it was, gone if not."""
         self._buffer.clear()
@@ -161,10 +179,14 @@ class Opening:
 class Adder:
     """Adds jobs and callbacks to a batch with these options; what `batch.using(...)` returns."""
 
-    def __init__(self, batch: "Batch", options: Options, after: RunAfter | None = None) -> None:
+    def __init__(
+        self, batch: "Batch", options: Options, after: RunAfter | None = None, *, has_queue: bool = False
+    ) -> None:
         self._batch = batch
         self._options = options
         self._after = after
+        self._has_queue = has_queue
+        """`using` has named the queue."""
 
     def using(
         self,
@@ -182,15 +204,27 @@ class Adder:
         event), in seconds or as timedelta.
         """
         options = self._options.using(queue, timeout, max_attempts, backoff, no_retry)
-        return Adder(self._batch, options, self._after if run_after is None else earliest(run_after))
+        after = self._after if run_after is None else earliest(run_after)
+        return Adder(self._batch, options, after, has_queue=self._has_queue or queue is not None)
 
-    def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+    def enqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` with nothing written.
 
         In the open block it is written with the others; elsewhere at once, where it raises `BatchFinished` for a batch
         that has ended.
+
+        Of a Django Task this also reads `queue_name` and `run_after`. The queue of `using` wins, then that of the
+        batch unless it is "default", then the Task's; a `run_after` of `using` wins. A Task with a priority other than
+        the default raises `ValueError`: within a queue the jobs run in the order they were added.
         """
-        new = self._judged(path_of(func), args, kwargs)
+        job, task, new = self.add(func, args, kwargs)
+        _announce(task, [new])
+        return job
+
+    def add(self, func: Any, args: Any, kwargs: dict[str, Any]) -> "tuple[BatchJob, TaskLike[...] | None, NewJob]":
+        """`enqueue` without the signal of the Tasks framework, which its backend sends itself."""
+        path, task, adder = self._for(func)
+        new = adder._judged(path, args, kwargs)
         status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
         model = apps.get_model(rows.APP, "BatchJob")
         job: BatchJob = model(batch=self._batch, position=0, status=status, **new._asdict())
@@ -199,11 +233,11 @@ class Adder:
             opening.add(new, job)
         else:
             written(job, creating.add(self._batch.pk, [new])["total"] - 1)
-        return job
+        return job, task, new
 
     def map(
         self,
-        func: Callable[Concatenate[T, P], object] | str,
+        func: "Func[Concatenate[T, P]]",
         iterable: Iterable[T],
         /,
         *args: P.args,
@@ -212,30 +246,28 @@ class Adder:
         """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Streaming."""
         return self._add_all(func, ((item, *args) for item in iterable), kwargs)
 
-    def starmap(
-        self, func: Callable[..., object] | str, iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any
-    ) -> int:
+    def starmap(self, func: "Func[...]", iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
         """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
         return self._add_all(func, ((*item, *args) for item in iterable), kwargs)
 
-    async def aenqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+    async def aenqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Asynchronous twin of `enqueue`."""
-        return await sync_to_async(partial(self.enqueue, func, *args, **kwargs))()
+        return await sync_to_async(partial(self.enqueue, func, *args, **kwargs))()  # type: ignore[arg-type]
 
     async def amap(
         self,
-        func: Callable[Concatenate[T, P], object] | str,
+        func: "Func[Concatenate[T, P]]",
         iterable: Iterable[T] | AsyncIterable[T],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> int:
         """Asynchronous twin of `map`; takes asynchronous iterables too."""
-        return await in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)
+        return await in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)  # type: ignore[arg-type]
 
     async def astarmap(
         self,
-        func: Callable[..., object] | str,
+        func: "Func[...]",
         iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
         /,
         *args: Any,
@@ -244,27 +276,19 @@ class Adder:
         """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
         return await in_chunks(lambda items: self.starmap(func, items, *args, **kwargs), iterable)
 
-    def on_success(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_success(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has succeeded."""
         self._register(Event.SUCCESS, func, args, kwargs)
 
-    def on_failure(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_failure(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
         self._register(Event.FAILURE, func, args, kwargs)
 
-    def on_finish(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_finish(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever way."""
         self._register(Event.FINISH, func, args, kwargs)
 
-    def on_attempted(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_attempted(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried (Sidekiq's `:complete`)."""
         self._register(Event.ATTEMPTED, func, args, kwargs)
 
@@ -275,25 +299,46 @@ class Adder:
                 f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later it may "
                 "have happened already."
             )
-        opening.register(event, func, args, kwargs, self._options, self._after)
+        _, _, adder = self._for(func)
+        opening.register(event, func, args, kwargs, adder._options, adder._after)
 
     def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
-        path = path_of(func)
+        path, task, adder = self._for(func)
         opening = self._batch.opening
         count = 0
         if opening and opening.is_active:
             for count, args in enumerate(calls, start=1):  # noqa: B007
-                opening.add(self._judged(path, args, kwargs))
+                new = adder._judged(path, args, kwargs)
+                opening.add(new)
+                _announce(task, [new])
             return count
         chunk: list[NewJob] = []
         for count, args in enumerate(calls, start=1):  # noqa: B007
-            chunk.append(self._judged(path, args, kwargs))
+            chunk.append(adder._judged(path, args, kwargs))
             if len(chunk) == FLUSH_AT:
                 creating.add(self._batch.pk, chunk)
+                _announce(task, chunk)
                 chunk = []
         if chunk:
             creating.add(self._batch.pk, chunk)
+            _announce(task, chunk)
         return count
+
+    def _for(self, func: Any) -> "tuple[str, TaskLike[...] | None, Adder]":
+        """The path of a function, the Task that it is, if any, and what adds it: with what the Task says besides."""
+        path = path_of(func)
+        task = as_task(func) or task_at(path)
+        if task is None:
+            return path, None, self
+        if task.priority:
+            fix = "add it with task.using(priority=0), and give what is urgent a queue of its own"
+            raise ValueError(f"{path} has the priority {task.priority}, which jobs of a batch do not have: {fix}.")
+        options, after = self._options, self._after
+        if options.queue == DEFAULT_QUEUE and not self._has_queue:
+            options = options.using(queue=task.queue_name)
+        if after is None and task.run_after:
+            after = earliest(task.run_after)
+        return path, task, Adder(self._batch, options, after, has_queue=self._has_queue)
 
     def _judged(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         names = bound_names(path, 0, args, kwargs)
@@ -310,6 +355,12 @@ class Adder:
             now,
             now + self._after if isinstance(self._after, timedelta) else self._after,
         )
+
+
+def _announce(task: TaskLike[...] | None, jobs: Iterable[NewJob]) -> None:
+    """Sends the Tasks framework's signal for jobs that were added."""
+    if task is not None:
+        framework().announce(task, jobs)
 
 
 def written(job: "BatchJob", position: int) -> None:

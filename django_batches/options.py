@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from .conf import settings
 
+DEFAULT_QUEUE = "default"
+
 Seconds = int | float | timedelta
 RunAfter = timedelta | datetime
 
@@ -67,7 +69,7 @@ class Options:
     ) -> "Options":
         """Judges what a user gave; raises `TypeError` or `ValueError`."""
         return cls(
-            queue=_queue("default" if queue is None else queue),
+            queue=_queue(DEFAULT_QUEUE if queue is None else queue),
             timeout=whole_seconds(settings().DEFAULT_TIMEOUT if timeout is None else timeout, "timeout"),
             max_attempts=_max_attempts(max_attempts),
             backoff=_backoff(backoff),

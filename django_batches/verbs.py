@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 
 from .context import Current, running
 from .exceptions import BatchError
+from .functions import Func
 from .opening import Adder, Opening
 from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, whole_seconds
 from .transitions import creating, retrying, rows, steering
@@ -116,45 +117,43 @@ class BatchVerbs:
             run_after=run_after,
         )
 
-    def enqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+    def enqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Adds one job; see `Adder.enqueue`."""
-        return self._adder.enqueue(func, *args, **kwargs)
+        return self._adder.enqueue(func, *args, **kwargs)  # type: ignore[arg-type]
 
     def map(
         self,
-        func: Callable[Concatenate[T, P], object] | str,
+        func: "Func[Concatenate[T, P]]",
         iterable: Iterable[T],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> int:
         """Adds `func(item, *args, **kwargs)` for each item; returns how many."""
-        return self._adder.map(func, iterable, *args, **kwargs)
+        return self._adder.map(func, iterable, *args, **kwargs)  # type: ignore[arg-type]
 
-    def starmap(
-        self, func: Callable[..., object] | str, iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any
-    ) -> int:
+    def starmap(self, func: "Func[...]", iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
         """Adds `func(*item, *args, **kwargs)` for each item; returns how many."""
         return self._adder.starmap(func, iterable, *args, **kwargs)
 
-    async def aenqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
+    async def aenqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Asynchronous twin of `enqueue`."""
-        return await self._adder.aenqueue(func, *args, **kwargs)
+        return await self._adder.aenqueue(func, *args, **kwargs)  # type: ignore[arg-type]
 
     async def amap(
         self,
-        func: Callable[Concatenate[T, P], object] | str,
+        func: "Func[Concatenate[T, P]]",
         iterable: Iterable[T] | AsyncIterable[T],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> int:
         """Asynchronous twin of `map`; takes asynchronous iterables too."""
-        return await self._adder.amap(func, iterable, *args, **kwargs)
+        return await self._adder.amap(func, iterable, *args, **kwargs)  # type: ignore[arg-type]
 
     async def astarmap(
         self,
-        func: Callable[..., object] | str,
+        func: "Func[...]",
         iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
         /,
         *args: Any,
@@ -163,29 +162,21 @@ class BatchVerbs:
         """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
         return await self._adder.astarmap(func, iterable, *args, **kwargs)
 
-    def on_success(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_success(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has succeeded."""
-        self._adder.on_success(func, *args, **kwargs)
+        self._adder.on_success(func, *args, **kwargs)  # type: ignore[arg-type]
 
-    def on_failure(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_failure(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
-        self._adder.on_failure(func, *args, **kwargs)
+        self._adder.on_failure(func, *args, **kwargs)  # type: ignore[arg-type]
 
-    def on_finish(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_finish(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever way."""
-        self._adder.on_finish(func, *args, **kwargs)
+        self._adder.on_finish(func, *args, **kwargs)  # type: ignore[arg-type]
 
-    def on_attempted(
-        self, func: "Callable[Concatenate[Batch, P], object] | str", /, *args: P.args, **kwargs: P.kwargs
-    ) -> None:
+    def on_attempted(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried at least once."""
-        self._adder.on_attempted(func, *args, **kwargs)
+        self._adder.on_attempted(func, *args, **kwargs)  # type: ignore[arg-type]
 
     def seal(self) -> bool:
         """Nobody adds from outside any more, so that it may end. False where it was sealed or has ended."""

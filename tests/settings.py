@@ -3,6 +3,8 @@
 import os
 from urllib.parse import urlsplit
 
+import django
+
 from example_project.settings import *
 
 INSTALLED_APPS = [*INSTALLED_APPS, "django_rq", "tests"]
@@ -24,3 +26,9 @@ if "TEST_DATABASE_NAME" not in os.environ:
 
 # A worker process of a test works on the test's database.
 DATABASES["default"]["NAME"] = os.environ.get("TEST_DATABASE_NAME", DATABASES["default"]["NAME"])
+
+_framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
+TASKS = {
+    "default": {"BACKEND": "django_batches.tasks.BatchesBackend", "QUEUES": ["default", "images", "mail"]},
+    "immediate": {"BACKEND": f"{_framework}.backends.immediate.ImmediateBackend", "QUEUES": []},
+}

@@ -17,7 +17,7 @@ LAYERS = [
     ["opening"],
     ["verbs"],
     ["models", "apps"],
-    ["scripts", "execution"],
+    ["scripts", "execution", "tasks"],
     ["diagnosis", "family", "progress", "wording", "templatetags", "coordinator", "audit", "vitals"],
     ["worker", "views", "health", "metrics"],
     ["admin", "urls"],

@@ -1,0 +1,10 @@
+"""Django Tasks as jobs of batches: `BatchesBackend` for the setting `TASKS`.
+
+Needs Django 6.0 or newer, or on Django 5.2 the backport `django-tasks`. The rest of the app does without; it asks for
+this package only where it meets a Task.
+"""
+
+from .backend import BatchesBackend, announce, refuse_others
+from .runs import TaskRun
+
+__all__ = ["BatchesBackend", "TaskRun", "announce", "refuse_others"]

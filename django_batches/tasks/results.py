@@ -1,0 +1,99 @@
+"""Rows as the framework's TaskResult."""
+
+import builtins
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ..exceptions import BatchCancelled, BatchError
+from ..options import type_path
+from ..states import JobStatus
+from .framework import Task, TaskError, TaskResult, TaskResultStatus
+
+if TYPE_CHECKING:
+    from ..models import BatchJob
+
+STATUSES = {
+    JobStatus.CREATED: TaskResultStatus.READY,
+    JobStatus.QUEUED: TaskResultStatus.READY,
+    JobStatus.SCHEDULED: TaskResultStatus.READY,
+    JobStatus.RUNNING: TaskResultStatus.RUNNING,
+    JobStatus.WAITING: TaskResultStatus.RUNNING,
+    JobStatus.SUCCEEDED: TaskResultStatus.SUCCESSFUL,
+    JobStatus.FAILED: TaskResultStatus.FAILED,
+    JobStatus.CANCELLED: TaskResultStatus.FAILED,
+}
+"""A job that waits for its child batches is running; one that was cancelled has failed, with `BatchCancelled`."""
+
+
+def new_result(
+    task: "Task[..., Any]", job_id: UUID, args: Sequence[Any], kwargs: dict[str, Any], **fields: Any
+) -> "TaskResult[..., Any]":
+    """A result in the state READY, unless `fields` say otherwise."""
+    values: dict[str, Any] = {
+        "status": TaskResultStatus.READY,
+        "backend": task.backend,
+        "enqueued_at": None,
+        "started_at": None,
+        "last_attempted_at": None,
+        "finished_at": None,
+        "errors": [],
+        "worker_ids": [],
+    }
+    return TaskResult(task=task, id=str(job_id), args=list(args), kwargs=kwargs, **values | fields)
+
+
+def result_of(job: "BatchJob", task: "Task[..., Any]", backend: str) -> "TaskResult[..., Any]":
+    """What the row of a job says. It keeps the start, the worker and the error of the last attempt only."""
+    status = STATUSES[JobStatus(job.status)]
+    result = new_result(
+        task,
+        job.pk,
+        job.args,
+        job.kwargs,
+        status=status,
+        backend=backend,
+        enqueued_at=job.created_at,
+        started_at=job.started_at,
+        last_attempted_at=job.started_at,
+        finished_at=job.finished_at,
+        errors=_errors(job),
+        worker_ids=worker_ids(job.attempts + (job.status == JobStatus.RUNNING), job.worker),
+    )
+    if status == TaskResultStatus.SUCCESSFUL:
+        change(result, _return_value=job.result)
+    return result
+
+
+def change(result: "TaskResult[..., Any]", **fields: Any) -> None:
+    """Writes fields of a result, which is frozen for everybody but its backend."""
+    for name, value in fields.items():
+        object.__setattr__(result, name, value)
+
+
+def worker_ids(attempts: int, last: str) -> list[str]:
+    """One per attempt, as `TaskResult.attempts` counts them; only the last worker is known, the others are empty."""
+    return [""] * (attempts - 1) + [last] if attempts else []
+
+
+def task_error(error_type: str, traceback: str) -> TaskError:
+    """The error of a row. What is no exception (a killed worker, a failed child) is told as `BatchError`."""
+    if hasattr(builtins, error_type):
+        path = f"builtins.{error_type}"
+    elif "." not in error_type or error_type == "rq.Retry" or error_type.rpartition(".")[0] == "django_batches":
+        path = type_path(BatchError)
+    else:
+        path = error_type
+    return TaskError(exception_class_path=path, traceback=traceback)
+
+
+def _errors(job: "BatchJob") -> list[TaskError]:
+    if job.status == JobStatus.CANCELLED:
+        return [TaskError(exception_class_path=type_path(BatchCancelled), traceback=job.error or "It was cancelled.")]
+    return [task_error(job.error_type, job.traceback or job.error)] if job.error_type else []
+
+
+def moment_of(job_id: UUID, now: datetime) -> datetime:
+    """When a job was added, to the millisecond, by its key (a UUIDv7): no statement for it."""
+    return datetime.fromtimestamp((job_id.int >> 80) / 1000, now.tzinfo)
