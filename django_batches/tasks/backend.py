@@ -134,8 +134,7 @@ def refuse_others() -> None:
 
 
 def _refuse(sender: type[BaseTaskBackend], task_result: "TaskResult[..., Any]", **kwargs: Any) -> None:
-    opening = Opening.innermost()
-    if opening and not issubclass(sender, BatchesBackend):
+    if not issubclass(sender, BatchesBackend) and (opening := Opening.innermost()):
         path, backend = task_result.task.module_path, task_result.backend
         raise BatchError(
             f"{path} was enqueued in the open block of batch {opening.batch.pk}, but its backend {backend!r} is no "
