@@ -217,23 +217,9 @@ class Adder:
         batch unless it is "default", then the Task's; a `run_after` of `using` wins. A Task with a priority other than
         the default raises `ValueError`: within a queue the jobs run in the order they were added.
         """
-        job, task, new = self.add(func, args, kwargs)
+        job, task, new = add_job(self, func, args, kwargs)
         _announce(task, [new])
         return job
-
-    def add(self, func: Any, args: Any, kwargs: dict[str, Any]) -> "tuple[BatchJob, TaskLike[...] | None, NewJob]":
-        """`enqueue` without the signal of the Tasks framework, which its backend sends itself."""
-        path, task, adder = self._for(func)
-        new = adder._judged(path, args, kwargs)
-        status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
-        model = apps.get_model(rows.APP, "BatchJob")
-        job: BatchJob = model(batch=self._batch, position=0, status=status, **new._asdict())
-        opening = self._batch.opening
-        if opening and opening.is_active:
-            opening.add(new, job)
-        else:
-            written(job, creating.add(self._batch.pk, [new])["total"] - 1)
-        return job, task, new
 
     def map(
         self,
@@ -355,6 +341,23 @@ class Adder:
             now,
             now + self._after if isinstance(self._after, timedelta) else self._after,
         )
+
+
+def add_job(
+    adder: Adder, func: Any, args: Any, kwargs: dict[str, Any]
+) -> "tuple[BatchJob, TaskLike[...] | None, NewJob]":
+    """`adder.enqueue` without the signal of the Tasks framework, which its backend sends itself."""
+    path, task, adder = adder._for(func)
+    new = adder._judged(path, args, kwargs)
+    status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
+    model = apps.get_model(rows.APP, "BatchJob")
+    job: BatchJob = model(batch=adder._batch, position=0, status=status, **new._asdict())
+    opening = adder._batch.opening
+    if opening and opening.is_active:
+        opening.add(new, job)
+    else:
+        written(job, creating.add(adder._batch.pk, [new])["total"] - 1)
+    return job, task, new
 
 
 def _announce(task: TaskLike[...] | None, jobs: Iterable[NewJob]) -> None:

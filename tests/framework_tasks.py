@@ -2,7 +2,10 @@
 
 import posixpath
 
+from rq import Retry
+
 from django_batches import Batch, current_batch, current_job
+from django_batches.exceptions import BatchCancelled
 
 from . import tasks
 
@@ -47,6 +50,16 @@ def fail_twice(context):
 @task
 def boom(message="no"):
     raise ValueError(message)
+
+
+@task
+def retry_later():
+    return Retry(max=1, interval=0)
+
+
+@task
+def find_it_cancelled():
+    raise BatchCancelled("cancelled meanwhile")
 
 
 @task

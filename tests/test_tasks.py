@@ -215,6 +215,27 @@ def test_task_finished_is_sent_once_no_attempt_is_left(told):
     ]
 
 
+def test_task_finished_of_a_task_that_asked_for_retries_until_none_was_left(told):
+    with Batch.open() as batch:
+        batch.enqueue(fw.retry_later)
+    drain(raise_failures=False)
+    assert batch.jobs.get().status == "failed"
+    assert [(name, attempts) for name, _, _, attempts in told] == [
+        ("enqueued", 0),
+        ("started", 1),
+        ("started", 2),
+        ("finished", 2),
+    ]
+
+
+def test_task_finished_of_a_task_that_found_its_batch_cancelled(told):
+    with Batch.open() as batch:
+        batch.enqueue(fw.find_it_cancelled)
+    drain(raise_failures=False)
+    assert batch.jobs.get().status == "cancelled"
+    assert told[-1] == ("finished", "BatchesBackend", "FAILED", 1)
+
+
 def test_a_task_that_waits_for_children_ends_in_the_books(told):
     with Batch.open() as batch:
         batch.enqueue(fw.sort_in_children, [2, 1])

@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error
 
 from ..exceptions import BatchError, FunctionNotAllowed
 from ..functions import task_at
-from ..opening import Adder, Opening
+from ..opening import Adder, Opening, add_job
 from ..options import Options
 from ..payloads import load_arguments
 from ..states import JobStatus
@@ -44,7 +44,8 @@ class BatchesBackend(BaseTaskBackend):
     knows the start, worker and error of the last attempt: earlier ones stand as "" in `worker_ids`.
 
     Signals: `task_started` and `task_finished` are sent by the process that runs the job, the first in each attempt,
-    the other once it has ended; a receiver's exception is logged. What ends in the books sends no `task_finished`: a
+    the other once it has ended (the framework logs it then, an ERROR under `django.tasks` where it failed); a
+    receiver's exception is logged. What ends in the books sends no `task_finished`: a
     killed or lost worker, a job that waits for child batches, a cancel before the start. Use `batch.on_finish`.
     """
 
@@ -118,7 +119,7 @@ class BatchesBackend(BaseTaskBackend):
 
 
 def _add(batch: "Batch", task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
-    return Adder(batch, batch.job_options).add(task, args, kwargs)[0]
+    return add_job(Adder(batch, batch.job_options), task, args, kwargs)[0]
 
 
 def announce(task: "Task[..., Any]", jobs: Iterable[NewJob]) -> None:
@@ -133,11 +134,12 @@ def refuse_others() -> None:
     enqueued.connect(_refuse, dispatch_uid="django_batches.tasks")
 
 
-def _refuse(sender: type[BaseTaskBackend], task_result: "TaskResult[..., Any]", **kwargs: Any) -> None:
-    if not issubclass(sender, BatchesBackend) and (opening := Opening.innermost()):
-        path, backend = task_result.task.module_path, task_result.backend
+def _refuse(sender: Any, task_result: "TaskResult[..., Any]", **kwargs: Any) -> None:
+    backend = sender if isinstance(sender, type) else type(sender)
+    if not issubclass(backend, BatchesBackend) and (opening := Opening.innermost()):
+        path, alias = task_result.task.module_path, task_result.backend
         raise BatchError(
-            f"{path} was enqueued in the open block of batch {opening.batch.pk}, but its backend {backend!r} is no "
+            f"{path} was enqueued in the open block of batch {opening.batch.pk}, but its backend {alias!r} is no "
             "BatchesBackend: it is no job of the batch, and may run all the same. Enqueue it outside of the block, or "
             "add it by batch.enqueue(task, ...)."
         )
