@@ -168,7 +168,7 @@ def _check_home(given: Any, found: Any, path: str) -> None:
         return
     if as_task(found) and found.func is given:
         fix = "pass the Task itself"
-    elif as_task(given):
+    elif as_task(given) and not as_task(found):
         fix = "decorate the function with @task, so that its name is that of the Task"
     else:
         fix = "give the function its own name"

@@ -105,3 +105,16 @@ def plain(value=None):
 
 
 task_of_plain = task(plain)
+
+
+@task
+def shadowed():
+    pass
+
+
+hidden = shadowed
+
+
+@task
+def shadowed():  # noqa: F811
+    pass

@@ -68,6 +68,10 @@ def test_a_task_is_known_by_its_path():
         ("tests.framework_tasks.stolen", "posixpath.basename may not run as a job"),
         (fw.add.func, "names another object than the one passed: pass the Task itself"),
         (fw.task_of_plain, "decorate the function with @task, so that its name is that of the Task"),
+        (
+            fw.hidden,
+            "framework_tasks.shadowed names another object than the one passed: give the function its own name",
+        ),
         (type(fw.add), "Task is not a function"),
     ],
 )
