@@ -116,5 +116,5 @@ hidden = shadowed
 
 
 @task
-def shadowed():  # noqa: F811
+def shadowed():
     pass
