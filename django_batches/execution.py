@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -27,6 +27,7 @@ from redis.exceptions import RedisError
 from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
 
+from .conf import LARGEST_PAYLOAD
 from .connection import Keys, poke
 from .context import Running, running
 from .describing import described
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches.jobs")
 
+MAX_HEAD = 65_536
+"""Bytes of a message that are not arguments."""
+
 
 @dataclass(frozen=True)
 class Message:
@@ -58,14 +62,21 @@ class Message:
     attempts: int
     max_attempts: int
     no_retry: list[str]
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[Any] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
     dispatch: int
 
     @classmethod
     def of(cls, rq_id: str, text: str | bytes) -> "Message":
         """Raises `ValueError` for text that is no message of ours."""
-        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = json.loads(text)
+        if len(text) > LARGEST_PAYLOAD + MAX_HEAD:
+            raise ValueError(f"{len(text):,} bytes are more than any MAX_PAYLOAD allows")
+        values = json.loads(text)
+        if not isinstance(values, list) or [type(value) for value in values] != _TYPES:
+            raise ValueError("it is not the list that the coordinator writes")
+        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = values
+        if not (type(args) is list and type(kwargs) is dict and 1 <= timeout < 2**31):
+            raise ValueError("its arguments or its timeout are none")
         dispatch = int(rq_id.rpartition("-")[2])
         return cls(
             UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
@@ -74,6 +85,9 @@ class Message:
 
     def outcome(self, kind: Kind, **fields: Any) -> Outcome:
         return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
+
+
+_TYPES = [str, str, int, str, str, int, int, int, list, list]
 
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
@@ -112,7 +126,11 @@ def run() -> None:
     if text is None:
         logger.error("The job %s carries no message of django_batches; nothing was run.", job.id)
         return
-    message = Message.of(job.id, text)
+    try:
+        message = Message.of(job.id, text)
+    except (ValueError, RecursionError):
+        logger.exception("The job %s carries a message that cannot be read; nothing was run.", job.id)
+        return
     keys = Keys(job.id.split("-")[1])
     if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
         outcome = message.outcome(Kind.HELD)

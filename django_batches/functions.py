@@ -16,9 +16,12 @@ from django.apps import apps
 
 from .conf import SETTING, settings
 from .exceptions import FunctionNotAllowed
+from .masking import MASK, is_sensitive, masked_value
 
 MAX_PATH = 255
 """Characters of a dotted path, as the column has."""
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def path_of(func: Callable[..., Any] | str) -> str:
@@ -51,8 +54,24 @@ def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str
         signature.bind(*(None,) * leading, *args, **kwargs)
     except TypeError as error:
         first = "batch, " if leading else ""
-        raise TypeError(f"{path}({first}{_call(args, kwargs)}): {error}; its signature is {signature}.") from None
+        call = _call(args, kwargs, lambda index: is_masked(path, leading + index))
+        raise TypeError(f"{path}({first}{call}): {error}; its signature is {signature}.") from None
     return names[leading:]
+
+
+def is_masked(path: str, index: int) -> bool:
+    """Whether the value of a positional argument must not be shown, by the name of its parameter.
+
+    True where nobody can say: the function is not allowed, is not found here, or takes fewer arguments.
+    """
+    try:
+        parameters = _signature(path)[0].parameters.values()
+    except Exception:  # whatever a module of a user's does when it is imported
+        return bool(settings().SENSITIVE_KWARGS)
+    places = [each for each in parameters if each.kind in _POSITIONAL]
+    rest = next((each for each in parameters if each.kind == inspect.Parameter.VAR_POSITIONAL), None)
+    found = places[index] if index < len(places) else rest
+    return is_sensitive(found.name) if found else bool(settings().SENSITIVE_KWARGS)
 
 
 @cache
@@ -124,7 +143,9 @@ def _not_allowed(path: str, module: str) -> str:
     )
 
 
-def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    shown = [repr(value) for value in args] + [f"{key}={value!r}" for key, value in kwargs.items()]
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], is_hidden: Callable[[int], bool]) -> str:
+    """The arguments of a wrong call as it was written, without the secret ones."""
+    shown = [MASK if is_hidden(index) else repr(masked_value(value)) for index, value in enumerate(args)]
+    shown += [f"{key}={MASK if is_sensitive(key) else repr(masked_value(value))}" for key, value in kwargs.items()]
     text = ", ".join(shown)
     return text if len(text) <= 80 else f"{text[:80]}…"

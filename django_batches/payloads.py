@@ -10,6 +10,8 @@ import re
 from typing import Any
 
 from .conf import settings
+from .functions import is_masked
+from .masking import masked_json
 
 MAX_ERROR = 2_000
 """Characters of an error message that are kept."""
@@ -56,6 +58,21 @@ def dump_result(value: Any) -> str:
 def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     args, kwargs = json.loads(text)
     return args, kwargs
+
+
+def masked(func: str, text: str, *, is_callback: bool = False) -> str:
+    """The JSON text of a call's arguments as it may be shown: without the values that `SENSITIVE_KWARGS` names.
+
+    `text` may be cut off at its end. Positional arguments are known by the signature of `func`, a dotted path; all of
+    them are masked where it cannot be found here.
+    """
+    leading = 1 if is_callback else 0
+    return masked_json(text, lambda part, index: part == 0 and is_masked(func, leading + index))
+
+
+def masked_result(text: str) -> str:
+    """The JSON text of a result as it may be shown."""
+    return masked_json(text)
 
 
 def clean(text: str, limit: int) -> str:

@@ -8,7 +8,7 @@ They build names of keys, so Redis Cluster is out of reach, as it is for RQ.
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Pushed:
     """A job as it goes to RQ."""
 
     rq_id: str
-    message: str
+    message: str = field(repr=False)
     """JSON text: batch, job, whether it is a callback, event, function, timeout, attempts, max_attempts, no_retry,
     arguments."""
     owner: str
@@ -52,7 +52,7 @@ class Taken:
     """job, rq, idle, suspended or retired."""
     rq_id: str = ""
     queue: str = ""
-    message: bytes = b""
+    message: bytes = field(default=b"", repr=False)
     pushed_at: float = 0.0
     """By Redis' clock."""
     now: float = 0.0

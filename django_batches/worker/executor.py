@@ -148,7 +148,7 @@ class Executor:
     def _execute(self, taken: Taken, begun: float) -> Outcome | None:
         try:
             message = Message.of(taken.rq_id, taken.message)
-        except ValueError:
+        except (ValueError, RecursionError):
             # Finished without an outcome: the reconciler has it dispatched again, with a message of ours.
             logger.exception("The job %s carries a message that cannot be read; it is dropped.", taken.rq_id)
             return None
