@@ -3,6 +3,7 @@ from django.core.checks import register
 from django.utils.translation import gettext_lazy as _
 
 from .checks import check_settings
+from .deploy_checks import check_redis
 
 
 class DjangoBatchesConfig(AppConfig):
@@ -12,3 +13,4 @@ class DjangoBatchesConfig(AppConfig):
 
     def ready(self) -> None:
         register(check_settings)
+        register(check_redis, deploy=True)
