@@ -62,8 +62,9 @@ class Taken:
 class _Direct:
     """A script on a connection of its own, for the one call that every job pays for.
 
-    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is closed and its
-    error raised: the caller repeats the call, which the script allows.
+    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is given back and
+    its error raised: the caller repeats the call, which the script allows, and the pool connects anew, behind Sentinel
+    to the primary of that moment.
     """
 
     def __init__(self, redis: Redis, text: str) -> None:
@@ -88,7 +89,9 @@ class _Direct:
             raise
         except BaseException:
             # The answer may still come, and would be taken for that of the next call.
-            self._connection.disconnect()
+            broken, self._connection = self._connection, None
+            broken.disconnect()
+            self._pool.release(broken)
             raise
 
 
