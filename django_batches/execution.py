@@ -112,6 +112,33 @@ def is_current(message: Message) -> bool:
     return rows.jobs().filter(pk=message.job_id, dispatch=message.dispatch, status__in=IN_FLIGHT).exists()
 
 
+def unreadable(rq_id: str, error: Exception) -> Outcome | None:
+    """The outcome of a job whose message is none: given back, because the next one is written anew from the row.
+
+    A loss, because a row that is broken itself must not go round for ever. None where the row cannot be asked.
+    """
+    logger.error("The job %s carries a message that cannot be read (%s); nothing was run.", rq_id, error)
+    job_id, dispatch = Keys().parse(rq_id)
+    try:
+        found = rows.jobs().filter(pk=job_id, dispatch=dispatch).values_list("batch_id", "callback_of_id").first()
+    except Error:
+        return None  # the reconciler finds it
+    if found is None:
+        return None
+    told = f"Its message in Redis cannot be read ({error}): its row is broken, or another version has written it."
+    batch_id, callback_of_id = found
+    return Outcome(
+        Kind.MISSING,
+        job_id,
+        dispatch,
+        batch_id or callback_of_id,
+        callback_of_id is None,
+        error_type="django_batches.unreadable",
+        error=told,
+        fingerprint=fingerprint("django_batches.unreadable", ""),
+    )
+
+
 def run() -> None:
     """What RQ calls: runs the current RQ job as the job of a batch and tells its outcome. Never raises.
 
@@ -126,12 +153,13 @@ def run() -> None:
     if text is None:
         logger.error("The job %s carries no message of django_batches; nothing was run.", job.id)
         return
+    keys = Keys(job.id.split("-")[1])
     try:
         message = Message.of(job.id, text)
-    except (ValueError, RecursionError):
-        logger.exception("The job %s carries a message that cannot be read; nothing was run.", job.id)
+    except (ValueError, RecursionError) as error:
+        if outcome := unreadable(job.id, error):
+            _tell(outcome, job.connection, keys)
         return
-    keys = Keys(job.id.split("-")[1])
     if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
         outcome = message.outcome(Kind.HELD)
     else:
