@@ -53,9 +53,9 @@ def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str
     try:
         signature.bind(*(None,) * leading, *args, **kwargs)
     except TypeError as error:
-        first = "batch, " if leading else ""
         call = _call(args, kwargs, lambda index: is_masked(path, leading + index))
-        raise TypeError(f"{path}({first}{call}): {error}; its signature is {signature}.") from None
+        shown = ", ".join(part for part in ("batch" if leading else "", call) if part)
+        raise TypeError(f"{path}({shown}): {error}; its signature is {signature}.") from None
     return names[leading:]
 
 

@@ -210,13 +210,15 @@ class Adder:
         **kwargs: P.kwargs,
     ) -> int:
         """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Streaming."""
-        return self._add_all(func, ((item, *args) for item in iterable), kwargs)
+        items = _items(iterable, "map")
+        return self._add_all(func, ((item, *args) for item in items), kwargs)
 
     def starmap(
         self, func: Callable[..., object] | str, iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any
     ) -> int:
         """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
-        return self._add_all(func, ((*item, *args) for item in iterable), kwargs)
+        items = _items(iterable, "starmap")
+        return self._add_all(func, ((*_items(item, "starmap"), *args) for item in items), kwargs)
 
     async def aenqueue(self, func: Callable[P, object] | str, /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Asynchronous twin of `enqueue`."""
@@ -310,6 +312,13 @@ class Adder:
             now,
             now + self._after if isinstance(self._after, timedelta) else self._after,
         )
+
+
+def _items(value: Any, verb: str) -> Any:
+    if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        what = "an iterable of items" if verb == "map" else "an iterable of tuples of arguments"
+        raise TypeError(f"{verb}: {value!r} is no iterable: pass {what}.")
+    return value
 
 
 def written(job: "BatchJob", position: int) -> None:
