@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test lint format screenshots chaos crash-points mutants bench
+.PHONY: help demo serve test lint audit format screenshots chaos crash-points mutants bench
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -18,10 +18,13 @@ test: .venv/installed ## the tests, on SQLite and on PostgreSQL
 	$(SERVERS) -- $(BIN)/python -m pytest
 	$(SERVERS) --postgres -- $(BIN)/python -m pytest
 
-lint: .venv/installed ## style and types
+lint: .venv/installed audit ## style, types and dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: .venv/installed ## known vulnerabilities in the dependencies, by PyPI; AUDIT=required fails where it is out of reach
+	$(BIN)/python .ci/audit.py
 
 format: .venv/installed ## writes the style into the files
 	$(BIN)/ruff format .

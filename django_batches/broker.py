@@ -44,7 +44,7 @@ def ask(queues: Sequence[str]) -> Broker:
         suspended, *members = pipeline.execute()
         # The set keeps the names of workers whose host was lost; their record has run out.
         for names in members:
-            pipeline.exists(*names) if names else pipeline.exists("")
+            pipeline.exists(*(names or [f"{keys.own}:nobody"]))
         alive = pipeline.execute() if members else []
         return Broker("", bool(suspended), dict(zip(queues, alive, strict=True)))
     except (RedisError, OSError, ImproperlyConfigured) as error:

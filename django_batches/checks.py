@@ -7,26 +7,35 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
+from rq.serializers import resolve_serializer
 
 from .conf import SETTING, settings, suggestion
 from .exceptions import FunctionNotAllowed
 from .functions import resolve
+from .transitions import rows
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
     try:
         found = settings()
     except ImproperlyConfigured as error:
-        return [Error(str(error), id="django_batches.E002")]
+        return [Error(line, id="django_batches.E002") for line in str(error).splitlines()]
     unknown = [
         Error(f'Unknown key {SETTING}["{key}"].', hint=suggestion(key), id="django_batches.E001")
         for key in found.unknown
     ]
-    return [*unknown, *_check_cache(found.CACHE), *_check_database(), *_check_permission(found.STATUS_PERMISSION)]
+    return [
+        *unknown,
+        *_check_cache(found.CACHE),
+        *_check_database(),
+        *_check_function("STATUS_PERMISSION", found.STATUS_PERMISSION, "django_batches.E004"),
+        *_check_function("ON_FAILURE", found.ON_FAILURE, "django_batches.E006"),
+        *_check_serializer(found.RQ_SERIALIZER),
+    ]
 
 
 def _check_cache(alias: str) -> Iterator[CheckMessage]:
-    cache = django_settings.CACHES.get(alias)
+    cache: dict[str, Any] | None = django_settings.CACHES.get(alias)
     if cache is None or "django_redis" not in cache.get("BACKEND", ""):
         yield Error(
             f'CACHES["{alias}"] is no django-redis cache; {SETTING}["CACHE"] must name one.',
@@ -34,7 +43,14 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
             '"LOCATION": "redis://localhost:6379/1"}}',
             id="django_batches.E003",
         )
-    elif alias == "default":
+        return
+    if "ShardClient" in cache.get("OPTIONS", {}).get("CLIENT_CLASS", ""):
+        yield Error(
+            f'CACHES["{alias}"] spreads its keys over several servers (ShardClient); a queue lives on one.',
+            hint="Give the queues an alias of their own, with one LOCATION and the default CLIENT_CLASS.",
+            id="django_batches.E005",
+        )
+    if alias == "default":
         yield Warning(
             'The queues live in CACHES["default"]: cache.clear() of django-redis empties the whole database.',
             hint='Give them an alias and a database number of their own, and name it in DJANGO_BATCHES["CACHE"].',
@@ -43,19 +59,39 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
 
 
 def _check_database() -> Iterator[CheckMessage]:
-    database: dict[str, Any] = django_settings.DATABASES.get(DEFAULT_DB_ALIAS, {})
+    alias = rows.alias()
+    database: dict[str, Any] = django_settings.DATABASES.get(alias, {})
     if "sqlite3" in database.get("ENGINE", "") and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
         yield Warning(
             "SQLite begins its transactions as readers: two that write at once fail with 'database is locked'.",
-            hint='DATABASES["default"]["OPTIONS"] = {"transaction_mode": "IMMEDIATE", "timeout": 20}',
+            hint=f'DATABASES["{alias}"]["OPTIONS"] = {{"transaction_mode": "IMMEDIATE", "timeout": 20}}',
             id="django_batches.W002",
+        )
+    if alias != DEFAULT_DB_ALIAS:
+        yield Warning(
+            f'A database router keeps the batches in "{alias}": transaction.atomic() on "{DEFAULT_DB_ALIAS}" neither '
+            "delays nor undoes them.",
+            hint=f'Open batches inside transaction.atomic(using="{alias}"), or keep them beside your own tables. '
+            "Silence this check if that is what you want.",
+            id="django_batches.W003",
         )
 
 
-def _check_permission(path: str) -> Iterator[CheckMessage]:
+def _check_function(key: str, path: str, id: str) -> Iterator[CheckMessage]:
     if not path:
         return
     try:
         resolve(path)
     except (FunctionNotAllowed, ImportError) as error:
-        yield Error(f'{SETTING}["STATUS_PERMISSION"]: {error}', id="django_batches.E004")
+        yield Error(f'{SETTING}["{key}"]: {error}', id=id)
+
+
+def _check_serializer(name: str) -> Iterator[CheckMessage]:
+    try:
+        resolve_serializer(name)
+    except (ImportError, AttributeError, ValueError, TypeError, NotImplementedError) as error:
+        yield Error(
+            f'{SETTING}["RQ_SERIALIZER"] is {name!r}, and RQ finds no serializer there ({error}).',
+            hint="Write 'pickle', 'json', or the path that `rq worker --serializer` is given.",
+            id="django_batches.E007",
+        )

@@ -103,14 +103,16 @@ def client(**options: Any) -> Redis:
         pool = get_redis_connection(alias, write=True).connection_pool
     except NotImplementedError as error:
         raise ImproperlyConfigured(
-            f'CACHES["{alias}"] is no django-redis cache; {SETTING}["CACHE"] names the alias of one.'
+            f'CACHES["{alias}"] is no django-redis cache with one server (ShardClient spreads its keys over several); '
+            f'{SETTING}["CACHE"] names the alias of one.'
         ) from error
     defaults = {
         "socket_connect_timeout": 5.0,
         "socket_timeout": 10.0,
         "retry": Retry(ExponentialBackoff(base=0.05, cap=0.5), 3),
     }
-    kwargs = {**pool.connection_kwargs, **defaults, **options}
+    # The cache's own code may ask for text; ours and RQ's read bytes.
+    kwargs = {**pool.connection_kwargs, **defaults, **options, "decode_responses": False}
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from rq import Retry, get_current_job
 from rq.timeouts import JobTimeoutException
 
+from .conf import LARGEST_PAYLOAD
 from .connection import Keys, poke
 from .context import Running, opened, running
 from .describing import described
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches.jobs")
 
+MAX_HEAD = 65_536
+"""Bytes of a message that are not arguments."""
+
 
 @dataclass(slots=True)
 class Message:
@@ -57,14 +61,21 @@ class Message:
     attempts: int
     max_attempts: int
     no_retry: list[str]
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[Any] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
     dispatch: int
 
     @classmethod
     def of(cls, rq_id: str, text: str | bytes) -> "Message":
         """Raises `ValueError` for text that is no message of ours."""
-        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = json.loads(text)
+        if len(text) > LARGEST_PAYLOAD + MAX_HEAD:
+            raise ValueError(f"{len(text):,} bytes are more than any MAX_PAYLOAD allows")
+        values = json.loads(text)
+        if not isinstance(values, list) or [type(value) for value in values] != _TYPES:
+            raise ValueError("it is not the list that the coordinator writes")
+        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = values
+        if not (type(args) is list and type(kwargs) is dict and 1 <= timeout < 2**31):
+            raise ValueError("its arguments or its timeout are none")
         dispatch = int(rq_id.rpartition("-")[2])
         return cls(
             UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
@@ -73,6 +84,9 @@ class Message:
 
     def outcome(self, kind: Kind, **fields: Any) -> Outcome:
         return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
+
+
+_TYPES = [str, str, int, str, str, int, int, int, list, list]
 
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
@@ -117,6 +131,33 @@ def is_current(message: Message) -> bool:
     return bool(found)
 
 
+def unreadable(rq_id: str, error: Exception) -> Outcome | None:
+    """The outcome of a job whose message is none: given back, because the next one is written anew from the row.
+
+    A loss, because a row that is broken itself must not go round for ever. None where the row cannot be asked.
+    """
+    logger.error("The job %s carries a message that cannot be read (%s); nothing was run.", rq_id, error)
+    job_id, dispatch = Keys().parse(rq_id)
+    try:
+        found = rows.jobs().filter(pk=job_id, dispatch=dispatch).values_list("batch_id", "callback_of_id").first()
+    except Error:
+        return None  # the reconciler finds it
+    if found is None:
+        return None
+    told = f"Its message in Redis cannot be read ({error}): its row is broken, or another version has written it."
+    batch_id, callback_of_id = found
+    return Outcome(
+        Kind.MISSING,
+        job_id,
+        dispatch,
+        batch_id or callback_of_id,
+        callback_of_id is None,
+        error_type="django_batches.unreadable",
+        error=told,
+        fingerprint=fingerprint("django_batches.unreadable", ""),
+    )
+
+
 def run() -> None:
     """What RQ calls: runs the current RQ job as the job of a batch and tells its outcome. Never raises.
 
@@ -131,8 +172,13 @@ def run() -> None:
     if text is None:
         logger.error("The job %s carries no message of django_batches; nothing was run.", job.id)
         return
-    message = Message.of(job.id, text)
     keys = Keys(job.id.split("-")[1])
+    try:
+        message = Message.of(job.id, text)
+    except (ValueError, RecursionError) as error:
+        if outcome := unreadable(job.id, error):
+            _tell(outcome, job.connection, keys)
+        return
     if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
         outcome = message.outcome(Kind.HELD)
     else:

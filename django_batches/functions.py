@@ -17,11 +17,13 @@ from django.apps import apps
 
 from .conf import SETTING, settings
 from .exceptions import FunctionNotAllowed
+from .masking import MASK, is_sensitive, masked_value
 
 MAX_PATH = 255
 """Characters of a dotted path, as the column has."""
 
 P = ParamSpec("P")
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @runtime_checkable
@@ -96,8 +98,9 @@ def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str
     try:
         signature.bind(*before, *args, **kwargs)
     except TypeError as error:
-        call = ", ".join([*before, _call(args, kwargs)])
-        raise TypeError(f"{path}({call}): {error}; its signature is {signature}.") from None
+        call = _call(args, kwargs, lambda index: is_masked(path, leading + index))
+        shown = ", ".join(part for part in (*before, call) if part)
+        raise TypeError(f"{path}({shown}): {error}; its signature is {signature}.") from None
     return names[len(before) :]
 
 
@@ -121,6 +124,22 @@ def _found(path: str) -> Any:
 def _function_of(func: Any) -> Any:
     task = as_task(func)
     return func if task is None else task.func
+
+
+def is_masked(path: str, index: int) -> bool:
+    """Whether the value of a positional argument must not be shown, by the name of its parameter.
+
+    True where nobody can say: the function is not allowed, is not found here, or takes fewer arguments.
+    """
+    try:
+        signature, _, context = _signature(path)
+    except Exception:  # whatever a module of a user's does when it is imported
+        return bool(settings().SENSITIVE_KWARGS)
+    parameters = list(signature.parameters.values())[len(context) :]
+    places = [each for each in parameters if each.kind in _POSITIONAL]
+    rest = next((each for each in parameters if each.kind == inspect.Parameter.VAR_POSITIONAL), None)
+    found = places[index] if index < len(places) else rest
+    return is_sensitive(found.name) if found else bool(settings().SENSITIVE_KWARGS)
 
 
 def _import_checked(path: str) -> Any:
@@ -199,7 +218,9 @@ def _not_allowed(path: str, module: str) -> str:
     )
 
 
-def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    shown = [repr(value) for value in args] + [f"{key}={value!r}" for key, value in kwargs.items()]
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], is_hidden: Callable[[int], bool]) -> str:
+    """The arguments of a wrong call as it was written, without the secret ones."""
+    shown = [MASK if is_hidden(index) else repr(masked_value(value)) for index, value in enumerate(args)]
+    shown += [f"{key}={MASK if is_sensitive(key) else repr(masked_value(value))}" for key, value in kwargs.items()]
     text = ", ".join(shown)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -230,11 +230,13 @@ class Adder:
         **kwargs: P.kwargs,
     ) -> int:
         """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Streaming."""
-        return self._add_all(func, ((item, *args) for item in iterable), kwargs)
+        items = _items(iterable, "map")
+        return self._add_all(func, ((item, *args) for item in items), kwargs)
 
     def starmap(self, func: "Func[...]", iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
         """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
-        return self._add_all(func, ((*item, *args) for item in iterable), kwargs)
+        items = _items(iterable, "starmap")
+        return self._add_all(func, ((*_items(item, "starmap"), *args) for item in items), kwargs)
 
     async def aenqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Asynchronous twin of `enqueue`."""
@@ -364,6 +366,13 @@ def _announce(task: TaskLike[...] | None, jobs: Iterable[NewJob]) -> None:
     """Sends the Tasks framework's signal for jobs that were added."""
     if task is not None:
         framework().announce(task, jobs)
+
+
+def _items(value: Any, verb: str) -> Any:
+    if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        what = "an iterable of items" if verb == "map" else "an iterable of tuples of arguments"
+        raise TypeError(f"{verb}: {value!r} is no iterable: pass {what}.")
+    return value
 
 
 def written(job: "BatchJob", position: int) -> None:

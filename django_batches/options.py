@@ -9,8 +9,10 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.utils import timezone
+from django.utils.functional import Promise
 
 from .conf import settings
+from .payloads import UNSTORABLE
 
 DEFAULT_QUEUE = "default"
 
@@ -38,6 +40,9 @@ def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600,
     `jitter` (0.0 to 1.0) is the part of each pause that is drawn by chance, so that jobs which failed together do not
     come back together.
     """
+    for name, value in (("factor", factor), ("jitter", jitter)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TypeError(f"{name}: {value!r} must be a finite number.")
     if not 0 <= jitter <= 1:
         raise ValueError(f"jitter: {jitter!r} must be between 0.0 and 1.0.")
     if factor < 1:
@@ -100,9 +105,22 @@ def seconds(value: Any, name: str) -> float:
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: {value!r} is neither seconds nor a timedelta.")
-    if value < 0 or not math.isfinite(value):
-        raise ValueError(f"{name}: {value!r} must be a finite number of seconds, 0 or more.")
+    if not 0 <= value < 2**31:
+        raise ValueError(f"{name}: {value!r} must be a finite number of seconds, 0 or more and below 68 years.")
     return float(value)
+
+
+def text(value: Any, name: str, longest: int | None = None) -> str:
+    """A string that every database takes; a lazy translation becomes one. Raises `TypeError` or `ValueError`."""
+    if isinstance(value, Promise):
+        value = str(value)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {value!r} is no string: pass str({name}).")
+    if UNSTORABLE.search(value):
+        raise ValueError(f"{name}: {value!r} holds a NUL or a lone surrogate, which databases refuse: take it out.")
+    if longest is not None and not 1 <= len(value) <= longest:
+        raise ValueError(f"{name}: {value!r} must be a string of 1 to {longest} characters, or None.")
+    return value
 
 
 def run_after(value: Seconds | datetime) -> RunAfter:
@@ -143,7 +161,10 @@ def count(value: int | None, name: str, least: int) -> int | None:
 
 
 def _no_retry(value: ErrorTypes) -> str:
-    types = [value] if isinstance(value, type) else list(value)
+    types = [value] if isinstance(value, type) else value
+    if isinstance(types, str) or not isinstance(types, Iterable):
+        raise TypeError(f"no_retry: {value!r} is neither an exception type nor a list of them.")
+    types = list(types)
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"no_retry: {kind!r} is no exception type.")

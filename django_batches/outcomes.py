@@ -135,13 +135,13 @@ class Outcome:
             return cls(
                 Kind(data["k"]), UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
                 worker=str(data.get("w", "")), started_at=_time(data.get("s")), finished_at=_time(data.get("f")),
-                result=data.get("r"), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
+                result=_kept(data.get("r"), str), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
                 traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
                 is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
                 has_children=bool(data.get("h")), returned=UUID(data["y"]) if data.get("y") else None,
-                retry_max=data.get("m"), retry_after=data.get("a"), entry_id=entry_id,
+                retry_max=_kept(data.get("m"), int), retry_after=_kept(data.get("a"), float, int), entry_id=entry_id,
             )  # fmt: skip
-        except (KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
             raise ValueError(f"not an outcome: {error!r}") from error
 
     @classmethod
@@ -161,6 +161,13 @@ _PLAIN = "+"
 def fingerprint(error_type: str, place: str) -> str:
     """Groups failures: the same exception at the same place has the same fingerprint."""
     return blake2s(f"{error_type}\n{place}".encode("utf-8", "replace"), digest_size=8).hexdigest()
+
+
+def _kept(value: Any, *types: type) -> Any:
+    """`value`, or None; raises `TypeError` for another type, which would stop the books and not the outcome alone."""
+    if value is not None and type(value) not in types:
+        raise TypeError(f"{type(value).__name__} in place of {types[0].__name__}")
+    return value
 
 
 def _stamp(moment: datetime | None) -> float | None:

@@ -7,9 +7,13 @@ surrogates in text, and a refused row would stop the bulk transaction of everybo
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .conf import settings
+from .functions import is_masked
+from .masking import masked_json
 
 MAX_ERROR = 2_000
 """Characters of an error message that are kept."""
@@ -19,7 +23,8 @@ MAX_TRACEBACK = 32_000
 MAX_NAME = 200
 """Characters of the name of a worker or of an exception type."""
 
-_REFUSED = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""Characters that no column of text takes on every database."""
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> str:
@@ -28,14 +33,16 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[st
     `names` are the names of the positional arguments, for the message. Raises `TypeError` for a value that would not
     come back equal, naming the argument and the fix, and `ValueError` for text above `MAX_PAYLOAD` bytes.
     """
-    for index, value in enumerate(args):
-        _check(value, names[index] if index < len(names) else f"argument {index + 1}")
-    for name, value in kwargs.items():
-        _check(value, name)
-    text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
-    if len(text) > settings().MAX_PAYLOAD:
+    limit = settings().MAX_PAYLOAD
+    with _told("The arguments"):
+        for index, value in enumerate(args):
+            _check(value, names[index] if index < len(names) else f"argument {index + 1}")
+        for name, value in kwargs.items():
+            _check(value, name)
+        text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
+    if len(text) > limit:
         raise ValueError(
-            f"The arguments are {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({settings().MAX_PAYLOAD:,}): "
+            f"The arguments are {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
             "store the data and pass its key."
         )
     return text
@@ -43,14 +50,33 @@ def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[st
 
 def dump_result(value: Any) -> str:
     """The JSON text of a job's result; raises `TypeError` or `ValueError` as `dump_arguments` does."""
-    _check(value, "the result")
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    if len(text) > settings().MAX_PAYLOAD:
+    limit = settings().MAX_PAYLOAD
+    with _told("The result"):
+        _check(value, "the result")
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if len(text) > limit:
         raise ValueError(
-            f"The result is {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({settings().MAX_PAYLOAD:,}): "
+            f"The result is {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
             "store the data and return its key."
         )
     return text
+
+
+def check_metadata(value: Any) -> dict[str, Any]:
+    """The metadata of a batch as it may be stored; raises `TypeError` or `ValueError`."""
+    if not isinstance(value, dict):
+        raise TypeError(f"metadata: {value!r} is no dict.")
+    limit = settings().MAX_PAYLOAD
+    with _told("metadata"):
+        _check(value, "metadata")
+        text = json.dumps(value, allow_nan=False)
+    if len(text) > limit:
+        raise ValueError(
+            f"metadata: {len(text):,} bytes of JSON are more than MAX_PAYLOAD ({limit:,}): store the data."
+        )
+    if any(UNSTORABLE.search(text) for text in _strings(value)):
+        raise ValueError("metadata: it holds a NUL or a lone surrogate, which databases refuse: take it out.")
+    return value
 
 
 def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
@@ -58,17 +84,56 @@ def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
+def masked(func: str, text: str, *, is_callback: bool = False) -> str:
+    """The JSON text of a call's arguments as it may be shown: without the values that `SENSITIVE_KWARGS` names.
+
+    `text` may be cut off at its end. Positional arguments are known by the signature of `func`, a dotted path; all of
+    them are masked where it cannot be found here.
+    """
+    leading = 1 if is_callback else 0
+    return masked_json(text, lambda part, index: part == 0 and is_masked(func, leading + index))
+
+
+def masked_result(text: str) -> str:
+    """The JSON text of a result as it may be shown."""
+    return masked_json(text)
+
+
 def clean(text: str, limit: int) -> str:
     """`text` as every database takes it, with its middle cut out where it is longer than `limit` characters."""
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}\n… {len(text) - limit:,} characters cut …\n{text[-half:]}"
-    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text)
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def clean_name(text: str) -> str:
     """`text` for a column of `MAX_NAME` characters."""
-    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_NAME])
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_NAME])
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What json or Python itself refuses, in words that name the fix."""
+    try:
+        yield
+    except RecursionError:
+        fix = "store the data and pass its key"
+        raise ValueError(f"{what}: lists or dicts hold themselves, or are nested too deeply: {fix}.") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: JSON cannot carry a number so long ({error}): pass str(number).") from None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        yield from value
+        for item in value.values():
+            yield from _strings(item)
 
 
 def _check(value: Any, name: str) -> None:

@@ -12,7 +12,8 @@ from .context import Current, running
 from .exceptions import BatchError
 from .functions import Func
 from .opening import Adder, Opening
-from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, whole_seconds
+from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, text, whole_seconds
+from .payloads import check_metadata
 from .transitions import creating, retrying, rows, steering
 from .twins import twin
 
@@ -68,20 +69,16 @@ class BatchVerbs:
         a savepoint around the whole block; one inside the block undoes only what had been written by then (every
         1,000 jobs), so roll back outside. Raises `TypeError` or `ValueError` for a wrong option.
         """
-        if metadata is not None and not isinstance(metadata, dict):
-            raise TypeError(f"metadata: {metadata!r} is no dict.")
-        if key is not None and (not isinstance(key, str) or not 1 <= len(key) <= 200):
-            raise ValueError(f"key: {key!r} must be a string of 1 to 200 characters, or None.")
         if parent is not None and parent is not Current.JOB:
             raise TypeError(f"parent: {parent!r} must be left out (the running job) or None (no parent).")
         options = Options.of(queue, timeout, max_attempts, backoff, no_retry)
         run = running.get() if parent else None
         batch = cast("type[Batch]", cls)(
-            description=description,
-            metadata=metadata or {},
+            description=text(description, "description"),
+            metadata=check_metadata({} if metadata is None else metadata),
             concurrency=count(concurrency, "concurrency", 1),
             max_failures=count(max_failures, "max_failures", 0),
-            key=key or "",
+            key="" if key is None else text(key, "key", 200),
             parent_id=run.job_id if run else None,
             parent_dispatch=run.dispatch if run else None,
             **vars(options),
@@ -186,7 +183,7 @@ class BatchVerbs:
 
     def cancel(self, reason: str = "") -> int:
         """Cancels the batch; returns how many jobs that ended. Running jobs finish and count as what they become."""
-        return self._acted(steering.cancel(self._key, reason))
+        return self._acted(steering.cancel(self._key, text(reason, "reason")))
 
     def pause(self) -> bool:
         """Starts no further job; running ones finish. False where it is paused or has ended."""

@@ -1,10 +1,14 @@
+from dataclasses import fields
+from datetime import timedelta
+
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from django_batches import conf
 from django_batches.checks import check_settings
-from django_batches.conf import settings
+from django_batches.conf import Settings, settings
 from django_batches.connection import client
 
 
@@ -27,6 +31,96 @@ def test_an_unknown_key_is_an_error_with_a_suggestion():
 def test_a_namespace_that_cannot_stand_in_a_key_is_an_error():
     ((id, message, _),) = found(CACHE="batches", NAMESPACE="my shop")
     assert id == "django_batches.E002" and "use letters and digits only" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fix"),
+    [
+        ("CACHE", None, "write the name of an alias in CACHES, as in 'batches'"),
+        ("CACHE", "", "write the name of an alias"),
+        ("NAMESPACE", 7, "use letters and digits only"),
+        ("NAMESPACE", "x" * 41, "at most 40"),
+        ("ALLOWED_FUNCTIONS", "reports.build", "write a list of dotted paths, as in ['reports.build']"),
+        ("ALLOWED_FUNCTIONS", [print], "write a list of dotted paths"),
+        ("ALLOWED_FUNCTIONS", [""], "write a list of dotted paths"),
+        ("DEFAULT_TIMEOUT", "180", "write seconds as a number above 0, or a timedelta"),
+        ("DEFAULT_TIMEOUT", 0, "above 0"),
+        ("DEFAULT_TIMEOUT", True, "above 0"),
+        ("DEFAULT_TIMEOUT", 2**31, "above 0"),
+        ("OPEN_TIMEOUT", float("nan"), "above 0"),
+        ("OPEN_TIMEOUT", timedelta(seconds=-1), "above 0"),
+        ("MAX_PAYLOAD", -1, "write a whole number of bytes from 1 to 67,108,864"),
+        ("MAX_PAYLOAD", 1e6, "whole number"),
+        ("MAX_PAYLOAD", 2**30, "store larger data elsewhere"),
+        ("ON_FAILURE", print, "write the dotted path of a function, as in 'shop.tasks.tell'"),
+        ("ON_FAILURE", "tell", "write the dotted path"),
+        ("STATUS_PERMISSION", "shop/views.py", "write the dotted path"),
+        ("RQ_SERIALIZER", None, "write 'pickle', 'json', or the dotted path of a serializer"),
+        ("SENSITIVE_KWARGS", "password", "write a list of names, as in ['password', 'iban'], or () to mask nothing"),
+        ("SENSITIVE_KWARGS", ["_"], "write a list of names"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_an_error_with_the_fix(key, value, fix):
+    ((id, message, _),) = found(**{"CACHE": "batches", key: value})
+    assert id == "django_batches.E002" and message.startswith(f'DJANGO_BATCHES["{key}"] is {value!r}: ')
+    assert fix in message
+
+
+def test_every_wrong_value_is_said_at_once():
+    ids = [id for id, _, _ in found(CACHE="batches", MAX_PAYLOAD=None, DEFAULT_TIMEOUT=None)]
+    assert ids == ["django_batches.E002"] * 2
+
+
+def test_a_setting_that_is_no_dict_is_an_error():
+    with override_settings(DJANGO_BATCHES=["batches"]):
+        (problem,) = check_settings(None)
+    assert problem.id == "django_batches.E002" and 'write a dict, as in {"CACHE": "batches"}' in problem.msg
+
+
+def test_every_key_is_judged():
+    assert {field.name for field in fields(Settings)} - {"unknown"} == conf._RULES.keys()
+
+
+def test_times_are_whole_seconds_rounded_up():
+    with override_settings(DJANGO_BATCHES={"DEFAULT_TIMEOUT": timedelta(minutes=1.5), "OPEN_TIMEOUT": 0.5}):
+        assert (settings().DEFAULT_TIMEOUT, settings().OPEN_TIMEOUT) == (90, 1)
+
+
+def test_a_default_failure_callback_that_is_not_there_is_an_error():
+    ((id, message, _),) = found(CACHE="batches", ON_FAILURE="tests.tasks.no_such")
+    assert id == "django_batches.E006" and "no attribute 'no_such'" in message
+    ((id, message, _),) = found(CACHE="batches", ON_FAILURE="os.system")
+    assert id == "django_batches.E006" and "may not run as a job" in message
+
+
+@pytest.mark.parametrize("path", ["no.such.Serializer", "yaml", "os.path"])
+def test_a_serializer_that_rq_does_not_find_is_an_error(path):
+    ((id, message, hint),) = found(CACHE="batches", RQ_SERIALIZER=path)
+    assert id == "django_batches.E007" and path in message and "'pickle', 'json'" in hint
+
+
+def test_keys_spread_over_several_servers_are_an_error():
+    options = {"CLIENT_CLASS": "django_redis.client.ShardClient"}
+    location = ["redis://localhost/0", "redis://localhost/1"]
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location, "OPTIONS": options}
+    with override_settings(CACHES={"batches": cache}, DJANGO_BATCHES={"CACHE": "batches"}):
+        ((id, message, hint),) = [(each.id, each.msg, each.hint) for each in check_settings(None)]
+        with pytest.raises(ImproperlyConfigured, match="ShardClient spreads its keys over several"):
+            client()
+    assert id == "django_batches.E005" and "a queue lives on one" in message and "one LOCATION" in hint
+
+
+class Router:
+    def db_for_write(self, model, **hints):
+        return "books" if model._meta.app_label == "django_batches" else None
+
+
+def test_a_router_that_moves_our_tables_is_warned_of(monkeypatch):
+    monkeypatch.setitem(django_settings.DATABASES, "books", {"ENGINE": "django.db.backends.postgresql"})
+    with override_settings(DATABASE_ROUTERS=["tests.test_checks.Router"]):
+        ((id, message, hint),) = found(CACHE="batches")
+    assert id == "django_batches.W003" and 'keeps the batches in "books"' in message
+    assert 'transaction.atomic(using="books")' in hint
 
 
 @pytest.mark.parametrize("alias", ["default", "no such"])

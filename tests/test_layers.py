@@ -9,10 +9,10 @@ import django_batches
 ROOT = Path(django_batches.__file__).parent
 
 LAYERS = [
-    ["states", "exceptions", "ids", "conf"],
+    ["states", "exceptions", "ids", "conf", "masking"],
     ["payloads", "options", "functions", "twins"],
     ["connection", "outcomes", "describing", "broker"],
-    ["transitions", "checks"],
+    ["transitions", "checks", "deploy_checks"],
     ["context", "querysets"],
     ["opening"],
     ["verbs"],

@@ -1,8 +1,9 @@
 """A job as the pages show it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import ClassVar
 
 from django.db.models import QuerySet
@@ -10,6 +11,7 @@ from django.db.models.functions import Left
 
 from .. import family
 from ..models import Batch, BatchJob
+from ..payloads import masked, masked_result
 from ..progress import STATES, state
 from ..querysets import BatchJobQuerySet
 from ..states import WAITING_HERE, JobStatus
@@ -79,8 +81,8 @@ class JobRow:
             took = duration((job.finished_at or now) - job.started_at)
         return cls(
             job,
-            arguments=_cut(job.shown_arguments),  # type: ignore[attr-defined]
-            result=_cut(job.shown_result),  # type: ignore[attr-defined]
+            arguments=_cut(job.shown_arguments, partial(masked, job.func, is_callback=bool(job.event))),  # type: ignore[attr-defined]
+            result=_cut(job.shown_result, masked_result),  # type: ignore[attr-defined]
             duration=took,
             headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
             children=[ChildLink(batch) for batch in children],
@@ -113,6 +115,6 @@ def light(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":
     return found
 
 
-def _cut(text: str | None) -> str:
+def _cut(text: str | None, shown: Callable[[str], str]) -> str:
     text = text or ""
-    return text if len(text) <= JobRow.LONGEST else f"{text[: JobRow.LONGEST]}…"
+    return shown(text) if len(text) <= JobRow.LONGEST else f"{shown(text[: JobRow.LONGEST])}…"

@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..diagnosis import why
+from ..masking import masked_value
 from ..models import Batch, BatchJob, FailureGroup
 from ..progress import Pace, paces, snapshot
 from ..states import JOB_ENDED, JobStatus
@@ -111,7 +112,7 @@ def metadata(batch: Batch) -> str:
     """The user's own data as text to read."""
     if not batch.metadata:
         return ""
-    text = json.dumps(batch.metadata, indent=2, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(masked_value(batch.metadata), indent=2, ensure_ascii=False, sort_keys=True)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 

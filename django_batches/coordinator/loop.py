@@ -177,8 +177,8 @@ class Coordinator:
         set and not held by the database has been resumed or has ended.
         """
         members: Any = self._redis.smembers(self._keys.held)
-        present = {key.decode() for key in members}
-        wanted = {key.hex for key in steering.to_hold()}
+        present = set(members)  # bytes: the set may hold what is no text
+        wanted = {key.hex.encode() for key in steering.to_hold()}
         if wanted - present:
             self._redis.sadd(self._keys.held, *(wanted - present))
         if present - wanted:

@@ -86,7 +86,7 @@ class Recorder:
                 outcomes.append(Outcome.loads(text, entry))
             except ValueError:
                 # It names no job, so it can only be dropped; the reconciler finds the job it was about.
-                logger.exception("An entry of the outcome stream cannot be read: %r", text[:200])
+                logger.exception("Entry %s of the outcome stream (%d bytes) cannot be read.", entry.decode(), len(text))
                 broken.append(entry)
         recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])
         done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]

@@ -41,6 +41,9 @@ class Pushed(NamedTuple):
     timeout: int
     description: str
 
+    def __repr__(self) -> str:
+        return f"Pushed({self.rq_id})"  # without the arguments: a log must not have them
+
 
 class Taken(NamedTuple):
     """What a turn gave an executor."""
@@ -55,12 +58,16 @@ class Taken(NamedTuple):
     now: float = 0.0
     """By Redis' clock."""
 
+    def __repr__(self) -> str:
+        return f"Taken({self.kind} {self.rq_id})"
+
 
 class _Direct:
     """A script on a connection of its own, for the one call that every job pays for.
 
-    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is closed and its
-    error raised: the caller repeats the call, which the script allows.
+    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is given back and
+    its error raised: the caller repeats the call, which the script allows, and the pool connects anew, behind Sentinel
+    to the primary of that moment.
     """
 
     def __init__(self, redis: Redis, text: str) -> None:
@@ -85,7 +92,9 @@ class _Direct:
             raise
         except BaseException:
             # The answer may still come, and would be taken for that of the next call.
-            self._connection.disconnect()
+            broken, self._connection = self._connection, None
+            broken.disconnect()
+            self._pool.release(broken)
             raise
 
 

@@ -22,7 +22,7 @@ from rq.timeouts import JobTimeoutException
 
 from ..conf import settings
 from ..connection import client
-from ..execution import Message, is_current, perform, record_directly
+from ..execution import Message, is_current, perform, record_directly, unreadable
 from ..outcomes import Kind, Outcome
 from ..scripts import Scripts, Taken
 from .board import Board, Occupant
@@ -159,10 +159,8 @@ class Executor:
     def _execute(self, taken: Taken, begun: float) -> Outcome | None:
         try:
             message = Message.of(taken.rq_id, taken.message)
-        except ValueError:
-            # Finished without an outcome: the reconciler has it dispatched again, with a message of ours.
-            logger.exception("The job %s carries a message that cannot be read; it is dropped.", taken.rq_id)
-            return None
+        except (ValueError, RecursionError) as wrong:
+            return unreadable(taken.rq_id, wrong)
         if self._must_ask(taken) and not self._is_current(message):
             # The row has ended or was dispatched again: told as vanished, which changes nothing then.
             return message.outcome(Kind.VANISHED, worker=self._post.name)
