@@ -114,12 +114,12 @@ def text(value: Any, name: str, longest: int | None = None) -> str:
     """A string that every database takes; a lazy translation becomes one. Raises `TypeError` or `ValueError`."""
     if isinstance(value, Promise):
         value = str(value)
+    if longest is not None and not (isinstance(value, str) and 1 <= len(value) <= longest):
+        raise ValueError(f"{name}: {value!r} must be a string of 1 to {longest} characters, or None.")
     if not isinstance(value, str):
         raise TypeError(f"{name}: {value!r} is no string: pass str({name}).")
     if UNSTORABLE.search(value):
         raise ValueError(f"{name}: {value!r} holds a NUL or a lone surrogate, which databases refuse: take it out.")
-    if longest is not None and not 1 <= len(value) <= longest:
-        raise ValueError(f"{name}: {value!r} must be a string of 1 to {longest} characters, or None.")
     return value
 
 

@@ -51,7 +51,7 @@ OPTIONS = [
     ({"deadline": "tomorrow"}, TypeError, "deadline: 'tomorrow' is neither seconds nor a timedelta"),
     ({"key": ""}, ValueError, "key: '' must be a string of 1 to 200 characters, or None"),
     ({"key": "\ud800"}, ValueError, "a NUL or a lone surrogate, which databases refuse: take it out"),
-    ({"key": 7}, TypeError, "key: 7 is no string: pass str(key)"),
+    ({"key": 7}, ValueError, "key: 7 must be a string of 1 to 200 characters"),
     ({"description": None}, TypeError, "description: None is no string: pass str(description)"),
     ({"description": "a\x00b"}, ValueError, "description: 'a\\x00b' holds a NUL"),
     ({"metadata": [1]}, TypeError, "metadata: [1] is no dict"),

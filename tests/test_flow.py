@@ -13,10 +13,10 @@ from redis import Connection
 from rq import Queue
 
 from django_batches import Batch, current_batch, current_job, execution
-from django_batches.coordinator import dispatch, reconcile
+from django_batches.coordinator import dispatch
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing
+from django_batches.transitions import recording, repairing, rows
 
 from . import tasks
 from .road import outcome_of
@@ -252,16 +252,16 @@ def test_the_message_in_redis_is_read_only_for_its_own_row(road, redis, keys):
     assert "FunctionNotAllowed" in batch.jobs.get().error
 
 
-def test_a_garbled_message_is_dropped_and_the_job_dispatched_again(road, redis, keys, monkeypatch):
+def test_a_garbled_message_is_not_run_and_the_job_is_dispatched_again_later(road, redis, keys):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     road.dispatch()
     (rq_id,) = redis.lrange("rq:queue:default", 0, -1)
     redis.hset(keys.job(rq_id.decode()), "batches", "garbled")
-    road.work()
-    monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
-    assert road.reconciler.look() == 1
-    assert road.reconciler.act() == 1
+    road.run()
+    job = batch.jobs.get()
+    assert (job.status, job.losses, job.attempts) == ("scheduled", 1, 0)
+    rows.jobs().update(due_at=timezone.now())
     road.run()
     assert_books_are_right(batch)
     assert (batch.status, batch.jobs.get().dispatch) == ("succeeded", 2)

@@ -103,5 +103,5 @@ def test_a_call_that_does_not_fit_is_refused_with_the_signature(args, kwargs):
 
 def test_a_callback_is_bound_with_its_batch():
     assert bound_names("tests.tasks.told", 1, ("path",), {}) == ["path", "text"]
-    with pytest.raises(TypeError, match=r"told\(batch, \): missing"):
+    with pytest.raises(TypeError, match=r"told\(batch\): missing"):
         bound_names("tests.tasks.told", 1, (), {})
