@@ -7,21 +7,18 @@ STATEFUL_EXAMPLES=5000 looks for longer, and at other orders each time.
 import os
 import sys
 from contextvars import copy_context
-from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 from django.db import transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     initialize,
     invariant,
-    multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -30,35 +27,34 @@ from django_batches import Batch
 from django_batches.context import Running, running
 from django_batches.exceptions import BatchError, BatchExists, BatchFinished
 from django_batches.models import BatchJob
-from django_batches.outcomes import Kind, Outcome
+from django_batches.outcomes import Kind
 from django_batches.states import IN_FLIGHT, WAITING_HERE
 from django_batches.transitions import children, dispatching, recording, repairing, retrying, steering
-from django_batches.transitions.dispatching import Claimed
 
 from . import tasks
 from .books import EVENTS, Books, aggregates_broken, drift, keep_books, name
 from .road import claim, outcome_of
 
 EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", 0))
+SKIPPED = os.environ.get("STATEFUL_SKIP", "").split(",")
+OWN = [Kind.FAILED, Kind.FAILED, Kind.RETRY, Kind.CANCELLED, Kind.MISSING]
 FOREIGN = [Kind.KILLED, Kind.INTERRUPTED, Kind.TIMEOUT, Kind.VANISHED, Kind.STOPPED, Kind.HELD]
 """What others say of a run, which may go on all the same."""
-OWN = [Kind.FAILED, Kind.RETRY, Kind.CANCELLED, Kind.MISSING]
 LONG = timedelta(days=1)
-PHASES = [p for p in Phase if p.name not in os.environ.get("STATEFUL_SKIP", "").split(",")]
 
 
-@dataclass(eq=False)
 class Run:
     """A dispatch of a job, as a worker has it."""
 
-    claimed: Claimed
-    running: Running
-    success: Outcome | None = None
-    """What it has told at its end; told again, it is the same."""
-    has_left: bool = False
+    def __init__(self, claimed, label):
+        self.claimed, self.label = claimed, label
+        self.running = Running(claimed.id, claimed.batch_id, claimed.dispatch, bool(claimed.event))
+        self.success = None
+        """What it has told at its end; told again, it is the same."""
+        self.has_left = False
 
     def __repr__(self):
-        return f"<run {self.claimed.dispatch} of {self.claimed.id.hex[-6:]} {self.claimed.event}>"
+        return f"<{self.label}>"
 
     def call(self, function):
         """As code inside of the job."""
@@ -69,25 +65,27 @@ class Run:
 
         return copy_context().run(inside)
 
-    def succeed(self, returned=None):
+    def succeed(self, returns=0):
+        """Its success, with the child it returns, if so many are awaited."""
+        self.has_left = True
         if self.success is None:
-            opened = bool(self.running.children)
-            self.success = outcome_of(self.claimed, has_children=opened, returned=returned)
+            opened = self.running.children
+            awaited = [key for key in opened if Batch.objects.filter(pk=key, is_awaited=True).exists()]
+            returned = awaited[returns] if returns < len(awaited) else None
+            self.success = outcome_of(self.claimed, has_children=bool(opened), returned=returned)
         return self.success
 
 
 class TheBooks(RuleBasedStateMachine):
-    batches = Bundle("batches")
-    runs = Bundle("runs")
-    left = Bundle("left")
-    """Runs of which an outcome was told."""
-
     def __init__(self):
         super().__init__()
         self.atomic = transaction.atomic()
         self.atomic.__enter__()
-        self.count = 0
-        self.all_runs = {}
+        self.batches = {}
+        self.runs = {}
+        self.live = []
+        """Runs of which nothing was told."""
+        self.left = []
         self.succeeded = {}
 
     def teardown(self):
@@ -98,188 +96,189 @@ class TheBooks(RuleBasedStateMachine):
             transaction.set_rollback(True)
             self.atomic.__exit__(None, None, None)
 
+    def draw(self, data, choices, label):
+        return data.draw(st.sampled_from(list(choices)), label)
+
+    def draw_batch(self, data):
+        return self.batches[self.draw(data, self.batches, "batch")]
+
     # Filling
 
     options = st.fixed_dictionaries(
-        {
-            "max_attempts": st.integers(1, 2),
-            "concurrency": st.sampled_from([None, None, 1, 2]),
-            "max_failures": st.sampled_from([None, None, 0, 1]),
-            "key": st.sampled_from([None, None, None, "k"]),
-        }
+        {},
+        optional={
+            "max_attempts": st.just(2),
+            "concurrency": st.just(1),
+            "max_failures": st.integers(0, 1),
+            "key": st.just("k"),
+        },
     )
-    events = st.lists(st.sampled_from(EVENTS), max_size=4)
-    sizes = st.integers(0, 3)
+    events = st.lists(st.sampled_from(EVENTS), max_size=4, unique=True)
+    sizes = st.integers(0, 2)
 
     def open(self, options, events, size, sealed):
-        self.count += 1
-        opening = Batch.open(f"B{self.count}", **options)
+        opening = Batch.open(f"B{len(self.batches) + 1}", **options)
         batch = opening.__enter__()
         for event in events:
             getattr(batch, f"on_{event}")(tasks.ok_callback)
         batch.map(tasks.ok, range(size))
         opening.seal() if sealed else opening.flush()
-        return batch.pk
+        self.batches[batch.description] = batch.pk
+        return batch
 
-    @initialize(target=batches, events=events)
-    def begin(self, events):
-        return self.open({"max_attempts": 2}, events, 2, True)
+    @initialize(depth=st.integers(0, 3), events=events, claimed=st.booleans())
+    def begin_with_a_tree(self, depth, events, claimed):
+        batch = self.open({}, events, 2, True)
+        for _ in range(depth):
+            self.claim_all()
+            run = next(run for run in self.live if run.claimed.batch_id == batch.pk)
+            batch = run.call(lambda: self.open({}, events, 2, True))
+            self.tell(run.succeed())
+        if claimed:
+            self.claim_all()
 
-    @rule(target=batches, options=options, events=events, size=sizes, sealed=st.booleans())
+    @rule(options=options, events=events, size=sizes, sealed=st.booleans())
     def open_batch(self, options, events, size, sealed):
         try:
-            return self.open(options, events, size, sealed)
+            self.open(options, events, size, sealed)
         except BatchExists:
-            assert Batch.objects.filter(key=options["key"], finished_at=None).count() == 1
-            return multiple()
+            assert Batch.objects.filter(key="k", finished_at=None).count() == 1
 
-    @rule(target=batches, run=runs, options=options, events=events, size=sizes, sealed=st.booleans())
-    def open_child(self, run, options, events, size, sealed):
-        return self.child_of(run, options, events, size, sealed)
-
-    @rule(target=batches, run=left, options=options, events=events, size=sizes, sealed=st.booleans())
-    def open_child_of_a_run_that_was_given_up(self, run, options, events, size, sealed):
-        assume(not run.has_left)
-        return self.child_of(run, options, events, size, sealed)
-
-    def child_of(self, run, options, events, size, sealed):
+    @precondition(lambda self: self.live or self.left)
+    @rule(data=st.data(), options=options, events=events, size=sizes, sealed=st.sampled_from([True, True, False]))
+    def open_child(self, data, options, events, size, sealed):
+        run = self.draw(data, self.live + [run for run in self.left if not run.has_left] or self.left, "run")
+        if run.has_left:
+            return
         job = BatchJob.objects.filter(pk=run.claimed.id).first()
         counts = job and job.dispatch == run.claimed.dispatch and job.status in IN_FLIGHT
         try:
-            key = run.call(lambda: self.open(options, events, size, sealed))
+            run.call(lambda: self.open(options, events, size, sealed))
+            assert counts
         except BatchExists:
-            return multiple()
+            pass
         except BatchFinished:
             assert not counts or Batch.objects.get(pk=run.claimed.batch_id).cancelled_at
-            return multiple()
-        assert counts
-        return key
 
-    @rule(key=batches, size=st.integers(1, 2))
-    def grow(self, key, size):
-        batch = Batch.objects.filter(pk=key).first()
-        assume(batch)
+    @rule(data=st.data(), size=st.integers(0, 2))
+    def grow_or_seal(self, data, size):
+        batch = Batch.objects.filter(pk=self.draw_batch(data)).first()
+        if batch is None:
+            return
         takes = not (batch.finished_at or batch.cancelled_at)
         try:
-            batch.map(tasks.ok, range(size))
-            assert takes
+            batch.map(tasks.ok, range(size)) if size else batch.seal()
+            assert takes or not size
         except BatchFinished:
             assert not takes
 
-    @rule(key=batches)
-    def seal(self, key):
-        if batch := Batch.objects.filter(pk=key).first():
-            batch.seal()
-
     # Running
 
-    @rule(target=runs, limit=st.integers(1, 4))
+    @rule(limit=st.integers(1, 4))
     def claim(self, limit):
-        found = [
-            job
-            for queue in dispatching.queues_with_jobs()
-            for job in dispatching.claim_jobs(queue, limit, None, timezone.now)[0]
-        ]
-        return multiple(*[self.start(job) for job in found])
+        for queue in dispatching.queues_with_jobs():
+            self.start(dispatching.claim_jobs(queue, limit, None, timezone.now)[0])
+        self.start(dispatching.claim_callbacks(limit, timezone.now))
 
-    @rule(target=runs, limit=st.integers(1, 2))
-    def claim_callbacks(self, limit):
-        return multiple(*[self.start(job) for job in dispatching.claim_callbacks(limit, timezone.now)])
+    @rule()
+    def claim_all(self):
+        self.start(claim())
+        self.start(claim(callbacks=True))
 
-    def start(self, job):
-        execution = job.id, job.dispatch
-        assert execution not in self.all_runs
-        run = Run(job, Running(job.id, job.batch_id, job.dispatch, bool(job.event)))
-        self.all_runs[execution] = run
-        return run
+    def start(self, claimed):
+        for job in claimed:
+            execution = job.id, job.dispatch
+            assert execution not in self.runs
+            self.runs[execution] = run = Run(job, name(Books.read().jobs[job.id]))
+            self.live.append(run)
 
-    @rule(run=runs)
-    def seen_with_a_lease(self, run):
-        dispatching.mark_running([(run.claimed.id, run.claimed.dispatch, timezone.now(), "worker")], timezone.now)
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), returns=st.integers(0, 1))
+    def succeed(self, data, returns):
+        run = self.draw(data, self.live, "run")
+        self.leave(run)
+        self.tell(run.succeed(returns))
 
-    @rule(target=left, run=consumes(runs), returns=st.integers(0, 2))
-    def succeed(self, run, returns):
-        self.tell(self.success_of(run, returns))
-        return run
-
-    @rule(target=left, run=consumes(runs), kind=st.sampled_from(OWN), final=st.booleans(), more=st.integers(0, 2))
-    def fail(self, run, kind, final, more):
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), kind=st.sampled_from(OWN), is_final=st.booleans())
+    def fail(self, data, kind, is_final):
+        run = self.draw(data, self.live, "run")
         run.has_left = True
-        self.tell(self.outcome(run, kind, final, more))
-        return run
+        self.leave(run)
+        self.tell(self.outcome(run, kind, is_final))
 
-    @rule(target=left, run=consumes(runs), kind=st.sampled_from(FOREIGN))
-    def given_up(self, run, kind):
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), kind=st.sampled_from(FOREIGN))
+    def give_up(self, data, kind):
+        run = self.draw(data, self.live, "run")
+        self.leave(run)
         self.tell(outcome_of(run.claimed, kind))
-        return run
 
-    @rule(run=left, kind=st.sampled_from([Kind.SUCCEEDED, *OWN, *FOREIGN]), returns=st.integers(0, 2))
-    def told_late(self, run, kind, returns):
+    @precondition(lambda self: self.live)
+    @rule(kind=st.sampled_from([Kind.SUCCEEDED, Kind.FAILED]))
+    def all_end(self, kind):
+        self.tell(*[run.succeed() if kind == Kind.SUCCEEDED else self.outcome(run, kind, True) for run in self.live])
+        for run in [*self.live]:
+            run.has_left = True
+            self.leave(run)
+
+    @precondition(lambda self: self.left)
+    @rule(data=st.data(), kind=st.sampled_from([Kind.SUCCEEDED, Kind.SUCCEEDED, *OWN, *FOREIGN]))
+    def told_late(self, data, kind):
         """Another outcome of a run that has told one: doubled, or by a worker that was taken for lost."""
-        if kind == Kind.SUCCEEDED:
-            assume(run.success or not run.has_left)
-            self.tell(self.success_of(run, returns))
-        else:
-            self.tell(self.outcome(run, kind, False, 1))
+        run = self.draw(data, self.left, "run")
+        if kind != Kind.SUCCEEDED:
+            self.tell(self.outcome(run, kind, False))
+        elif run.success or not run.has_left:
+            self.tell(run.succeed())
 
-    @rule(one=runs, other=left, kind=st.sampled_from(FOREIGN), returns=st.integers(0, 2))
-    def told_in_one_chunk(self, one, other, kind, returns):
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), kind=st.sampled_from(FOREIGN))
+    def told_in_one_chunk(self, data, kind):
         """A success and a loss of one run, and what another one says again, in one transaction."""
-        told = [self.success_of(one, returns), outcome_of(one.claimed, kind)]
-        self.tell(*told, *([other.success] if other.success else []))
+        run = self.draw(data, self.live, "run")
+        again = [other.success for other in self.left if other.success][-2:]
+        self.leave(run)
+        self.tell(run.succeed(), outcome_of(run.claimed, kind), *again)
 
-    def success_of(self, run, returns):
-        opened = [key for key in run.running.children if Batch.objects.filter(pk=key, is_awaited=True).exists()]
-        run.has_left = True
-        return run.succeed(opened[returns] if returns < len(opened) else None)
+    def leave(self, run):
+        self.live.remove(run)
+        self.left.append(run)
 
-    def outcome(self, run, kind, final, more):
-        fields = {"retry_max": more, "retry_after": 0.0} if kind == Kind.RETRY else {"is_final": final}
+    def outcome(self, run, kind, is_final):
+        fields = {"retry_max": 1, "retry_after": 0.0} if kind == Kind.RETRY else {"is_final": is_final}
         return outcome_of(run.claimed, kind, **fields)
 
     def tell(self, *outcomes):
-        recorded = recording.record(outcomes)
-        assert not recorded.postponed
-        self.given_up_jobs = recorded.given_up
+        assert not recording.record(outcomes).postponed
 
     # Steering
 
-    @rule(key=batches)
-    def cancel(self, key):
-        steering.cancel(key, "a mistake")
+    @rule(data=st.data(), verb=st.sampled_from([steering.cancel, steering.pause, steering.resume]))
+    def steer(self, data, verb):
+        verb(self.draw_batch(data))
 
-    @rule(key=batches)
-    def pause(self, key):
-        steering.pause(key)
-
-    @rule(key=batches)
-    def resume(self, key):
-        steering.resume(key)
-
-    @rule(key=batches, cancelled=st.booleans())
-    def retry_failed(self, key, cancelled):
-        self.or_nothing(lambda: retrying.retry_failed(key, cancelled))
+    @rule(data=st.data(), include_cancelled=st.booleans())
+    def retry_failed(self, data, include_cancelled):
+        key = self.draw_batch(data)
+        self.or_nothing(lambda: retrying.retry_failed(key, include_cancelled))
 
     @rule(data=st.data(), verb=st.sampled_from(["retry", "cancel"]))
     def act_on_a_job(self, data, verb):
         statuses = WAITING_HERE if verb == "cancel" else ["failed", "cancelled"]
-        keys = list(BatchJob.objects.filter(status__in=statuses).order_by("pk").values_list("pk", flat=True))
-        assume(keys)
-        job = BatchJob.objects.get(pk=data.draw(st.sampled_from(keys)))
-        assert self.or_nothing(getattr(job, verb)) in (True, None)
+        jobs = list(BatchJob.objects.filter(status__in=statuses).order_by("pk"))
+        if jobs:
+            job = self.draw(data, jobs, "job")
+            assert self.or_nothing(getattr(job, verb)) in (True, None)
 
-    @rule(key=batches)
-    def delete(self, key):
-        self.or_nothing(lambda: Batch.objects.filter(pk=key).delete())
-
-    @rule(key=batches)
-    def delete_and_die(self, key):
-        """The mark is set, and then the process dies."""
-        try:
-            repairing._tree(key)
-            repairing._mark_for_deletion(key)
-        except BatchError:
-            pass
+    @rule(data=st.data(), dies=st.booleans())
+    def delete(self, data, dies):
+        """Also by a process that dies when the mark is set."""
+        key = self.draw_batch(data)
+        if dies:
+            self.or_nothing(lambda: repairing._mark_for_deletion(repairing._tree(key)[-1]))
+        else:
+            self.or_nothing(lambda: Batch.objects.filter(pk=key).delete())
 
     def or_nothing(self, verb):
         """What the verb returns; where it refuses, nothing has changed."""
@@ -292,39 +291,31 @@ class TheBooks(RuleBasedStateMachine):
 
     # Keeping the books, in pieces as they may come
 
-    @rule()
-    def tell_parents(self):
-        children.tell_parents()
-
-    @rule()
-    def cancel_orphans(self):
-        children.cancel_orphans()
-
-    @rule()
-    def carry_cancels_down(self):
-        children.carry_cancels_down()
-
-    @rule()
-    def carry_retries_on(self):
-        retrying.carry_all_on()
+    @rule(
+        part=st.sampled_from(
+            [children.tell_parents, children.cancel_orphans, children.carry_cancels_down, retrying.carry_all_on]
+        )
+    )
+    def keep_some_books(self, part):
+        part()
 
     @rule()
     def promote(self):
         dispatching.promote_due(lambda: timezone.now() + LONG)
 
     @rule()
-    def all_that_is_due(self):
+    def keep_all_books(self):
         keep_books()
         books = Books.read()
         for batch in books.batches.values():
-            parent = books.jobs.get(batch.parent_id)
-            if batch.is_awaited:
-                assert parent.dispatch == batch.parent_dispatch and parent.status in (*IN_FLIGHT, "waiting"), name(
-                    batch
-                )
-                owner = books.batches.get(parent.batch_id)
-                is_cancelled = owner and owner.cancelled_at and not owner.finished_at
-                assert not is_cancelled or batch.cancelled_at or batch.finished_at, name(batch)
+            if not batch.is_awaited:
+                continue
+            parent = books.jobs[batch.parent_id]
+            assert (parent.id, parent.dispatch) == (batch.parent_id, batch.parent_dispatch), name(batch)
+            assert parent.status in (*IN_FLIGHT, "waiting"), name(batch)
+            owner = books.batches.get(parent.batch_id)
+            is_cancelled = owner and owner.cancelled_at and not owner.finished_at
+            assert not is_cancelled or batch.cancelled_at or batch.finished_at, name(batch)
 
     # The rules
 
@@ -335,7 +326,7 @@ class TheBooks(RuleBasedStateMachine):
         for key, result in self.succeeded.items():
             job = books.jobs.get(key)
             assert job is None or (job.status, job.result_text) == ("succeeded", result), name(job)
-        self.succeeded = {k: job.result_text for k, job in books.jobs.items() if job.status == "succeeded"}
+        self.succeeded = {key: job.result_text for key, job in books.jobs.items() if job.status == "succeeded"}
 
     def settle_everything(self):
         """All that is under way succeeds, and then everything has ended; a retry of the roots mends all of it."""
@@ -348,25 +339,27 @@ class TheBooks(RuleBasedStateMachine):
     def settle(self):
         for batch in Batch.objects.filter(is_paused=True):
             batch.resume()
-        for _ in range(100):
+        for _ in range(50):
             dispatching.promote_due(lambda: timezone.now() + LONG)
             keep_books()
-            for job in [*claim(), *claim(callbacks=True)]:
-                self.start(job)
+            self.claim_all()
             flying = BatchJob.objects.filter(status__in=IN_FLIGHT).order_by("pk").values_list("pk", "dispatch")
-            self.tell(*[self.end_of(self.all_runs[execution]) for execution in flying])
+            if flying:
+                self.tell(*[self.end_of(self.runs[execution]) for execution in flying])
             self.the_rules_hold()
-            if not Books.read().unfinished():
+            if not flying and not Books.read().unfinished():
                 return
         raise AssertionError(f"Not settled: {Books.read().unfinished()}")
 
     def end_of(self, run):
-        if Batch.objects.filter(pk=run.claimed.batch_id, cancelled_at__isnull=False).exists() and not run.claimed.event:
-            return run.success or outcome_of(run.claimed, Kind.HELD)
-        return self.success_of(run, 0)
+        is_job = not run.claimed.event
+        if run.success is None and is_job and Batch.objects.get(pk=run.claimed.batch_id).cancelled_at:
+            return outcome_of(run.claimed, Kind.HELD)
+        return run.succeed()
 
     def mend_everything(self):
-        returned, roots = self.failed_by_their_children(), Batch.objects.filter(parent=None).order_by("pk")
+        returned = self.failed_by_their_children()
+        roots = Batch.objects.filter(parent=None).order_by("pk")
         for root in roots:
             try:
                 root.retry_failed(include_cancelled=True)
@@ -375,7 +368,7 @@ class TheBooks(RuleBasedStateMachine):
         self.settle()
         assert [name(root) for root in roots.all() if root.failed or root.cancelled] == []
         again = BatchJob.objects.filter(pk__in=returned)
-        assert dict(again.values_list("pk", "dispatch")) == returned, "a function ran again that had returned"
+        assert all(dispatch == returned[key] for key, dispatch in again.values_list("pk", "dispatch"))
 
     def failed_by_their_children(self):
         """Jobs whose functions have returned and are not to run again."""
@@ -390,12 +383,12 @@ def test_the_books_hold_whatever_happens_in_whatever_order(monkeypatch):
         TheBooks,
         settings=settings(
             max_examples=EXAMPLES or 100,
-            stateful_step_count=50 if EXAMPLES else 30,
+            stateful_step_count=40 if EXAMPLES else 25,
             derandomize=not EXAMPLES,
             database=settings.default.database if EXAMPLES else None,
             deadline=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
-            phases=PHASES,
+            phases=[phase for phase in Phase if phase.name not in SKIPPED],
         ),
     )
