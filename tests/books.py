@@ -132,7 +132,6 @@ def all_of(model):
 
 
 def verdict_of(batch):
-    # By the reason: the row does not say otherwise who cancelled it, somebody or `max_failures`.
     if batch.cancelled_at and "max_failures" not in batch.reason:
         return "cancelled"
     return "failed" if batch.failed or batch.cancelled else "succeeded"
@@ -168,8 +167,7 @@ def drift():
 def keep_books():
     """What the coordinator does in a turn with the rows, but for claims and outcomes."""
     dispatching.promote_due(timezone.now)
-    for batch_id in steering.unfinished_cancels():
-        steering.carry_on_cancelling(batch_id, skip_locked=True)
+    steering.carry_all_on()
     children.cancel_orphans()
     children.carry_cancels_down()
     retrying.carry_all_on()
