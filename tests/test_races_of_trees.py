@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
+from django.db import connection, transaction
 
 from django_batches import Batch
 from django_batches.models import BatchJob
@@ -248,3 +249,34 @@ def check_that_only_the_leaf_ran_again(tree):
     assert tree.root.status == "succeeded" and told(tree.root)[-2:] == ["finish", "success"]
     assert dispatches(*tree.parts["once"]) == [1] * len(tree.parts["once"])
     assert dispatches(*tree.parts["twice"]) == [2] * len(tree.parts["twice"])
+
+
+def test_parents_whose_batch_somebody_holds_delay_no_others(monkeypatch):
+    """Without going on to the next page, one open transaction stops the telling in all other trees."""
+    monkeypatch.setattr(children, "LIMIT", 2)
+    held, free = fill(3), fill(1)
+    jobs = claim()
+    below = [child_of(job) for job in jobs]
+    recording.record([returned(job, child) for job, child in zip(jobs, below, strict=True)])
+    recording.record([outcome_of(job) for job in claim()])
+    recording.record([outcome_of(job) for job in claim(callbacks=True)])
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            rows.lock_batches([held.pk])
+            entered.set()
+            leave.wait(20)
+        connection.close()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        assert entered.wait(10)
+        while children.tell_parents():
+            pass
+        free.refresh_from_db()
+        assert free.status == "succeeded"
+    finally:
+        leave.set()
+        holder.join()

@@ -49,9 +49,16 @@ class Unsuccessful:
 
 def tell_parents(fence: Callable[[], datetime] = timezone.now) -> int:
     """Tells waiting jobs which of their children have ended, and ends those jobs that have no other; how many told."""
-    told = _to_tell()
-    if not told:
-        return 0
+    after = None
+    while told := _to_tell(after):
+        if count := _tell_or_repair(told, fence):
+            return count
+        # Somebody holds the batches of a whole page: those behind it must not wait for him.
+        after = told[-1][0]
+    return 0
+
+
+def _tell_or_repair(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) -> int:
     try:
         return _tell(told, fence)
     except IntegrityError:
@@ -89,7 +96,7 @@ def _tell(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) ->
 
 def has_untold() -> bool:
     """Whether a waiting job is still to be told that a child has ended."""
-    return bool(_to_tell(1))
+    return bool(_to_tell(limit=1))
 
 
 def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsuccessful]]:
@@ -177,10 +184,12 @@ def carry_cancels_down() -> int:
     return len(seen)
 
 
-def _to_tell(limit: int = LIMIT) -> list[tuple[UUID, UUID, UUID]]:
-    """(child, parent, batch of the parent) of children that have ended under a job that waits."""
-    ended = rows.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING)
-    found = ended.values_list("pk", "parent_id", "parent__batch_id", "parent__callback_of_id")[:limit]
+def _to_tell(after: UUID | None = None, limit: int | None = None) -> list[tuple[UUID, UUID, UUID]]:
+    """A page of (child, parent, batch of the parent) of children that have ended under a job that waits."""
+    ended = rows.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING).order_by("pk")
+    if after:
+        ended = ended.filter(pk__gt=after)
+    found = ended.values_list("pk", "parent_id", "parent__batch_id", "parent__callback_of_id")[: limit or LIMIT]
     return [(child, parent, batch or callback_of) for child, parent, batch, callback_of in found]
 
 
