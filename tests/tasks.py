@@ -418,3 +418,17 @@ def in_chunks(chunks, seconds, count):
     for chunk in range(chunks):
         with Batch.open(f"chunk {chunk}") as batch:
             batch.map(sleepy, [seconds] * count)
+
+
+def killed_with_a_child(path, place):
+    """Opens a child; the first run is killed in the middle of it, or after it was sealed."""
+    append(path, "run")
+    is_first = current_job().attempts == 0
+    with Batch.open("child") as batch:
+        batch.map(append_slowly, range(20), path)
+        if is_first and place == "inside the block":
+            batch.opening.flush()
+            kill_self()
+    if is_first:
+        kill_self()
+    return batch

@@ -436,3 +436,20 @@ def test_refused_options(start_worker):
         worker = start_worker(*options)
         assert worker.wait() == 1
         assert words in worker.log
+
+
+@pytest.mark.parametrize("place", ["inside the block", "after the seal"])
+def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(start_worker, ledger, place):
+    with Batch.open(max_attempts=2) as batch:
+        batch.on_finish(tasks.told, ledger.path, "finish")
+        batch.enqueue(tasks.killed_with_a_child, ledger.path, place)
+    start_worker("--workers", "2")
+    wait_until(lambda: "finish:succeeded:1/1" in ledger.lines, 60)
+    orphan, child = Batch.objects.filter(description="child").order_by("pk")
+    wait_until(lambda: Batch.objects.get(pk=orphan.pk).has_ended, 30)
+    orphan.refresh_from_db()
+    assert (orphan.status, orphan.is_awaited, child.parent.batch_id) == ("cancelled", False, batch.pk)
+    assert Batch.objects.get(pk=child.pk).status == "succeeded"
+    assert len(batch.jobs.get().result) == 20
+    # What the orphan had in its queues when its opener died may have run; the rest did not.
+    assert ledger.count("run") == 2 and orphan.succeeded + orphan.cancelled == 20
