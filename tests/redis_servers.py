@@ -103,15 +103,23 @@ def tls_proxy(port, target, certificate, key):
         writer.close()
 
     async def serve(reader, writer):
-        inner = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(copy(reader, inner[1]), copy(inner[0], writer))
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
+        try:
+            await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+        finally:
+            inner_writer.transport.abort()
+            writer.transport.abort()
 
     async def main():
-        async with await asyncio.start_server(serve, "127.0.0.1", port, ssl=context):
-            started.set()
-            await stopped.wait()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
+        server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=context)
+        started.set()
+        await stopped.wait()
+        server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.1)  # for the transports, which close in the next turns of the loop
 
     started, stopped = threading.Event(), asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))

@@ -3,8 +3,10 @@
 import json
 import logging
 import random
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 from django.test import override_settings
 from django.urls import reverse
 
@@ -182,6 +184,10 @@ def test_a_secret_is_on_no_page_and_in_no_log(road, client, caplog):
         reverse("admin:django_batches_batch_changelist"),
     ]
     texts = [client.get(page).content.decode() for page in pages]
+    for options in ({}, {"json": True}):
+        call_command("batches", "show", str(batch.pk), **options, stdout=(said := StringIO()))
+        assert MASK in said.getvalue() or "\\u2022" in said.getvalue()
+        pages, texts = [*pages, "show"], [*texts, said.getvalue()]
     assert "visible-user" in texts[1] and MASK in texts[0] and MASK in texts[1]
     assert [page for page, text in zip(pages, texts, strict=True) if "hunter2" in text] == []
     assert "log_in_and_fail" in caplog.text

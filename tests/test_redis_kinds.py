@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 from rq import Queue
 
-from django_batches import Batch, connection, diagnosis
+from django_batches import Batch, connection, diagnosis, metrics
 from django_batches.deploy_checks import check_redis
 from example_project.servers import free_port
 
@@ -120,8 +120,13 @@ def test_a_batch_outlives_the_failover_of_a_sentinel(start_worker, ledger, monke
 
 
 def acl_lines():
-    """The lines of the documentation, as they are to be pasted."""
+    """The lines of the documentation, as they are to be pasted; the last one needs Redis 7."""
     return re.findall(r"^ACL SETUSER .*$", (ROOT / "docs" / "redis.md").read_text(), re.MULTILINE)
+
+
+def paste(boss, line):
+    """As a command line is read: what stands in brackets is one word."""
+    boss.execute_command(*re.findall(r"\(.*\)|\S+", line.replace("PASSWORD", "word")))
 
 
 @pytest.fixture
@@ -129,8 +134,8 @@ def least_rights():
     """A server that nobody may use but the two users of the documentation; gives its port and an administrator."""
     with redis_with(*PLAIN, "--user", "boss on >boss ~* &* +@all") as (port, _):
         boss = Redis(port=port, username="boss", password="boss")
-        for line in acl_lines():
-            boss.execute_command(*line.replace("PASSWORD", "word").split())
+        for line in acl_lines()[:2]:
+            paste(boss, line)
         boss.execute_command("ACL", "SETUSER", "default", "off")
         yield port, boss
         boss.close()
@@ -150,14 +155,30 @@ def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_wo
         assert paused.pause() and killed.wait(30)
         assert killed.jobs.get().error.startswith("WorkerKilled")
         assert paused.cancel() >= 0 and paused.wait(30)
-        broker = diagnosis.ask(["default", "nobody works it"])
-        assert (broker.error, broker.workers) == ("", {"default": 1, "nobody works it": 0})
+        # The new executor is among the workers a moment after the killed one.
+        wait_until(lambda: diagnosis.ask(["default"]).workers == {"default": 1})
+        said = diagnosis.ask(["default", "nobody works it"])
+        assert (said.error, said.workers) == ("", {"default": 1, "nobody works it": 0})
         assert connection._silent_until == 0.0, "a poke was refused"
         assert [problem.id for problem in check_redis(None)] == []
         job = Queue("default", connection=boss).enqueue(tasks.append, ledger.path, "ordinary")
         wait_until(lambda: job.get_status(refresh=True) == "finished")
         leave(worker)
     assert denied(boss) == set()
+
+
+@pytest.mark.parametrize("user", ["batches-web", "batches-worker"])
+def test_the_metrics_are_read_by_the_worker_or_on_redis_7_by_a_selector(least_rights, user):
+    port, boss = least_rights
+    if user == "batches-web":
+        if int(boss.info()["redis_version"].partition(".")[0]) < 7:
+            pytest.skip("selectors in ACL SETUSER need Redis 7")
+        paste(boss, acl_lines()[2])
+    with override_settings(CACHES=cache(f"redis://{user}:word@127.0.0.1:{port}/0")):
+        assert "django_batches_redis_up 1.0" in metrics.text()
+    assert denied(boss) == set()
+    if user == "batches-web":
+        assert_denied(port, user, "XADD batches:tests:outcomes * o x")
 
 
 def denied(boss):

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from ...diagnosis import Finding, why
+from ...masking import masked_value
 from ...models import Batch, BatchJob
 from ...progress import snapshots, summary
 from ...states import JobStatus
@@ -43,7 +44,7 @@ class Show(Verb):
                 {
                     **data(batch, told, findings),
                     "limits": _limits(batch),
-                    "metadata": batch.metadata,
+                    "metadata": masked_value(batch.metadata),
                     "callbacks": [_job_data(job) for job in callbacks],
                     "failure_groups": [
                         {"count": group.count, "error_type": group.error_type, "sample": group.sample}
@@ -81,7 +82,7 @@ class Show(Verb):
         if batch.reason:
             yield ["Reason", printable(batch.reason)]
         if batch.metadata:
-            yield ["Metadata", json.dumps(batch.metadata, ensure_ascii=False, sort_keys=True)]
+            yield ["Metadata", json.dumps(masked_value(batch.metadata), ensure_ascii=False, sort_keys=True)]
 
     def _section(self, title: str, rows: list[list[str]], right: tuple[int, ...] = ()) -> None:
         if not rows:
