@@ -67,7 +67,7 @@ def test_a_batch_that_does_not_exist_looks_like_one_that_is_refused(client):
         assert (ask(client, batch).status_code, ask(client, batch).content) == (403, refused.content)
 
 
-@pytest.mark.parametrize("path", ["os.system", "tests.test_progress.nothing", "nothing.at.all", "x"])
+@pytest.mark.parametrize("path", ["os.system", "tests.test_progress.nothing", "nothing.at.all"])
 def test_a_callback_that_is_not_allowed_or_not_there_refuses_and_is_named_by_the_checks(client, path, caplog):
     with override_settings(DJANGO_BATCHES={**STATUS, "STATUS_PERMISSION": path}):
         assert ask(client, batch_of("Images")).status_code == 403
