@@ -3,6 +3,7 @@ from django.conf import settings
 
 from django_batches import connection
 from django_batches.connection import Keys, client
+from django_batches.context import opened
 
 from .processes import WorkerProcess
 from .road import Road
@@ -12,6 +13,12 @@ from .road import Road
 def fresh_poker():
     """A poke that failed in one test must not silence those of the next."""
     connection._poker, connection._silent_until = None, 0.0
+
+
+@pytest.fixture(autouse=True)
+def no_open_block():
+    """A block that one test never left must not take the Tasks that the next one enqueues."""
+    opened.set(None)
 
 
 @pytest.fixture
