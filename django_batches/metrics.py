@@ -101,7 +101,7 @@ def _batches() -> "Iterator[Metric]":
 def _jobs() -> "Metric":
     metric = GaugeMetricFamily(
         "django_batches_jobs",
-        "Jobs of the batches that have not ended, by status; waiting: not in RQ, due or scheduled.",
+        "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches.",
         labels=["status"],
     )
     names = ("pending", "succeeded", "failed", "cancelled", "in_flight")
@@ -110,7 +110,7 @@ def _jobs() -> "Metric":
     sums = alive.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
     in_flight = rows.jobs().filter(status__in=IN_FLIGHT, batch__isnull=False).order_by()
     counts = in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT})
-    metric.add_metric(["waiting"], max(0, sums["all_pending"] - sums["all_in_flight"]))
+    metric.add_metric(["to_run"], max(0, sums["all_pending"] - sums["all_in_flight"]))
     for status, count in counts.items():
         metric.add_metric([status], count)
     for name in ("succeeded", "failed", "cancelled"):

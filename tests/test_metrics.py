@@ -65,7 +65,7 @@ def test_batches_and_jobs_by_status(redis):
     found = read()
     assert only(found, "batches") == {"running": 1, "paused": 1, "cancelling": 1, "open": 1}
     assert only(found, "jobs") == {
-        "succeeded": 5, "failed": 2, "cancelled": 1, "running": 4, "queued": 2, "waiting": 13,
+        "succeeded": 5, "failed": 2, "cancelled": 1, "running": 4, "queued": 2, "to_run": 13,
     }  # fmt: skip
     assert only(found, "batches_ended_last_hour") == {"succeeded": 1, "failed": 1}
 
@@ -154,7 +154,7 @@ def test_who_keeps_the_books_and_whether_redis_answers(redis, settings):
     at("redis://127.0.0.1:1/1", settings)
     batch_of(created=2)
     found = read()
-    assert (found["coordinator_up", None], found["redis_up", None], found["jobs", "waiting"]) == (1, 0, 2)
+    assert (found["coordinator_up", None], found["redis_up", None], found["jobs", "to_run"]) == (1, 0, 2)
     assert ("outcome_stream_entries", None) not in found
 
 
@@ -179,7 +179,7 @@ def test_in_a_registry_of_the_project_it_asks_nothing_before_the_scrape(redis):
 def test_the_command_prints_them(redis):
     batch_of(created=2)
     said = batches("metrics")
-    assert said.code == 0 and read(said.out)["jobs", "waiting"] == 2
+    assert said.code == 0 and read(said.out)["jobs", "to_run"] == 2
 
 
 class TestView:

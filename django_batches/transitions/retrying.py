@@ -63,39 +63,43 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
         if batch is None or not (batch.retry_position is not None or _begin(batch, include_cancelled)):
             return 0
         climb(batch)
-        poke_on_commit()
-    total, deadline = 0, time.monotonic() + PATIENCE
-    while True:
-        count, more = carry_on_retrying(batch_id)
-        total += count
-        if not more or (not count and time.monotonic() > deadline):
-            return total  # the coordinator goes on with what somebody holds locked
+        # In this transaction: after its commit the coordinator would go on, and this call would have done nothing.
+        total, more = _next_chunk(batch)
+    count, deadline = total, time.monotonic() + PATIENCE
+    while more and (count or time.monotonic() < deadline):  # the coordinator goes on with what somebody holds locked
         if not count:
             time.sleep(PAUSE)
+        count, more = carry_on_retrying(batch_id)
+        total += count
+    return total
 
 
 def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
     """One chunk of a retry of all failed jobs: how many rows it put back, and whether there are more."""
     with rows.atomic():
         batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
-        if batch is None or batch.retry_position is None:
-            return 0, False
-        total, more = 0, False
-        if not batch.finished_at:
-            failed = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
-            chunk = _chunk(failed.filter(position__gte=batch.retry_position))
-            total, held = _put_back(batch, chunk, batch.retry_cancelled)
-            more = held is not None or len(chunk) == rows.CHUNK
-            last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
-        if not more:
-            chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
-            callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
-            total, more, last = total + callbacks, held is not None, batch.total
-        batch.retry_position = last if more else None
-        rows.batches().filter(pk=batch_id).update(retry_position=batch.retry_position)
-        if not more:
-            counting.write([Tally(batch)], timezone.now())
-        poke_on_commit()
+        return (0, False) if batch is None else _next_chunk(batch)
+
+
+def _next_chunk(batch: "Batch") -> tuple[int, bool]:
+    if batch.retry_position is None:
+        return 0, False
+    total, more = 0, False
+    if not batch.finished_at:
+        failed = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
+        chunk = _chunk(failed.filter(position__gte=batch.retry_position))
+        total, held = _put_back(batch, chunk, batch.retry_cancelled)
+        more = held is not None or len(chunk) == rows.CHUNK
+        last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
+    if not more:
+        chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
+        callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
+        total, more, last = total + callbacks, held is not None, batch.total
+    batch.retry_position = last if more else None
+    rows.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
+    if not more:
+        counting.write([Tally(batch)], timezone.now())
+    poke_on_commit()
     return total, more
 
 
