@@ -83,6 +83,8 @@ class Books:
     def _end(self, batch):
         told = Counter(job.event for job in self.callbacks_of[batch.id] if job.round == batch.round)
         registered = Counter(spec["event"] for spec in json.loads(batch.registered_callbacks))
+        if not batch.finished_at and not batch.cancelled_at and self._has_left(batch.parent_id, batch.parent_dispatch):
+            yield f"it goes on below {name(self.jobs[batch.parent_id])}, which has ended by its children"
         for event, count in told.items():
             if count > registered[event]:
                 yield f"{event} was told {count} times, {registered[event]} are registered"
@@ -104,6 +106,10 @@ class Books:
         for event, count in wanted.items():
             if told[event] != count:
                 yield f"it is {batch.status} and has told {event} {told[event]} times, not {count}"
+
+    def _has_left(self, parent, dispatch):
+        job = self.jobs.get(parent)
+        return job and job.waited_at and job.dispatch == dispatch and job.status in ("failed", "cancelled")
 
     def _job(self, job):
         if job.status == "waiting" and (job.id, job.dispatch) not in self.awaited:

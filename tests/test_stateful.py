@@ -147,9 +147,10 @@ class TheBooks(RuleBasedStateMachine):
     @precondition(lambda self: self.live or self.left)
     @rule(data=st.data(), options=options, events=events, size=sizes, sealed=st.sampled_from([True, True, False]))
     def open_child(self, data, options, events, size, sealed):
-        run = self.draw(data, self.live + [run for run in self.left if not run.has_left] or self.left, "run")
-        if run.has_left:
+        runs = self.live + [run for run in self.left if not run.has_left]
+        if not runs:
             return
+        run = self.draw(data, runs, "run")
         job = BatchJob.objects.filter(pk=run.claimed.id).first()
         counts = job and job.dispatch == run.claimed.dispatch and job.status in IN_FLIGHT
         try:
@@ -210,7 +211,9 @@ class TheBooks(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), kind=st.sampled_from(FOREIGN))
     def give_up(self, data, kind):
-        run = self.draw(data, self.live, "run")
+        self.give_up_run(self.draw(data, self.live, "run"), kind)
+
+    def give_up_run(self, run, kind):
         self.leave(run)
         self.tell(outcome_of(run.claimed, kind))
 
@@ -222,11 +225,24 @@ class TheBooks(RuleBasedStateMachine):
             run.has_left = True
             self.leave(run)
 
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), kind=st.sampled_from([Kind.INTERRUPTED, Kind.VANISHED]))
+    def start_again(self, data, kind):
+        """A worker is taken for lost, and another one starts the job."""
+        self.give_up_run(self.draw(data, self.live, "run"), kind)
+        self.claim_all()
+
+    @property
+    def superseded(self):
+        """Runs of which nothing is expected any more, beside another run of their job."""
+        others = {run.claimed.id for run in self.live}
+        return [run for run in self.left if not run.has_left and run.claimed.id in others]
+
     @precondition(lambda self: self.left)
     @rule(data=st.data(), kind=st.sampled_from([Kind.SUCCEEDED, Kind.SUCCEEDED, *OWN, *FOREIGN]))
     def told_late(self, data, kind):
         """Another outcome of a run that has told one: doubled, or by a worker that was taken for lost."""
-        run = self.draw(data, self.left, "run")
+        run = self.draw(data, self.superseded or self.left, "run")
         if kind != Kind.SUCCEEDED:
             self.tell(self.outcome(run, kind, False))
         elif run.success or not run.has_left:
@@ -260,13 +276,15 @@ class TheBooks(RuleBasedStateMachine):
 
     @rule(data=st.data(), include_cancelled=st.booleans())
     def retry_failed(self, data, include_cancelled):
-        key = self.draw_batch(data)
+        ended_badly = Batch.objects.filter(status__in=["failed", "cancelled"], finished_at__isnull=False)
+        found = dict(ended_badly.order_by("pk").values_list("description", "pk")) or self.batches
+        key = found[self.draw(data, found, "batch")]
         self.or_nothing(lambda: retrying.retry_failed(key, include_cancelled))
 
-    @rule(data=st.data(), verb=st.sampled_from(["retry", "cancel"]))
-    def act_on_a_job(self, data, verb):
+    @rule(data=st.data(), verb=st.sampled_from(["retry", "cancel"]), callback=st.booleans())
+    def act_on_a_job(self, data, verb, callback):
         statuses = WAITING_HERE if verb == "cancel" else ["failed", "cancelled"]
-        jobs = list(BatchJob.objects.filter(status__in=statuses).order_by("pk"))
+        jobs = list(BatchJob.objects.filter(status__in=statuses, batch__isnull=callback).order_by("pk"))
         if jobs:
             job = self.draw(data, jobs, "job")
             assert self.or_nothing(getattr(job, verb)) in (True, None)
@@ -384,7 +402,7 @@ def test_the_books_hold_whatever_happens_in_whatever_order(monkeypatch):
     run_state_machine_as_test(
         TheBooks,
         settings=settings(
-            max_examples=EXAMPLES or 100,
+            max_examples=EXAMPLES or 60,
             stateful_step_count=40 if EXAMPLES else 25,
             derandomize=not EXAMPLES,
             database=settings.default.database if EXAMPLES else None,
