@@ -8,6 +8,7 @@ import os
 import sys
 from contextvars import copy_context
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.db import transaction
@@ -41,6 +42,14 @@ OWN = [Kind.FAILED, Kind.FAILED, Kind.RETRY, Kind.CANCELLED, Kind.MISSING]
 FOREIGN = [Kind.KILLED, Kind.INTERRUPTED, Kind.TIMEOUT, Kind.VANISHED, Kind.STOPPED, Kind.HELD]
 """What others say of a run, which may go on all the same."""
 LONG = timedelta(days=1)
+
+
+def promote():
+    dispatching.promote_due(lambda: timezone.now() + LONG)
+
+
+PARTS = [children.tell_parents, children.cancel_orphans, children.carry_cancels_down, retrying.carry_all_on, promote]
+"""What the coordinator does, as it may come between other things."""
 
 
 class Run:
@@ -126,16 +135,19 @@ class TheBooks(RuleBasedStateMachine):
         self.batches[batch.description] = batch.pk
         return batch
 
-    @initialize(depth=st.integers(0, 3), events=events, claimed=st.booleans())
-    def begin_with_a_tree(self, depth, events, claimed):
+    @initialize(levels=st.lists(st.booleans(), max_size=3), options=options, events=events, seen=st.booleans())
+    def begin_with_a_tree(self, levels, options, events, seen):
+        """At each level a job has opened a batch, and it has returned or it still runs."""
         batch = self.open({}, events, 2, True)
-        for _ in range(depth):
-            self.claim_all()
+        for has_returned in levels:
+            self.claim_all(seen)
             run = next(run for run in self.live if run.claimed.batch_id == batch.pk)
-            batch = run.call(lambda: self.open({}, events, 2, True))
-            self.tell(run.succeed())
-        if claimed:
-            self.claim_all()
+            batch = run.call(partial(self.open, options, events, 2, True))
+            options = options | {"key": None}
+            if has_returned:
+                self.leave(run)
+                self.tell(run.succeed())
+        self.claim_all(seen)
 
     @rule(options=options, events=events, size=sizes, sealed=st.booleans())
     def open_batch(self, options, events, size, sealed):
@@ -181,10 +193,13 @@ class TheBooks(RuleBasedStateMachine):
             self.start(dispatching.claim_jobs(queue, limit, None, timezone.now)[0])
         self.start(dispatching.claim_callbacks(limit, timezone.now))
 
-    @rule()
-    def claim_all(self):
+    @rule(seen=st.booleans())
+    def claim_all(self, seen=False):
         self.start(claim())
         self.start(claim(callbacks=True))
+        if seen:
+            leases = [(run.claimed.id, run.claimed.dispatch, timezone.now(), "worker") for run in self.live]
+            dispatching.mark_running(leases, timezone.now)
 
     def start(self, claimed):
         for job in claimed:
@@ -225,6 +240,20 @@ class TheBooks(RuleBasedStateMachine):
             run.has_left = True
             self.leave(run)
 
+    @rule(jobs=st.sampled_from([Kind.SUCCEEDED, Kind.FAILED]), callbacks=st.sampled_from([Kind.SUCCEEDED, Kind.FAILED]))
+    def come_to_rest(self, jobs, callbacks):
+        """All that can be done is done, and ends like this."""
+        for _ in range(20):
+            keep_books()
+            self.claim_all()
+            if not self.live:
+                return
+            kinds = [(run, callbacks if run.claimed.event else jobs) for run in self.live]
+            self.tell(*[run.succeed() if k == Kind.SUCCEEDED else self.outcome(run, k, True) for run, k in kinds])
+            for run, _ in kinds:
+                run.has_left = True
+                self.leave(run)
+
     @precondition(lambda self: self.live)
     @rule(data=st.data(), kind=st.sampled_from([Kind.INTERRUPTED, Kind.VANISHED]))
     def start_again(self, data, kind):
@@ -239,7 +268,7 @@ class TheBooks(RuleBasedStateMachine):
         return [run for run in self.left if not run.has_left and run.claimed.id in others]
 
     @precondition(lambda self: self.left)
-    @rule(data=st.data(), kind=st.sampled_from([Kind.SUCCEEDED, Kind.SUCCEEDED, *OWN, *FOREIGN]))
+    @rule(data=st.data(), kind=st.sampled_from([*[Kind.SUCCEEDED] * 9, *OWN, *FOREIGN]))
     def told_late(self, data, kind):
         """Another outcome of a run that has told one: doubled, or by a worker that was taken for lost."""
         run = self.draw(data, self.superseded or self.left, "run")
@@ -285,7 +314,10 @@ class TheBooks(RuleBasedStateMachine):
     def act_on_a_job(self, data, verb, callback):
         statuses = WAITING_HERE if verb == "cancel" else ["failed", "cancelled"]
         jobs = list(BatchJob.objects.filter(status__in=statuses, batch__isnull=callback).order_by("pk"))
-        if jobs:
+        if callback and verb == "cancel":
+            for job in jobs:
+                assert job.cancel()
+        elif jobs:
             job = self.draw(data, jobs, "job")
             assert self.or_nothing(getattr(job, verb)) in (True, None)
 
@@ -309,17 +341,9 @@ class TheBooks(RuleBasedStateMachine):
 
     # Keeping the books, in pieces as they may come
 
-    @rule(
-        part=st.sampled_from(
-            [children.tell_parents, children.cancel_orphans, children.carry_cancels_down, retrying.carry_all_on]
-        )
-    )
+    @rule(part=st.sampled_from(PARTS))
     def keep_some_books(self, part):
         part()
-
-    @rule()
-    def promote(self):
-        dispatching.promote_due(lambda: timezone.now() + LONG)
 
     @rule()
     def keep_all_books(self):
@@ -358,7 +382,7 @@ class TheBooks(RuleBasedStateMachine):
         for batch in Batch.objects.filter(is_paused=True):
             batch.resume()
         for _ in range(50):
-            dispatching.promote_due(lambda: timezone.now() + LONG)
+            promote()
             keep_books()
             self.claim_all()
             flying = BatchJob.objects.filter(status__in=IN_FLIGHT).order_by("pk").values_list("pk", "dispatch")
@@ -402,8 +426,8 @@ def test_the_books_hold_whatever_happens_in_whatever_order(monkeypatch):
     run_state_machine_as_test(
         TheBooks,
         settings=settings(
-            max_examples=EXAMPLES or 60,
-            stateful_step_count=40 if EXAMPLES else 25,
+            max_examples=EXAMPLES or 150,
+            stateful_step_count=40 if EXAMPLES else 15,
             derandomize=not EXAMPLES,
             database=settings.default.database if EXAMPLES else None,
             deadline=None,
