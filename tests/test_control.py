@@ -11,7 +11,7 @@ from django_batches import Batch
 from django_batches.exceptions import BatchExists
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, steering
+from django_batches.transitions import recording, repairing, rows, steering
 
 from . import tasks
 from .processes import wait_until
@@ -114,6 +114,24 @@ class TestMaxFailures:
         assert batch.reason == ""
         recording.record([outcome_of(job) for job in claim(batch)])
         assert state(batch) == ("succeeded", 0, 4, 0, 0)
+
+    def test_a_retry_does_not_give_up_because_of_failures_that_it_has_not_come_to_yet(self, monkeypatch):
+        batch = fill(4, max_failures=0)
+        recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+        monkeypatch.setattr(rows, "CHUNK", 2)
+        assert batch.retry_failed() == 4
+        assert state(batch) == ("running", 4, 0, 0, 0)
+        assert not batch.is_cancelled
+
+    def test_one_failed_job_of_several_is_retried_alone(self):
+        batch = fill(3, max_failures=0)
+        recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+        assert [job.retry() for job in batch.jobs.all()[:2]] == [True, True]
+        first, second = claim(batch)
+        recording.record([outcome_of(first)])
+        assert state(batch) == ("running", 1, 1, 1, 0)
+        recording.record([outcome_of(second)])
+        assert state(batch) == ("failed", 0, 2, 1, 0)
 
     def test_a_last_job_that_is_one_too_many_ends_the_batch(self):
         batch = fill(2, max_failures=1)
