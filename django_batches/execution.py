@@ -46,6 +46,8 @@ logger = logging.getLogger("django_batches.jobs")
 
 MAX_HEAD = 65_536
 """Bytes of a message that are not arguments."""
+HELD_UP = 5.0
+"""Seconds on the way to a function after which the row is asked again: others may have taken the job for lost."""
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
         value = context.run(_call, message, run, task)
         outcome = _ended(_returned(message, value, run), pid, context, task)
     except _NotStarted as refused:
-        logger.warning("The batch of callback %s cannot be read, so it is not started: %s", message.job_id, refused)
+        logger.warning("Callback %s is not started: %s", message.job_id, refused)
         outcome = message.outcome(Kind.VANISHED)
     except BaseException as raised:
         error = raised
@@ -238,14 +240,18 @@ def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
 
 
 class _NotStarted(Exception):
-    """The database was away before the function was called: no attempt of its own."""
+    """The database was away or slow before the function was called: no attempt of its own."""
 
 
 def _batch_of(message: Message) -> Any:
+    asked_at = time.monotonic()
     try:
-        return rows.batches().get(pk=message.batch_id)
+        batch = rows.batches().get(pk=message.batch_id)
+        if time.monotonic() > asked_at + HELD_UP and not is_current(message):
+            raise _NotStarted("its batch was read so slowly that it has been given to another worker meanwhile.")
     except Error as error:
-        raise _NotStarted(error) from error
+        raise _NotStarted(f"its batch cannot be read: {error}") from error
+    return batch
 
 
 class alarm:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 
 import pytest
 from django.db import OperationalError, connection
@@ -353,6 +354,36 @@ def test_a_late_success_takes_the_next_run_out_of_the_queue(road, redis, ledger)
     road.run()
     assert_books_are_right(batch)
     assert ledger.lines == ["run"]
+
+
+@pytest.mark.parametrize("callback", [False, True], ids=["job", "callback"])
+def test_an_executor_that_was_frozen_does_not_start_what_was_given_to_another(road, ledger, monkeypatch, callback):
+    """By chaos: it hung before the function for longer than its lease, and ran a job that had just succeeded."""
+    monkeypatch.setattr(road.executor, "_connected_at", 0.0)  # as after its first seconds, when it asks nothing
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, ledger.path, text="callback") if callback else None
+        batch.enqueue(tasks.ok if callback else tasks.append, *([1] if callback else [ledger.path, "job"]))
+    if callback:
+        road.dispatch(), road.work(), road.record()
+    road.dispatch()
+    now = time.monotonic
+    freeze_at, thaw = (rows, "batches") if callback else (road.executor._scripts, "turn")
+    real = getattr(freeze_at, thaw)
+
+    def frozen(*args, **kwargs):
+        answer = real(*args, **kwargs)
+        monkeypatch.setattr(freeze_at, thaw, real)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + execution.HELD_UP + 1)
+        (claimed,) = BatchJob.objects.filter(status="queued")
+        recording.record([outcome_of(claimed, Kind.INTERRUPTED)])
+        return answer
+
+    monkeypatch.setattr(freeze_at, thaw, frozen)
+    assert road.executor.step() == "job"
+    assert ledger.lines == []
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.lines == (["callback:succeeded:1/1"] if callback else ["job"])
 
 
 def test_jobs_of_large_arguments_and_unicode_arrive_as_they_were(road):

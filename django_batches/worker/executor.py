@@ -22,7 +22,7 @@ from rq.timeouts import JobTimeoutException
 
 from ..conf import settings
 from ..connection import client
-from ..execution import Message, is_current, perform, record_directly, unreadable
+from ..execution import HELD_UP, Message, is_current, perform, record_directly, unreadable
 from ..outcomes import Kind, Outcome
 from ..scripts import Scripts, Taken
 from .board import Board, Occupant
@@ -65,6 +65,8 @@ class Executor:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._connected_at = float("inf")
+        self._asked_at = 0.0
+        """When it last asked Redis for a job, by its monotonic clock."""
         self._redis = client(redis_connect_func=self._connected)
         self._scripts = Scripts(self._redis)
         self._woken: Any = "0-0"
@@ -131,6 +133,7 @@ class Executor:
             # Not with every job: adding a float to RQ's record costs Redis as much as a quarter of the rest.
             is_due = not finished or time.monotonic() > self._told_at + TELL
             seconds = self._seconds if is_due else 0.0
+            self._asked_at = time.monotonic()
             try:
                 taken = self._scripts.turn(
                     self._post.name,
@@ -181,7 +184,12 @@ class Executor:
             self._worn = True
 
     def _must_ask(self, taken: Taken) -> bool:
-        """A server that was rolled back has old jobs in its lists; a roll-back breaks every connection."""
+        """A server that was rolled back has old jobs in its lists; a roll-back breaks every connection.
+
+        And a process that was frozen on its way may hold what another has been given since.
+        """
+        if time.monotonic() > self._asked_at + HELD_UP:
+            return True
         return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE
 
     def _is_current(self, message: Message) -> bool:

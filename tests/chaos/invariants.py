@@ -14,6 +14,7 @@ SLACK = 0.25
 """Seconds by which the moments that different processes write down may differ."""
 KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
 FREEZING = ("executor frozen", "host frozen", "hung before", *PARTITIONS)
+STOPPING = ("executor frozen", "host frozen")
 HITTING = (*KILLING, *FREEZING)
 
 
@@ -60,6 +61,17 @@ class Evidence:
             if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
                 return True
         return False
+
+    def was_stopped_before(self, run: Run) -> bool:
+        """Whether its process was stopped on its way to the function, after the last look that it could take."""
+        taken = self.flights.get((run.job, run.dispatch), (run.started, 0.0))[0]
+        return any(
+            fault.kind in STOPPING
+            and run.pid in fault.pids
+            and taken - SLACK < fault.ended
+            and fault.began < run.started
+            for fault in self.faults
+        )
 
     def hit(self, fault: Fault, run: Run) -> bool:
         """Whether a fault killed or froze a process in the middle of this run."""
@@ -112,7 +124,8 @@ def finished_is_not_repeated(e: Evidence) -> Iterator[str]:
     """A run that finished and was hit by nothing is not run again."""
     for runs in e.runs_of.values():
         for run, after in pairwise(runs):
-            if run.finished and not e.was_cut_off(run) and _round_of(e, run) == _round_of(e, after):
+            is_same = _round_of(e, run) == _round_of(e, after)
+            if run.finished and is_same and not e.was_cut_off(run) and not e.was_stopped_before(after):
                 yield f"{e.told(run.batch)}: {_run(run)} finished unhurt, and {_run(after)} ran it again"
 
 
@@ -121,7 +134,8 @@ def succeeded_is_not_started_again(e: Evidence) -> Iterator[str]:
         for step in steps:
             if step.new == "succeeded":
                 for run in e.runs_of.get(job, []):
-                    if run.started > step.at + SLACK and not any(s.old in ENDED and s.at > step.at for s in steps):
+                    is_late = run.started > step.at + SLACK and not e.was_stopped_before(run)
+                    if is_late and not any(s.old in ENDED and s.at > step.at for s in steps):
                         yield f"{e.told(step.batch)}: {_run(run)} began {run.started - step.at:.1f} s after its success"
 
 
