@@ -25,9 +25,11 @@ _ATTEMPT_FAILED = {Kind.FAILED, Kind.KILLED, Kind.TIMEOUT, Kind.RETRY}
 _GIVEN_BACK = {Kind.HELD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Change:
     """What an outcome makes of its row."""
+
+    # Not frozen: see Outcome.
 
     outcome: Outcome
     status: JobStatus
@@ -39,6 +41,17 @@ class Change:
     @property
     def has_ended(self) -> bool:
         return self.status in JOB_ENDED
+
+    @property
+    def is_success_of_run(self) -> bool:
+        """Whether nothing but the moments, the result and the worker has to be written."""
+        return self.status is JobStatus.SUCCEEDED and self.tried == 1 and self.outcome.finished_at is not None
+
+    def success_row(self) -> list[Any]:
+        outcome = self.outcome
+        return [
+            outcome.job_id, outcome.dispatch, outcome.started_at, outcome.finished_at, outcome.result, outcome.worker,
+        ]  # fmt: skip
 
     def row(self, now: datetime) -> list[Any]:
         outcome = self.outcome
