@@ -25,6 +25,8 @@ POKE_TIMEOUT = 0.1
 """Seconds for each of connecting and answering: what a web request may lose at most while Redis is away, times two."""
 POKE_PAUSE = 10.0
 """Seconds without further pokes after one that failed."""
+ANYTHING, JOBS, LOOK = b"poke", b"jobs", b"look"
+"""What a poke asks for: all that may be due, nothing but jobs to start, a comparison of the books with Redis."""
 
 
 _BATCH_JOB = re.compile(r"batch-[A-Za-z0-9]+-[0-9a-f]{32}-\d+")
@@ -119,7 +121,7 @@ def client(**options: Any) -> Redis:
 def ask_to_look(redis: Redis) -> None:
     """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
     pokes = Keys().pokes
-    redis.xadd(pokes, {"look": 1}, maxlen=10, approximate=True)
+    redis.xadd(pokes, {LOOK: 1}, maxlen=10, approximate=True)
     redis.expire(pokes, 86_400)
 
 
@@ -127,7 +129,7 @@ _poker: Redis | None = None
 _silent_until = 0.0
 
 
-def poke(*held: UUID) -> None:
+def poke(*held: UUID, what: bytes = ANYTHING) -> None:
     """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
 
     `held` are batches that were cancelled or paused: from this moment their jobs are not started any more.
@@ -144,7 +146,7 @@ def poke(*held: UUID) -> None:
         pipeline = _poker.pipeline(transaction=False)
         if held:
             pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
-        pipeline.xadd(keys.pokes, {"poke": 1}, maxlen=10, approximate=True)
+        pipeline.xadd(keys.pokes, {what: 1}, maxlen=10, approximate=True)
         pipeline.expire(keys.pokes, 86_400)
         pipeline.execute()
     except (RedisError, OSError) as error:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2s
 from typing import Any
 from uuid import UUID
@@ -148,11 +149,13 @@ class Outcome:
     def _plain(cls, text: str, entry_id: bytes) -> "Outcome":
         told, _, worker = text.partition("\n")
         job, dispatch, batch, is_callback, started, finished, result = told[len(_PLAIN) :].split(" ", 6)
-        outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), UUID(batch), is_callback == "0", worker)
+        outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), _batch(batch), is_callback == "0", worker)
         outcome.started_at, outcome.finished_at = _time(float(started)), _time(float(finished))
         outcome.result, outcome.entry_id = result or None, entry_id
         return outcome
 
+
+_batch = lru_cache(256)(UUID)  # one outcome after the other is of the same batch
 
 _PLAIN = "+"
 """How the text of a plain success begins: fields with a blank between them; the result is JSON text of one line."""

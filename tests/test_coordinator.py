@@ -250,7 +250,7 @@ class TestLoop:
         return coordinator
 
     def test_a_row_without_a_poke_is_found_by_the_poll(self, coordinator, redis, monkeypatch):
-        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held: None)
+        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, what: None)
         fill(2)
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 2

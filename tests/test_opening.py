@@ -138,7 +138,7 @@ def test_the_rollback_of_a_savepoint_leaves_nothing():
 
 def test_nothing_is_poked_before_the_commit_and_once_after(monkeypatch):
     pokes = []
-    monkeypatch.setattr(creating, "poke", lambda *held: pokes.append(held))
+    monkeypatch.setattr(creating, "poke", lambda *held, what: pokes.append(what))
     with transaction.atomic():
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)

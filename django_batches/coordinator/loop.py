@@ -11,7 +11,7 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from ..conf import settings
-from ..connection import Keys, client
+from ..connection import JOBS, Keys, client
 from ..transitions import children, dispatching, repairing, retrying, rows, steering
 from . import totals
 from .dispatch import Dispatcher
@@ -111,9 +111,11 @@ class Coordinator:
         if polls or poked or recorded:
             # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
             self._dispatcher.dispatch_jobs()
-        if polls or poked or (recorded and recorded.has_given_up):
+        # Not for every chunk of jobs that somebody adds: it is a dozen statements.
+        is_asked = polls or poked - {JOBS}
+        if is_asked or (recorded and recorded.has_given_up):
             self._carry_on()
-        if polls or poked:
+        if is_asked:
             self._dispatcher.dispatch_callbacks()
         if polls:
             self._look_after()

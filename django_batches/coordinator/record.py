@@ -7,7 +7,7 @@ from typing import Any
 
 from redis import Redis
 
-from ..connection import Keys
+from ..connection import LOOK, Keys
 from ..outcomes import Outcome
 from ..scripts import Scripts
 from ..transitions import children, recording
@@ -32,6 +32,8 @@ class Recorder:
 
     def __init__(self, redis: Redis, lease: Lease) -> None:
         self._redis = redis
+        # redis-py would make a dict of each entry, and one outcome of each job comes this way.
+        redis.set_response_callback("XREAD", _as_it_came)
         self._lease = lease
         self._keys = Keys()
         self._scripts = Scripts(redis)
@@ -62,21 +64,23 @@ class Recorder:
         gathering = BULK / count * (now - self._read_at)
         self._read_at, self._free_at = now, now + (min(LINGER, gathering) if count > FEW else 0.0)
 
-    def read(self, block: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """The next outcomes as (entry, text), and whether anybody poked; waits up to `block` milliseconds."""
+    def read(self, block: int) -> tuple[list[tuple[bytes, bytes]], set[bytes]]:
+        """The next outcomes as (entry, text), and what was poked; waits up to `block` milliseconds."""
         if self._pokes == "$":
             self._pokes = self._last_id(self._keys.pokes)
         streams: Any = {self._keys.outcomes: self._position, self._keys.pokes: self._pokes}
         found: Any = self._redis.xread(streams, count=CHUNK, block=max(1, block))
         pokes = _entries(found, self._keys.pokes)
+        poked = {fields[0] for _, fields in pokes}
         if pokes:
             self._pokes = pokes[-1][0]
-            self.is_asked_to_look |= any(b"look" in fields for _, fields in pokes)
-        entries = [(entry, fields.get(b"o", b"")) for entry, fields in _entries(found, self._keys.outcomes)]
+            self.is_asked_to_look |= LOOK in poked
+        found_outcomes = _entries(found, self._keys.outcomes)
+        entries = [(entry, fields[1] if fields[0] == b"o" else b"") for entry, fields in found_outcomes]
         if entries:
             self._position = entries[-1][0]
             self._pace(len(entries), time.monotonic())
-        return entries, bool(pokes)
+        return entries, poked
 
     def record(self, entries: list[tuple[bytes, bytes]]) -> recording.Recorded:
         """Applies the outcomes of one read and deletes them from the stream."""
@@ -121,11 +125,14 @@ class Recorder:
         return last if isinstance(last, bytes) else str(last).encode()
 
 
-def _entries(found: Any, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Of one stream of an answer to XREAD, which is a list of pairs or (RESP3) a dict of lists of lists."""
-    if isinstance(found, dict):
-        found = [(name, lists[0] if lists else []) for name, lists in found.items()]
-    return next((entries for name, entries in found or [] if name == key.encode()), [])
+def _as_it_came(answer: Any, **options: Any) -> Any:
+    return answer
+
+
+def _entries(found: Any, key: str) -> list[tuple[bytes, list[bytes]]]:
+    """(entry, [field, value, …]) of one stream of an answer to XREAD: a list of pairs or, by RESP3, a dict."""
+    streams = found.items() if isinstance(found, dict) else found or []
+    return next((entries for name, entries in streams if name == key.encode()), [])
 
 
 def follow_up(recorded: recording.Recorded) -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from ..connection import poke
+from ..connection import ANYTHING, JOBS, poke
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus, JobStatus
 from . import counting, rows
@@ -72,10 +71,11 @@ def add(
     with rows.atomic():
         batch = _grow(batch_id, len(new), registered_callbacks, seal)
         first = batch["total"] - len(new)
-        if seal and batch["failure_round"] is not None:
+        has_failed = seal and batch["failure_round"] is not None
+        if has_failed:
             counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
         rows.insert_jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
-        poke_on_commit()
+        poke_on_commit(what=ANYTHING if has_failed else JOBS)
     return batch
 
 
@@ -103,9 +103,10 @@ def discard(batch_id: UUID) -> bool:
     return bool(empty.delete()[0])
 
 
-def poke_on_commit(*held: Any) -> None:
+def poke_on_commit(*held: Any, what: bytes = ANYTHING) -> None:
     """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
-    transaction.on_commit(partial(poke, *held), using=rows.alias(), robust=True)
+    # A lambda, because Django logs the name of a robust hook that raises, and a partial has none.
+    transaction.on_commit(lambda: poke(*held, what=what), using=rows.alias(), robust=True)
 
 
 def _queue_of_parent(job_id: UUID, dispatch: int) -> str:

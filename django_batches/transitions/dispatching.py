@@ -6,9 +6,8 @@ knows nothing, and it is claimed again.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from ..states import IN_FLIGHT, JobStatus
@@ -22,8 +21,7 @@ WINDOW = 1_000
 BATCHES_PER_CLAIM = 200
 
 
-@dataclass(frozen=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A row that was claimed: everything that goes to RQ."""
 
     id: UUID
@@ -207,7 +205,7 @@ def _add_in_flight(counts: dict[UUID, int]) -> None:
 def _claimed(found: Iterable[tuple[Any, ...]]) -> list[Claimed]:
     """Sorted by key, the order in which they were added: RETURNING gives them in any order."""
     claimed = [Claimed(rows.as_uuid(r[0]), r[1], rows.as_uuid(r[2]), *r[3:]) for r in found]
-    return sorted(claimed, key=lambda job: job.id)
+    return sorted(claimed, key=lambda job: job.id.int)
 
 
 def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str, str, bool]]:

@@ -8,6 +8,7 @@ import struct
 from dataclasses import dataclass
 
 _RECORD = struct.Struct("<Q d d 200s 400s Q")
+_NUMBER, _BODY = struct.Struct("<Q"), struct.Struct("<d d 200s 400s")
 _STOP = struct.Struct("<B")
 _COUNT = struct.Struct("<Q")
 _TRIES = 100
@@ -34,11 +35,16 @@ class Board:
 
     def write(self, slot: int, occupant: Occupant | None) -> None:
         """Called by the executor of this slot only."""
-        number = self._number(slot)
-        job = occupant or Occupant("", "", 0.0, 0.0)
-        values = (job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
-        _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number)
-        _RECORD.pack_into(self._memory, slot * self._size, number + 1, *values, number + 1)
+        memory, place = self._memory, slot * self._size
+        number = _NUMBER.unpack_from(memory, place)[0] + 1
+        _NUMBER.pack_into(memory, place, number)
+        if occupant:
+            job = occupant
+            names = job.rq_id.encode(), job.queue.encode()
+            _BODY.pack_into(memory, place + _NUMBER.size, job.started, job.timeout, *names)
+        else:
+            _BODY.pack_into(memory, place + _NUMBER.size, 0.0, 0.0, b"", b"")
+        _NUMBER.pack_into(memory, place + _NUMBER.size + _BODY.size, number)
 
     def read(self, slot: int) -> Occupant | None:
         """What the executor of this slot runs now, or None."""
@@ -69,6 +75,3 @@ class Board:
 
     def should_stop(self, slot: int) -> bool:
         return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD.size)[0])
-
-    def _number(self, slot: int) -> int:
-        return int(_RECORD.unpack_from(self._memory, slot * self._size)[0])
