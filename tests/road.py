@@ -100,6 +100,7 @@ def outcome_of(job, kind=Kind.SUCCEEDED, **fields):
         is_job, batch_id = not job.event, job.batch_id
     if kind == Kind.SUCCEEDED:
         fields.setdefault("result", "1")
+        fields.setdefault("finished_at", timezone.now())
     else:
         fields.setdefault("error_type", "ValueError")
         fields.setdefault("error", "ValueError: no")

@@ -1,5 +1,6 @@
 """The book-keeper: one at a time, in order, and it finds what Redis has lost."""
 
+import os
 from datetime import timedelta
 
 import pytest
@@ -15,6 +16,8 @@ from django_batches.coordinator.loop import Coordinator
 from django_batches.models import Lease as LeaseRow
 from django_batches.outcomes import Kind
 from django_batches.transitions import recording, repairing, rows
+from django_batches.worker.board import Board
+from django_batches.worker.executor import Executor, Post
 
 from . import tasks
 from .road import Road, claim, outcome_of
@@ -254,6 +257,18 @@ class TestLoop:
         fill(2)
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 2
+
+    def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
+        executor = Executor(Post(0, "executor", (), Board(1), os.getppid()))
+        batch = fill()
+        coordinator.turn()
+        assert [executor.step(), executor.step()] == ["job", "idle"]
+        coordinator.turn()
+        callback = batch.callbacks.get()
+        assert (callback.status, callback.dispatch) == ("queued", 1)
+        assert [executor.step(), executor.step()] == ["job", "idle"]
+        coordinator.turn()
+        assert batch.callbacks.get().status == "succeeded"
 
     def test_cancelled_and_paused_batches_stand_in_the_set_of_held_ones(self, coordinator, redis, keys):
         paused, cancelled, free = fill(2), fill(2), fill(2)

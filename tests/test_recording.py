@@ -57,6 +57,17 @@ def test_a_success_is_counted_and_ends_the_batch():
     assert job.started_at == job.finished_at == batch.started_at == started
 
 
+def test_callbacks_are_claimed_with_the_outcomes_that_bring_them():
+    first, second, third = open_batch(), open_batch(), open_batch()
+    jobs = claim()
+    recorded = recording.record([outcome_of(job) for job in jobs[:2]], claims=5)
+    assert recorded.callbacks == 6 and len(recorded.claimed) == 5
+    assert all(job.dispatch == 1 and job.event for job in recorded.claimed)
+    assert len(claim(callbacks=True)) == 1, "what was claimed is not claimed again"
+    assert recording.record([outcome_of(jobs[2], Kind.HELD)], claims=5).claimed == []
+    assert [state(batch)[0] for batch in (first, second, third)] == ["succeeded", "succeeded", "running"]
+
+
 def test_the_same_outcome_twice_counts_once_also_in_one_chunk():
     batch = open_batch(2)
     first, _ = claim(batch)
@@ -264,9 +275,9 @@ def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
     # Below the encoder, which would have refused it.
     culprit = outcomes[333]
     if connection.vendor == "postgresql":
-        object.__setattr__(culprit, "result", "a\x00b")
+        culprit.result = "a\x00b"
     else:
-        object.__setattr__(culprit, "error", None)
+        culprit.worker = None
     recorded = recording.record(outcomes)
     assert len(recorded.done) == 500
     assert BatchJob.objects.filter(status="succeeded", batch__isnull=False).count() == 499

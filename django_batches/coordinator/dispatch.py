@@ -75,12 +75,16 @@ class Dispatcher:
         """All due callbacks, to the front of their queues."""
         total = 0
         while claimed := dispatching.claim_callbacks(CALLBACKS, self._lease):
-            for queue in dict.fromkeys(job.queue for job in claimed):
-                self._push(queue, [job for job in claimed if job.queue == queue], front=True)
+            self.push_callbacks(claimed)
             total += len(claimed)
             if len(claimed) < CALLBACKS:
                 break
         return total
+
+    def push_callbacks(self, claimed: list[Claimed]) -> None:
+        """To the front of their queues."""
+        for queue in dict.fromkeys(job.queue for job in claimed):
+            self._push(queue, [job for job in claimed if job.queue == queue], front=True)
 
     def dispatch_jobs(self) -> int:
         """As many jobs as the queues have room for."""

@@ -14,7 +14,7 @@ from ..conf import settings
 from ..connection import JOBS, Keys, client
 from ..transitions import children, dispatching, repairing, retrying, rows, steering
 from . import totals
-from .dispatch import Dispatcher
+from .dispatch import CALLBACKS, Dispatcher
 from .lease import Lease, LeaseLost
 from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
@@ -96,7 +96,9 @@ class Coordinator:
         due = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
         self._recorder.linger()
         entries, poked = self._recorder.read(0 if self._should_stop() else int(due * 1000))
-        recorded = self._recorder.record(entries) if entries else None
+        recorded = self._recorder.record(entries, claims=CALLBACKS) if entries else None
+        if recorded:
+            self._dispatcher.push_callbacks(recorded.claimed)
         polls = self._poll.is_due()
         if polls or (self._recorder.has_postponed and self._rewind.is_due()):
             self._recorder.rewind()
@@ -106,7 +108,7 @@ class Coordinator:
         if polls or (recorded and recorded.is_for_parents):
             while count := children.tell_parents(self._lease):
                 told += count
-        if told or (recorded and recorded.callbacks):
+        if told or (recorded and recorded.callbacks > len(recorded.claimed)):
             self._dispatcher.dispatch_callbacks()
         if polls or poked or recorded:
             # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.

@@ -82,8 +82,8 @@ class Recorder:
             self._pace(len(entries), time.monotonic())
         return entries, poked
 
-    def record(self, entries: list[tuple[bytes, bytes]]) -> recording.Recorded:
-        """Applies the outcomes of one read and deletes them from the stream."""
+    def record(self, entries: list[tuple[bytes, bytes]], *, claims: int = 0) -> recording.Recorded:
+        """Applies the outcomes of one read and deletes them from the stream; `claims` as in `recording.record`."""
         outcomes, broken = [], []
         for entry, text in entries:
             try:
@@ -92,7 +92,7 @@ class Recorder:
                 # It names no job, so it can only be dropped; the reconciler finds the job it was about.
                 logger.exception("Entry %s of the outcome stream (%d bytes) cannot be read.", entry.decode(), len(text))
                 broken.append(entry)
-        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])
+        recorded = recording.record(outcomes, self._lease, claims=claims) if outcomes else recording.Recorded([])
         done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
             # After the commit: the other way round a crash between the two would lose the outcomes.

@@ -94,14 +94,19 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
     """Claims callbacks; they hold no place in a window and go to the front of their queue."""
     with rows.atomic():
         fence()
-        return _claimed(
-            rows.execute(
-                f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE status = 'created' AND id IN"
-                f" (SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
-                f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}) RETURNING {_RETURNED}",
-                [limit],
-            )
+        return claim_callbacks_here(limit)
+
+
+def claim_callbacks_here(limit: int) -> list[Claimed]:
+    """As `claim_callbacks`, in a transaction that has its fence already."""
+    return _claimed(
+        rows.execute(
+            f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE status = 'created' AND id IN"
+            f" (SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
+            f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}) RETURNING {_RETURNED}",
+            [limit],
         )
+    )
 
 
 def promote_due(fence: Callable[[], datetime]) -> int:

@@ -17,10 +17,11 @@ from django.utils import timezone
 
 from ..outcomes import Kind, Outcome
 from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
-from . import counting, repairing, rows
+from . import counting, dispatching, repairing, rows
 from .aggregating import aggregate
 from .counting import Tally
 from .deciding import Change, decide
+from .dispatching import Claimed
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -83,6 +84,8 @@ class Recorded:
     """Jobs that failed for good without a worker that could have logged it."""
     callbacks: int = 0
     """How many callbacks this scheduled."""
+    claimed: list[Claimed] = field(default_factory=list)
+    """The callbacks that were claimed at once, to be pushed after the commit."""
     has_given_up: bool = False
     """A batch has more failures than it allows: the rest of its jobs must not start."""
     given_up: list[UUID] = field(default_factory=list)
@@ -98,6 +101,7 @@ class Recorded:
             self.postponed + other.postponed,
             self.failures + other.failures,
             self.callbacks + other.callbacks,
+            self.claimed + other.claimed,
             self.has_given_up or other.has_given_up,
             self.given_up + other.given_up,
             self.is_for_parents or other.is_for_parents,
@@ -105,18 +109,21 @@ class Recorded:
         )
 
 
-def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now) -> Recorded:
+def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now, *, claims: int = 0) -> Recorded:
     """Applies outcomes in one transaction; where the database refuses one, that job alone is failed.
 
     `fence` is called first in each transaction: it proves that the caller still keeps the books, and gives the time.
+    Up to `claims` callbacks that are due by then are claimed too: somebody waits for them, and another transaction
+    would be another wait for the disk. The caller has to push them.
     """
     try:
-        return _apply(outcomes, fence)
+        return _apply(outcomes, fence, claims)
     except _REFUSALS as error:
         # Halved until the culprit is alone: it would come back with every chunk and stop the books of all batches.
         if len(outcomes) > 1:
             middle = len(outcomes) // 2
-            return record(outcomes[:middle], fence).joined(record(outcomes[middle:], fence))
+            first = record(outcomes[:middle], fence, claims=claims)
+            return first.joined(record(outcomes[middle:], fence, claims=claims))
         return _record_refused(outcomes[0], error, fence)
 
 
@@ -135,7 +142,7 @@ def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], date
         return Recorded([outcome])
 
 
-def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Recorded:
+def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: int = 0) -> Recorded:
     with rows.atomic():
         now = fence()
         batches = rows.lock_batches({outcome.batch_id for outcome in outcomes}, skip_locked=True)
@@ -148,6 +155,7 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
         won += [change for change, _ in late]
         aggregate(won, now)
         callbacks = counting.write([tallies[key] for key in {change.outcome.batch_id for change in won}], now)
+        claimed = dispatching.claim_callbacks_here(claims) if callbacks and claims else []
     failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
     superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
     gave_up = any(batch.cancelled_at == now for batch in batches.values())
@@ -156,7 +164,8 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime]) -> Record
     is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
         batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
     )
-    return Recorded(ready + orphans, postponed, failures, callbacks, gave_up, given_up, is_for_parents, superseded)
+    done = ready + orphans
+    return Recorded(done, postponed, failures, callbacks, claimed, gave_up, given_up, is_for_parents, superseded)
 
 
 def _sort(
