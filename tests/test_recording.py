@@ -277,13 +277,13 @@ def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
     if connection.vendor == "postgresql":
         culprit.result = "a\x00b"
     else:
-        culprit.worker = None
+        culprit.kind, culprit.error = Kind.FAILED, None
     recorded = recording.record(outcomes)
     assert len(recorded.done) == 500
     assert BatchJob.objects.filter(status="succeeded", batch__isnull=False).count() == 499
     failed = BatchJob.objects.get(status="failed")
     assert failed.pk == culprit.job_id
-    assert "The outcome (succeeded) could not be written" in failed.error
+    assert f"The outcome ({culprit.kind}) could not be written" in failed.error
     assert [state(batch)[0] for batch in batches].count("succeeded") == 9
 
 

@@ -99,11 +99,16 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
 
 def claim_callbacks_here(limit: int) -> list[Claimed]:
     """As `claim_callbacks`, in a transaction that has its fence already."""
+    due = (
+        f"SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
+        f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}"
+    )
+    # An array, because PostgreSQL may run the sub-select of an IN again and again, which makes nothing of its LIMIT.
+    chosen = f"= ANY(ARRAY({due}))" if rows.connection().vendor == "postgresql" else f"IN ({due})"
     return _claimed(
         rows.execute(
-            f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE status = 'created' AND id IN"
-            f" (SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
-            f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}) RETURNING {_RETURNED}",
+            f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1"
+            f" WHERE status = 'created' AND id {chosen} RETURNING {_RETURNED}",
             [limit],
         )
     )
