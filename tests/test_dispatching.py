@@ -108,7 +108,7 @@ def test_what_a_burst_waits_for(road):
     assert not dispatching.has_work([], now)
 
 
-def test_a_queue_holds_about_two_seconds_of_work_and_grows_with_its_speed():
+def test_a_queue_holds_less_than_a_second_of_work_and_grows_with_its_speed():
     flow = Flow()
     flow.look(0, 0.0)
     assert flow.room(workers=2) == 8
@@ -116,23 +116,41 @@ def test_a_queue_holds_about_two_seconds_of_work_and_grows_with_its_speed():
     flow.look(6, 0.1)
     assert flow.room(workers=2) == 0  # two were only taken, as quickly as ever: nobody knows how long they run
     flow.look(2, 0.2)
-    assert flow.room(workers=2) == 8 + 40 - 2  # four ended in 0.2 s
-    flow.pushed(46, 0.7)  # a slow claim
-    flow.look(44, 0.9)
+    assert flow.room(workers=2) == 16 - 2  # four ended in 0.2 s
+    flow.pushed(14, 0.7)  # a slow claim
+    flow.look(12, 0.9)
     assert flow.room(workers=2) == 0  # more than half full
-    flow.look(44, 5.0)
+    flow.look(12, 5.0)
     assert flow.room(workers=2) == 0  # and nobody takes any more
     flow.look(0, 7.0)
-    assert flow.room(workers=0) == 4 + 44
+    assert flow.room(workers=0) == 4
 
 
-def test_a_queue_that_ran_dry_gets_as_much_as_its_workers_do_in_two_seconds_without_a_pause():
+@pytest.mark.parametrize("rate", [10, 40, 100, 400, 1500])
+def test_a_small_batch_behind_a_huge_one_starts_within_a_second(rate):
+    """By a clock of its own: a look every 25 ms, as outcomes come, and claims in turns over the batches."""
+    for arrival in (step / 40 for step in range(80, 120)):
+        flow, queue, moment, done, taken = Flow(), [], 0.0, 0.0, []
+        while "small" not in taken:
+            moment += 0.025
+            done += rate * 0.025
+            taken, queue = queue[: int(done)], queue[int(done) :]
+            done -= int(done)
+            flow.look(len(queue), moment)
+            if room := flow.room(workers=2):
+                small = moment >= arrival and "small" not in queue
+                queue += ["small" if small else "huge"] + ["huge"] * (room - 1)
+                flow.pushed(room, moment)
+            assert moment < arrival + 1.0
+
+
+def test_a_queue_that_ran_dry_gets_as_much_as_its_workers_do_without_a_pause():
     flow = Flow()
     flow.pushed(8, 0.0)
     flow.look(0, 0.01)
     flow.pushed(8, 0.5)
     flow.look(0, 0.51)
-    assert flow.room(workers=2) == 1000  # 14 in 0.02 s
+    assert flow.room(workers=2) == 559  # 14 in 0.02 s
 
 
 def test_what_is_pushed_is_an_rq_job_that_rq_can_read(road, redis, keys):

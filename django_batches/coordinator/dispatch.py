@@ -1,7 +1,7 @@
 """Due rows to RQ: how many, from which queue, and onto it.
 
-A queue holds about two seconds of work, so that callbacks and other batches never wait behind a long list, and Redis
-stays small whatever the size of a batch.
+A queue holds less than a second of work, so that a new batch starts within a second behind a huge one, and Redis stays
+small whatever the size of a batch.
 """
 
 import time
@@ -19,7 +19,8 @@ from .lease import Lease, LeaseLost
 
 FLOOR = 4
 """Jobs per worker that a queue holds at least."""
-SECONDS_OF_WORK = 2.0
+SECONDS_OF_WORK = 0.8
+"""That a queue holds. A new batch waits until half of it is left, and then behind that half."""
 SHORTEST = 0.005
 """Seconds below which a rate would be a guess."""
 MAX_CLAIM = 1_000
@@ -32,7 +33,7 @@ class Flow:
 
     length: int = 0
     since: float = 0.0
-    """The moment of `length`: the last look or push."""
+    """The moment of `length`: the last change of it, or the last look at an empty queue."""
     taken: deque[tuple[float, float, int]] = field(default_factory=deque)
     """How many were taken: (until, in how many seconds, count)."""
     next_batch: UUID | None = None
@@ -41,7 +42,9 @@ class Flow:
         """Notes how many were taken since the last look or push."""
         if self.length > length:
             self.taken.append((now, now - self.since, self.length - length))
-        self.length, self.since = length, now
+        if self.length != length or not length:
+            self.since = now
+        self.length = length
         while self.taken and self.taken[0][0] < now - 1.0:
             self.taken.popleft()
 
@@ -56,7 +59,7 @@ class Flow:
 
     def room(self, workers: int) -> int:
         """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
-        target = FLOOR * max(1, workers) + int(SECONDS_OF_WORK * self.rate(workers))
+        target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * self.rate(workers)))
         if self.length * 2 > min(target, dispatching.WINDOW):
             return 0
         return min(target - self.length, MAX_CLAIM)
