@@ -19,10 +19,23 @@ from redis import Redis
 from benchmarks import jobs as tasks
 from benchmarks.contend import DONE, IDLE, PROCESSES, REDIS_URL, WARM_UP
 from django_batches import Batch
+from django_batches.models import BatchJob
 from example_project.processes import exit_on_signals, running
 from example_project.shop.models import Product
 
-__all__ = ["Batch", "Product", "Worker", "batchworker", "peak", "processor_seconds", "redis", "run", "tasks"]
+__all__ = [
+    "Batch",
+    "BatchJob",
+    "Product",
+    "Worker",
+    "batchworker",
+    "peak",
+    "processor_seconds",
+    "redis",
+    "run",
+    "tasks",
+    "wait_until",
+]
 
 redis = Redis.from_url(REDIS_URL, socket_timeout=None)
 
@@ -48,6 +61,15 @@ def run(func: Callable[..., object], calls: object, callback: Callable[..., obje
         batch.starmap(func, calls)  # type: ignore[arg-type]
     _, said = redis.blpop([DONE])
     return time.perf_counter() - begun, said.decode()
+
+
+def wait_until(condition: Callable[[], object], timeout: float) -> None:
+    """Raises `TimeoutError` after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Not within {timeout:.0f} s.")
+        time.sleep(0.05)
 
 
 class Worker:

@@ -1,0 +1,98 @@
+"""Many batches: small ones by the thousand, small ones with a callback, and one that comes behind a huge one.
+
+    python -m example_project.servers --postgres -- python -m benchmarks.many [--batches 100000] [--with-callback 20000]
+
+The last part is about fairness: a huge batch fills the queue with jobs of 5 ms, and a batch of ten jobs is created on
+the same queue. Budget: its first job starts within a second.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from django.db.models import F, Min
+
+from . import environment, report
+from .contend import DONE
+from .laboratory import Batch, BatchJob, batchworker, peak, redis, tasks, wait_until
+
+HUGE = 20_000
+SMALL = 10
+ROUNDS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=100_000, help="of ten jobs")
+    parser.add_argument("--with-callback", type=int, default=20_000, help="of five jobs and a callback")
+    parser.add_argument("--open", type=int, default=1_000, help="of ten jobs, all open before one is sealed")
+    options = parser.parse_args()
+    with batchworker() as worker:
+        lines = [
+            line("ten jobs", options.batches, 10, lambda: one_by_one(options.batches, 10)),
+            line("five jobs and a callback", options.with_callback, 5, lambda: told(options.with_callback)),
+            line("ten jobs, all open at once", options.open, 10, lambda: all_open(options.open)),
+        ]
+        memory = peak(worker.coordinator)
+        waits = [wait_of_a_small_batch() for _ in range(ROUNDS)]
+    head = ["batches of", "batches", "seconds", "batches/s", "jobs/s"]
+    text = report.table(head, lines)
+    text += (
+        f"\n\nCoordinator at its peak: {memory:.0f} MiB. A batch of {SMALL} jobs behind one of {HUGE:,} of 5 ms: its"
+        f" first job starts after {statistics.median(waits):.2f} s (median of {ROUNDS}), {max(waits):.2f} s at most."
+    )
+    command = "python -m example_project.servers --postgres -- python -m benchmarks.many"
+    report.write("Many batches", command, environment.described(), text)
+
+
+def line(name: str, batches: int, jobs: int, create: Callable[[], None]) -> list[str]:
+    """From the first batch to the end of the last one."""
+    begun = time.perf_counter()
+    create()
+    wait_until(lambda: not Batch.objects.filter(finished_at=None).exists(), timeout=3600)
+    seconds = time.perf_counter() - begun
+    found = [name, f"{batches:,}", f"{seconds:.1f}", f"{batches / seconds:,.0f}", f"{batches * jobs / seconds:,.0f}"]
+    print(" ".join(found), flush=True)
+    return found
+
+
+def one_by_one(batches: int, jobs: int) -> None:
+    for _ in range(batches):
+        with Batch.open("small") as batch:
+            batch.map(tasks.noop, range(jobs))
+
+
+def told(batches: int) -> None:
+    """And until the last callback has been run."""
+    for _ in range(batches):
+        with Batch.open("told") as batch:
+            batch.on_success(tasks.done)
+            batch.map(tasks.noop, range(5))
+    for _ in range(batches):
+        redis.blpop([DONE])
+
+
+def all_open(batches: int) -> None:
+    with ExitStack() as stack:
+        for batch in [stack.enter_context(Batch.open("open")) for _ in range(batches)]:
+            batch.map(tasks.noop, range(10))
+
+
+def wait_of_a_small_batch() -> float:
+    """Seconds from its creation to the start of its first job, while a huge batch has the queue."""
+    with Batch.open("huge") as huge:
+        huge.starmap(tasks.sleep, ((index, 0.005) for index in range(HUGE)))
+    wait_until(lambda: Batch.objects.filter(pk=huge.pk, succeeded__gt=200).exists(), timeout=60)
+    with Batch.open("small") as small:
+        small.map(tasks.noop, range(SMALL))
+    wait_until(lambda: Batch.objects.filter(pk=small.pk).exclude(finished_at=None).exists(), timeout=60)
+    started = BatchJob.objects.filter(batch=small.pk).aggregate(wait=Min(F("started_at") - F("created_at")))["wait"]
+    huge.cancel()
+    wait_until(lambda: Batch.objects.filter(pk=huge.pk).exclude(finished_at=None).exists(), timeout=60)
+    return float(started.total_seconds())
+
+
+if __name__ == "__main__":
+    main()
