@@ -16,10 +16,11 @@ from django.core.management import call_command
 from django.db import connections
 
 from . import history, ledger
+from .evidence import HITTING, Child, Evidence, Row
 from .faults import Fault
 from .history import History
 from .injector import Injector
-from .invariants import HITTING, Evidence, Row, judge
+from .invariants import judge
 from .sampler import Sampler
 from .stage import HOSTS, Stage, new_folder, stage
 from .sweep import Sweep
@@ -51,6 +52,7 @@ class Result:
     folder: str = ""
 
 
+LIVING = "finished_at IS NULL OR open_callbacks > 0 OR is_awaited"
 Breaker = Callable[[Stage], Injector | Sweep]
 
 
@@ -119,8 +121,7 @@ def wait_for_recovery(built: Stage, seconds: float) -> None:
         # Its creator may have been killed between pause and resume.
         connection.execute("UPDATE django_batches_batch SET is_paused = false WHERE is_paused")
         while time.monotonic() < deadline:
-            living = "SELECT count(*) FROM django_batches_batch WHERE finished_at IS NULL OR open_callbacks > 0"
-            row = connection.execute(living).fetchone()
+            row = connection.execute(f"SELECT count(*) FROM django_batches_batch WHERE {LIVING}").fetchone()
             if row == (0,) and not endless_jobs(built):
                 return
             time.sleep(0.1)
@@ -135,9 +136,13 @@ def endless_jobs(built: Stage) -> list[bytes]:
 def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault]) -> Evidence:
     jobs = connection.execute(
         "SELECT id, COALESCE(batch_id, callback_of_id), event, position, round, status, dispatch, attempts, losses,"
-        " error FROM django_batches_batchjob"
+        " error, error_type, result_text, COALESCE(replace(returned_batch_id::text, '-', ''), '')"
+        " FROM django_batches_batchjob"
     )
     batches = connection.execute("SELECT id, description, status, round, total FROM django_batches_batch")
+    children = connection.execute(
+        "SELECT id, parent_id, parent_dispatch, is_awaited FROM django_batches_batch WHERE parent_id IS NOT NULL"
+    )
     path = built.folder / "acknowledged"
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return Evidence(
@@ -147,6 +152,7 @@ def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault
         {job.hex: Row(job.hex, batch.hex, *rest) for job, batch, *rest in jobs},
         {key.hex: tuple(rest) for key, *rest in batches},  # type: ignore[misc]
         {key: int(count) for key, count in lines},
+        [Child(child.hex, parent.hex, dispatch, untold) for child, parent, dispatch, untold in children],
     )
 
 
