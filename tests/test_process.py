@@ -23,6 +23,9 @@ from .processes import is_alive, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+MEMORY = 256
+"""MB, some times what an executor of the tests takes without a job."""
+
 
 def fill(func, count=1, *args, **options):
     with Batch.open(**options) as batch:
@@ -236,6 +239,32 @@ def test_max_jobs_per_child_replaces_the_process(start_worker):
     start_worker("--workers", 1, "--max-jobs-per-child", 1)
     batch = wait_for_end(fill(tasks.pid, 4))
     assert len(set(batch.results())) == 4
+
+
+def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
+    batch = wait_for_end(fill(tasks.hoard, 1, 2 * MEMORY, 30.0, max_attempts=10))
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("failed", 3, 3)
+    assert f"more than --max-memory-per-child ({MEMORY} MB)" in job.error
+    assert "killed in job" in worker.log
+    wait_for_end(fill(tasks.ok))
+
+
+def test_an_executor_that_has_grown_is_replaced_between_two_jobs(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
+    with Batch.open() as batch:
+        for _ in range(4):  # three of them together are above the limit, and none is killed
+            batch.enqueue(tasks.hoard, int(MEMORY * 0.45), keep=True)
+    wait_for_end(batch)
+    assert batch.status == "succeeded" and 1 < len(set(batch.results())) <= 4
+    assert "killed" not in worker.log
+
+
+def test_a_memory_limit_that_no_executor_can_keep_is_refused(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", 1)
+    assert worker.wait() == 1
+    assert "--max-memory-per-child 1 is too little: this project takes" in worker.log
 
 
 def test_a_timeout_replaces_the_process(start_worker):
