@@ -11,7 +11,7 @@ from .ledger import Run
 SLACK = 0.25
 """Seconds by which the moments that different processes write down may differ."""
 KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
-FREEZING = ("executor frozen", "host frozen", "hung before", *PARTITIONS)
+FREEZING = ("executor frozen", "executor out of memory", "host frozen", "hung before", *PARTITIONS)
 STOPPING = ("executor frozen", "host frozen")
 HITTING = (*KILLING, *FREEZING)
 
@@ -84,7 +84,7 @@ class Evidence:
         for fault in self.faults:
             if fault.ended < run.started - SLACK or fault.began > left:
                 continue
-            if fault.kind in LOSES:
+            if fault.kind in LOSES or any(rq_id.endswith(f"-{run.job}-{run.dispatch}") for rq_id in fault.jobs):
                 return True
             if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
                 return True

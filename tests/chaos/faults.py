@@ -2,15 +2,18 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.processes import is_alive, wait_until
 
+from . import hands
 from .stage import Host, Stage, names_of_children
 from .worker import LEASE
 
@@ -25,6 +28,8 @@ class Fault:
     target: str = ""
     pids: list[int] = field(default_factory=list)
     """The processes it hit."""
+    jobs: list[str] = field(default_factory=list)
+    """The jobs in RQ that it hit, by their ids there."""
     error: str = ""
 
 
@@ -86,8 +91,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("executor killed", 40, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    executors = host.executors()
-    kill(done, rng.choice(executors) if executors else None)
+    kill(done, rng.choice(host.executors()))
 
 
 @fault("coordinator killed", 10, "nothing")
@@ -104,7 +108,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("executor frozen", 4, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    freeze(done, [rng.choice(host.executors() or [0])][: len(host.executors())], rng.uniform(1, LEASE + 3))
+    freeze(done, [rng.choice(host.executors())], rng.uniform(1, LEASE + 3))
+
+
+@fault("executor out of memory", 3, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """It gets none any more for a while, wherever it is: in a job, or in our own code."""
+    pid = rng.choice(host.executors())
+    done.pids.append(pid)
+    with suppress(ProcessLookupError, FileNotFoundError):
+        held = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+        time.sleep(rng.uniform(0.2, 3))
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @fault("host frozen", 5, "host")
@@ -129,6 +145,22 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("rolling restart", 12, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    replace(stage, done, host)
+
+
+@fault("clock wrong by an hour", 2, "host")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """A rolling restart into a wrong clock, and one back."""
+    try:
+        host.clock = rng.choice([-3600.0, 3600.0])
+        replace(stage, done, host)
+        time.sleep(rng.uniform(2, LEASE + 4))
+    finally:
+        host.clock = 0.0
+        replace(stage, done, host)
+
+
+def replace(stage: Stage, done: Fault, host: Host) -> None:
     """SIGTERM to the old one when the new one is there."""
     old = host.process
     wait_until(host.children)  # asked to leave before it is there, it ends as any program does
@@ -237,6 +269,12 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.postgres.stop(signal.SIGQUIT)
     time.sleep(rng.uniform(0, 2))
     stage.postgres.start()
+
+
+@fault("jobs changed through RQ", 6, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """What RQ's own commands and the pages of django-rq do to jobs that are theirs and to ours alike."""
+    hands.meddle(stage.redis.client, done.jobs, rng)
 
 
 def cut_off(sides: tuple[int, ...]) -> Callable[..., None]:
