@@ -19,7 +19,7 @@ from django_batches.transitions import repairing
 from django_batches.worker.processes import fork
 
 from . import tasks
-from .processes import is_alive, wait_until
+from .processes import WorkerProcess, is_alive, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -482,3 +482,22 @@ def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(star
     assert len(batch.jobs.get().result) == 20
     # What the orphan had in its queues when its opener died may have run; the rest did not.
     assert ledger.count("run") == 2 and orphan.succeeded + orphan.cancelled == 20
+
+
+def test_a_worker_leaves_while_the_others_are_busy(start_worker, tmp_path):
+    leaving = start_worker("--workers", 1)
+    wait_until(lambda: "keeps the books" in leaving.log)
+    other = WorkerProcess(tmp_path / "other.log", "--workers", 2)
+    try:
+        batch = fill(tasks.ok)
+        batch.wait(20)
+        with Batch.open() as batch:
+            batch.map(tasks.sleepy, [0.001] * 20_000)
+        wait_until(lambda: Batch.objects.get(pk=batch.pk).succeeded > 500)
+        leaving.signal(signal.SIGTERM)
+        assert leaving.wait(8) == 0
+        assert Batch.objects.get(pk=batch.pk).pending
+        wait_until(lambda: "keeps the books" in other.log)
+        batch.cancel()
+    finally:
+        other.stop()

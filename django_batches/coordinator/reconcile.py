@@ -25,7 +25,7 @@ from ..outcomes import Kind, Outcome, fingerprint
 from ..payloads import clean_name
 from ..transitions import dispatching, recording
 from .lease import Lease
-from .record import Recorder, follow_up
+from .record import Recorder, follow_up, order
 
 PAGE = 1_000
 SECOND_LOOK = 12.0
@@ -176,7 +176,7 @@ class Reconciler:
 
     def _is_applied(self) -> bool:
         first = self._recorder.first_unapplied()
-        return first is None or _order(first) > _order(self._noted)
+        return first is None or order(first) > order(self._noted)
 
     def _forget(self, acted: list[tuple[Outcome, str]]) -> None:
         """Removes what is left of the given up dispatches in Redis, so that nobody starts them any more."""
@@ -222,11 +222,6 @@ def _unpacked(text: bytes) -> bytes:
         return b""
     except zlib.error:
         return b""
-
-
-def _order(entry: bytes) -> tuple[int, int]:
-    milliseconds, _, number = entry.partition(b"-")
-    return int(milliseconds), int(number)
 
 
 def _moment(text: bytes) -> datetime:

@@ -109,6 +109,10 @@ class Recorder:
         found: Any = self._redis.xrange(self._keys.outcomes, count=1)
         return found[0][0] if found else None
 
+    def has_come_to(self, entry: bytes) -> bool:
+        """Whether everything up to this entry was read, and applied unless it was postponed."""
+        return order(_bytes(self._position)) >= order(entry)
+
     def last_id(self) -> bytes:
         """The newest id that the stream has given, also of an entry deleted since."""
         return self._last_id(self._keys.outcomes)
@@ -117,8 +121,17 @@ class Recorder:
         if not self._redis.exists(key):
             return b"0-0"
         info: Any = self._redis.xinfo_stream(key)
-        last = info["last-generated-id"]
-        return last if isinstance(last, bytes) else str(last).encode()
+        return _bytes(info["last-generated-id"])
+
+
+def order(entry: bytes) -> tuple[int, int]:
+    """By which two ids of a stream compare."""
+    milliseconds, _, number = entry.partition(b"-")
+    return int(milliseconds), int(number)
+
+
+def _bytes(entry: str | bytes) -> bytes:
+    return entry if isinstance(entry, bytes) else entry.encode()
 
 
 def _entries(found: Any, key: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
