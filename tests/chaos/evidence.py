@@ -11,7 +11,8 @@ from .ledger import Run
 SLACK = 0.25
 """Seconds by which the moments that different processes write down may differ."""
 KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
-FREEZING = ("executor frozen", "executor out of memory", "host frozen", "hung before", *PARTITIONS)
+STARVING = "executor out of memory"
+FREEZING = ("executor frozen", STARVING, "host frozen", "hung before", *PARTITIONS)
 STOPPING = ("executor frozen", "host frozen")
 HITTING = (*KILLING, *FREEZING)
 

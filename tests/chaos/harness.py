@@ -16,13 +16,13 @@ from django.core.management import call_command
 from django.db import connections
 
 from . import history, ledger
-from .evidence import HITTING, Child, Evidence, Row
+from .evidence import HITTING, STARVING, Child, Evidence, Row
 from .faults import Fault
 from .history import History
 from .injector import Injector
 from .invariants import judge
 from .sampler import Sampler
-from .stage import HOSTS, Stage, new_folder, stage
+from .stage import HOSTS, Stage, names_of_children, new_folder, stage
 from .sweep import Sweep
 from .worker import RECOVERY
 
@@ -89,7 +89,13 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
     with built.postgres.connect() as connection:
         sampler.look(connection, "true")
         evidence = gather(built, connection, injector.injected)
-    violations = [*judge(evidence), *built.violations, *sampler.violations, *hygiene(built, clients), *loud(built)]
+    violations = [
+        *judge(evidence),
+        *built.violations,
+        *sampler.violations,
+        *hygiene(built, clients),
+        *loud(built, injector.injected),
+    ]
     if not evidence.runs:
         violations.append("nothing ran, so nothing was shown")
     return Result(
@@ -201,12 +207,14 @@ def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
     return wrong
 
 
-def loud(built: Stage) -> list[str]:
+def loud(built: Stage, faults: list[Fault]) -> list[str]:
+    names = names_of_children(built.folder)
+    starved = [names[pid] for fault in faults if fault.kind == STARVING for pid in fault.pids if pid in names]
     return [
         f"{path.name}: {line}"
         for path in sorted(built.folder.glob("host*.log"))
         for line in path.read_text(errors="replace").splitlines()
-        if any(words in line for words in LOUD)
+        if any(words in line for words in LOUD) and not any(f"{name} stopped on an error" in line for name in starved)
     ]
 
 
