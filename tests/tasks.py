@@ -342,6 +342,12 @@ def return_child(**options):
     return batch
 
 
+def return_child_over_a_lost_connection():
+    child = return_child()
+    connection.connection.close()
+    return child
+
+
 def return_large_child(size):
     with Batch.open("child") as batch:
         batch.map(ok, ["x" * size] * 3)

@@ -84,29 +84,29 @@ def active_coordinator(stage: Stage) -> int | None:
     return next((pid for pid, name in names_of_children(stage.folder).items() if row and name == row[0]), None)
 
 
-@fault("nothing", 5, "nothing")
+@fault("nothing", 2, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For comparison: how long what is in flight takes at any moment."""
 
 
-@fault("executor killed", 40, "nothing")
+@fault("executor killed", 100, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, rng.choice(host.executors()))
 
 
-@fault("coordinator killed", 10, "nothing")
+@fault("coordinator killed", 6, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, active_coordinator(stage) if rng.random() < 0.8 else host.coordinator())
 
 
-@fault("coordinator frozen", 5, "nothing")
+@fault("coordinator frozen", 3, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than its lease: another one takes over, and the first wakes up in the middle of a turn."""
     pid = active_coordinator(stage)
     freeze(done, [pid] if pid else [], rng.uniform(3, 7))
 
 
-@fault("executor frozen", 4, "nothing")
+@fault("executor frozen", 3, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     freeze(done, [rng.choice(host.executors())], rng.uniform(1, LEASE + 3))
 
@@ -123,13 +123,13 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-@fault("host frozen", 5, "host")
+@fault("host frozen", 14, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
     freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
 
 
-@fault("supervisor killed", 8, "host")
+@fault("supervisor killed", 20, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     children = host.children()
     kill(done, host.process.pid)
@@ -143,7 +143,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     host.start()
 
 
-@fault("rolling restart", 12, "host")
+@fault("rolling restart", 40, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     replace(stage, done, host)
 
@@ -176,7 +176,7 @@ def replace(stage: Stage, done: Fault, host: Host) -> None:
         stage.violations.append(f"{done.began:.3f} a batchworker left with {code} after SIGTERM")
 
 
-@fault("creator killed", 4, "load")
+@fault("creator killed", 3, "load")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, stage.loads[-1].pid)
     stage.loads[-1].wait()
@@ -193,7 +193,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.start()
 
 
-@fault("Redis restarted empty", 2, "redis", loses=True)
+@fault("Redis restarted empty", 4, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.stop(signal.SIGKILL)
     stage.redis.dump.unlink(missing_ok=True)
@@ -216,19 +216,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     older.unlink()
 
 
-@fault("FLUSHALL", 3, "redis", loses=True)
+@fault("FLUSHALL", 2, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.flushall()
 
 
-@fault("Redis paused", 3, "redis")
+@fault("Redis paused", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     milliseconds = int(rng.uniform(200, 4000))
     stage.redis.client.execute_command("CLIENT", "PAUSE", milliseconds, "ALL")
     time.sleep(milliseconds / 1000)
 
 
-@fault("Redis read-only", 3, "redis")
+@fault("Redis read-only", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """As after a failover: a replica (READONLY), or a primary that has lost its replicas (NOREPLICAS)."""
     client = stage.redis.client
@@ -242,19 +242,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         client.config_set("min-replicas-to-write", 0)
 
 
-@fault("Redis full", 2, "redis")
+@fault("Redis full", 1, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.config_set("maxmemory", 1)
     time.sleep(rng.uniform(0.2, 3))
     stage.redis.client.config_set("maxmemory", 0)
 
 
-@fault("Redis clients killed", 3, "redis")
+@fault("Redis clients killed", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-@fault("database backends terminated", 10, "postgres")
+@fault("database backends terminated", 15, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     with stage.postgres.connect() as connection:
         connection.execute(
@@ -263,7 +263,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         )
 
 
-@fault("database restarted", 3, "postgres")
+@fault("database restarted", 2, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """Immediate: as a power cut, with recovery at the start."""
     stage.postgres.stop(signal.SIGQUIT)
@@ -271,7 +271,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.postgres.start()
 
 
-@fault("jobs changed through RQ", 6, "nothing")
+@fault("jobs changed through RQ", 4, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """What RQ's own commands and the pages of django-rq do to jobs that are theirs and to ours alike."""
     hands.meddle(stage.redis.client, done.jobs, rng)
@@ -296,4 +296,4 @@ PARTITIONS = {
     "host cut off from both": (0, 1),
 }
 for _name, _sides in PARTITIONS.items():
-    fault(_name, 10, "host")(cut_off(_sides))
+    fault(_name, 6, "host")(cut_off(_sides))

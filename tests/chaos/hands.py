@@ -16,11 +16,16 @@ MOST = 6
 
 
 def meddle(redis: Redis, touched: list[str], rng: random.Random) -> None:
-    """Deletes, cancels, requeues or stops some of the jobs that are in RQ now, or empties the queue."""
+    """Deletes, cancels, requeues or stops some of the jobs that are in RQ now, or empties the queue.
+
+    Raises `IndexError` where there is none.
+    """
     queue = Queue("default", connection=redis)
-    ids = [rq_id for rq_id in [*queue.get_job_ids(), *running(redis)] if rq_id.startswith("batch-")]
+    ids = [*queue.get_job_ids(), *running(redis)]
     how = rng.choice(["delete", "cancel", "requeue", "stop", "empty"])
     chosen = rng.sample(ids, min(MOST, len(ids))) if how != "empty" else queue.get_job_ids()
+    if not chosen:
+        raise IndexError("no job is in RQ now")
     touched += chosen  # noted first: what is done is seen at once
     if how == "empty":
         queue.empty()

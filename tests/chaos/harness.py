@@ -27,8 +27,11 @@ from .sweep import Sweep
 from .worker import RECOVERY
 
 WORKERS = 2
+MEMORY = 250
+"""MB, less than what a job that hoards takes."""
 MARGIN = 20.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
+SETTLE = RECOVERY + MARGIN
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
@@ -75,7 +78,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
     with built.postgres.connect() as connection:
         history.install(connection)
     clients = connected(built)
-    built.start_hosts(HOSTS, ["tests.chaos.worker", "--workers", str(WORKERS)])
+    built.start_hosts(HOSTS, ["tests.chaos.worker", "--workers", str(WORKERS), "--max-memory-per-child", str(MEMORY)])
     built.start_load("tests.chaos.load")
     sampler = Sampler(built.postgres)
     sampler.start()
@@ -83,7 +86,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
         injector.run(seconds)
         calm = time.time()
         built.end_load()
-        wait_for_recovery(built, RECOVERY + MARGIN)
+        wait_for_recovery(built, SETTLE)
         built.end_hosts()
     sampler.stop()
     with built.postgres.connect() as connection:
@@ -188,6 +191,7 @@ def connected(built: Stage) -> tuple[int, int]:
 def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
     """Nothing is left behind: no process, no connection, no outcome, no key of ours without an end."""
     wrong = [f"process {pid} is left" for pid in built.orphans()]
+    built.redis.client.connection_pool.disconnect()  # those of the faults
     deadline = time.monotonic() + CLOSING
     while (after := connected(built)) != before and time.monotonic() < deadline:
         time.sleep(0.1)

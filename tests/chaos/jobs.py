@@ -40,6 +40,16 @@ def work(item: int, seconds: float, failing: int = 0) -> int:
         return item
 
 
+def hoard(item: int) -> int:
+    """Takes more memory than its executor may have, in 40 of 100 runs, and is killed for it."""
+    with told() as run:
+        if crc32(run.encode()) % 100 < 40:
+            held = b"x" * (300 << 20)
+            time.sleep(2.0)
+            del held
+        return item
+
+
 def work_once_healed(item: int, name: str) -> int:
     """Raises until a file of this name is there."""
     with told():

@@ -105,6 +105,12 @@ class Load:
 
         self.open(slow, max_attempts=4)
 
+    def hoarding(self) -> None:
+        def hoarding(batch):
+            return batch.map(jobs.hoard, range(2))
+
+        self.open(hoarding, max_attempts=3)
+
     def growing(self) -> None:
         def growing(batch):
             return batch.map(jobs.grow, range(4), 5)
@@ -203,7 +209,7 @@ class Load:
 KINDS = [
     Load.plain, Load.plain, Load.flaky, Load.failing, Load.giving_up, Load.narrow, Load.slow, Load.growing,
     Load.slowly_filled, Load.healed, Load.cancelled, Load.paused, Load.tree, Load.tree, Load.failing_below,
-    Load.healed_below, Load.cancelled_tree, Load.detaching, Load.calling,
+    Load.healed_below, Load.cancelled_tree, Load.detaching, Load.calling, Load.hoarding,
 ]  # fmt: skip
 
 if __name__ == "__main__":
