@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
     parser.add_argument("--seconds", type=float, default=120, help="of faults in each round")
-    parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two faults")
+    parser.add_argument("--pause", type=float, default=0.4, help="mean seconds between two faults")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes

@@ -89,7 +89,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For comparison: how long what is in flight takes at any moment."""
 
 
-@fault("executor killed", 100, "nothing")
+@fault("executor killed", 115, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, rng.choice(host.executors()))
 

@@ -32,6 +32,8 @@ MEMORY = 250
 MARGIN = 20.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
 SETTLE = RECOVERY + MARGIN
+SLOW = 15.0
+"""Seconds of a recovery that is worth a line."""
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
@@ -170,7 +172,12 @@ def recovery_times(evidence: Evidence) -> dict[str, list[float | None]]:
     found: dict[str, list[float | None]] = defaultdict(list)
     ended = [step.at for step in evidence.history.steps if step.new in history.ENDED]
     for fault in evidence.faults:
-        moments = [evidence.back(run) for run in evidence.runs if evidence.hit(fault, run)]
+        hit = [run for run in evidence.runs if evidence.hit(fault, run)]
+        moments = [evidence.back(run) for run in hit]
+        for run, at in zip(hit, moments, strict=True):
+            if at > fault.ended + SLOW:
+                steps = [f"{s.at - fault.ended:.1f} {s.new} {s.dispatch}" for s in evidence.history.by_job[run.job]]
+                print(f"{at - fault.ended:.1f} s from “{fault.kind}”: {evidence.told(run.batch)} job {run.job} {steps}")
         if fault.kind not in HITTING:
             moments = [next((at for at in ended if at > fault.ended), fault.ended)]
         found[fault.kind].append(max(0.0, max(moments) - fault.ended) if moments else None)
