@@ -30,7 +30,7 @@ def meddle(redis: Redis, touched: list[str], rng: random.Random) -> None:
     if how == "empty":
         queue.empty()
     for rq_id in chosen if how != "empty" else ():
-        with suppress(NoSuchJobError, InvalidJobOperation, TypeError):  # it has ended meanwhile
+        with suppress(NoSuchJobError, InvalidJobOperation, TypeError, ValueError):  # it has ended meanwhile
             _change(queue, Job.fetch(rq_id, connection=redis), how)
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
     with built.postgres.connect() as connection:
         sampler.look(connection, "true")
         evidence = gather(built, connection, injector.injected)
+    tell_silences(evidence)
     violations = [
         *judge(evidence),
         *built.violations,
@@ -182,6 +184,14 @@ def recovery_times(evidence: Evidence) -> dict[str, list[float | None]]:
             moments = [next((at for at in ended if at > fault.ended), fault.ended)]
         found[fault.kind].append(max(0.0, max(moments) - fault.ended) if moments else None)
     return dict(found)
+
+
+def tell_silences(evidence: Evidence) -> None:
+    """Prints for how long no job ended at all, while faults were injected."""
+    ended = sorted(step.at for step in evidence.history.steps if step.new in history.ENDED)
+    for at, after in pairwise(ended):
+        if after - at > SLOW and evidence.faults and at < evidence.faults[-1].ended:
+            print(f"no job ended for {after - at:.1f} s after {at:.3f}")
 
 
 def connected(built: Stage) -> tuple[int, int]:
