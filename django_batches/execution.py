@@ -305,13 +305,26 @@ def _returned(message: Message, value: Any, run: Running) -> Outcome:
 def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
     """The job takes the result of a child; of any other batch nobody would tell it the end."""
     key = cast("Batch", value).pk
-    if key in run.children and rows.batches().filter(pk=key, is_awaited=True).exists():
+    if key in run.children and _is_awaited(key):
         return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
     error = BatchError(
         f"The job returned batch {key}, which is no child of this run: return a batch that the job itself has opened "
         "by Batch.open(...), without parent=None."
     )
     return _failure(message, error, is_final=True)
+
+
+def _is_awaited(batch_id: UUID) -> bool:
+    """Whether a child was neither rolled back nor told already; True where the database cannot be asked.
+
+    The function has done its work, so this must not fail it; the books look again when they get the outcome.
+    """
+    try:
+        return rows.batches().filter(pk=batch_id, is_awaited=True).exists()
+    except Error as error:
+        logger.warning("The child batch %s that a job has returned cannot be asked: %s", batch_id, error)
+        rows.connection().close()
+        return True
 
 
 def _raised(message: Message, error: BaseException) -> Outcome:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db.models import F
+from django.db.models.functions import Coalesce
 from redis import Redis
 
 from .connection import Keys
@@ -75,14 +76,14 @@ def moved_at(batch: "Batch") -> datetime:
 
 
 def oldest_due(now: datetime) -> dict[str, float]:
-    """Seconds since the oldest row of each kind was added or became due; a retried one counts from when it was added.
+    """Seconds since the oldest row of each kind was added or, where it ran before or was to wait, became due.
 
     Jobs of paused batches are not due. Index probes only, whatever the number of rows.
     """
     callback = rows.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False).order_by("pk")
     scheduled = rows.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=now).order_by("due_at")
     found = {
-        "callback": callback.values_list("created_at", flat=True).first(),
+        "callback": callback.values_list(Coalesce("due_at", "created_at"), flat=True).first(),
         "scheduled": scheduled.values_list("due_at", flat=True).first(),
         "job": min((at for queue in dispatching.queues_with_jobs() for at in _first_jobs(queue)), default=None),
     }

@@ -38,6 +38,18 @@ def sleepy(seconds):
     time.sleep(seconds)
 
 
+_hoard = []
+
+
+def hoard(megabytes, seconds=0.0, keep=False):
+    """Holds so much memory for so long; with `keep` the process holds it for ever."""
+    held = b"x" * (megabytes << 20)
+    if keep:
+        _hoard.append(held)
+    time.sleep(seconds)
+    return os.getpid()
+
+
 def kill_self(signum=9):
     os.kill(os.getpid(), signum)
 
@@ -328,6 +340,12 @@ def return_child(**options):
     with Batch.open("child", **options) as batch:
         batch.map(ok, [1, None, "three"])
     return batch
+
+
+def return_child_over_a_lost_connection():
+    child = return_child()
+    connection.connection.close()
+    return child
 
 
 def return_large_child(size):

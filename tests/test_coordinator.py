@@ -1,9 +1,12 @@
 """The book-keeper: one at a time, in order, and it finds what Redis has lost."""
 
 import os
+import threading
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
+from django.db import connection, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Queue
@@ -30,6 +33,28 @@ def fill(count=1, **options):
         batch.on_finish(tasks.ok_callback)
         batch.map(tasks.ok, range(count))
     return batch
+
+
+@contextmanager
+def held(batch):
+    """In the block another connection has the row of the batch locked."""
+    locked, over = threading.Event(), threading.Event()
+
+    def hold():
+        with transaction.atomic():
+            Batch.objects.select_for_update().get(pk=batch.pk)
+            locked.set()
+            over.wait(30)
+        connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert locked.wait(10)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def assert_books_are_right(batch):
@@ -142,6 +167,29 @@ class TestReconciler:
         road.run()
         assert_books_are_right(batch)
         assert len(ledger.lines) == 9 and batch.jobs.filter(dispatch=1).count() == 4
+
+    @pytest.mark.postgresql
+    def test_a_batch_that_somebody_holds_locked_delays_the_recovery_of_no_other(self, road, redis, monkeypatch):
+        monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
+        locked, lost = fill(1), fill(1)
+        road.dispatch()
+        for job in lost.jobs.all():
+            redis.delete(road.recorder._keys.job(road.recorder._keys.rq_id(job.pk, 1)))
+        road.work()  # the outcome of the other one
+        with held(locked):
+            assert road.reconciler.look() == 2
+            for _ in range(2):
+                road.record()
+                road.recorder.rewind()
+                road.reconciler.act()
+            lost.refresh_from_db(), locked.refresh_from_db()
+            assert (lost.in_flight, lost.jobs.get().status) == (0, "created")
+            assert (locked.in_flight, locked.jobs.get().status) == (1, "queued")
+        road.run()
+        for batch in (locked, lost):
+            assert_books_are_right(batch)
+            assert (batch.status, batch.jobs.get().losses) == ("succeeded", 0)
+        assert (locked.jobs.get().dispatch, lost.jobs.get().dispatch) == (1, 2)
 
     def test_a_job_that_ends_during_the_look_is_not_run_again(self, road, ledger, monkeypatch):
         with Batch.open() as batch:

@@ -486,3 +486,13 @@ def test_a_callback_whose_batch_cannot_be_read_is_not_started_and_not_failed(roa
     assert ledger.lines == []
     road.run()
     assert ledger.lines == [":succeeded:0/0"]
+
+
+@pytest.mark.postgresql
+def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_a_batch(road):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.return_child_over_a_lost_connection)
+    road.run()
+    assert_books_are_right(batch)
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.result) == ("succeeded", 1, [1, None, "three"]), job.error

@@ -19,7 +19,7 @@ from django_batches.coordinator import totals
 from django_batches.coordinator.loop import Coordinator
 from django_batches.models import Lease
 from django_batches.outcomes import Kind
-from django_batches.transitions import repairing, rows
+from django_batches.transitions import recording, repairing, rows
 
 from . import tasks
 from .admin_data import batch_of, batchworker_is_there, new_callback, user_with
@@ -95,6 +95,23 @@ def test_a_retry_counts_from_when_it_was_due(redis):
     now = timezone.now()
     rows.jobs().filter(batch=batch).update(created_at=now - timedelta(days=1), due_at=now - timedelta(minutes=1))
     assert read()["oldest_due_seconds", "job"] == pytest.approx(60, abs=5)
+
+
+@pytest.mark.parametrize("again", ["retried by hand", "failed an attempt", "given back"])
+@pytest.mark.parametrize("kind", ["job", "callback"])
+def test_what_runs_again_counts_from_then_and_not_from_when_it_was_added(kind, again, redis):
+    with Batch.open(max_attempts=2) as batch:
+        (batch.on_finish if kind == "callback" else batch.enqueue)(tasks.boom)
+    (job,) = claim(batch, callbacks=kind == "callback")
+    rows.jobs().update(created_at=timezone.now() - timedelta(days=1))
+    kind_of_end = Kind.INTERRUPTED if again == "given back" else Kind.FAILED
+    recording.record([outcome_of(job, kind_of_end, is_final=again == "retried by hand")])
+    row = rows.jobs().get(pk=job.id)
+    if again == "retried by hand":
+        row.retry()
+    row.refresh_from_db()
+    assert row.status == "created"
+    assert read()["oldest_due_seconds", kind] == pytest.approx(0, abs=5)
 
 
 def test_the_lag_of_the_stream(redis, keys):

@@ -19,9 +19,12 @@ from django_batches.transitions import repairing
 from django_batches.worker.processes import fork
 
 from . import tasks
-from .processes import is_alive, wait_until
+from .processes import WorkerProcess, is_alive, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+MEMORY = 256
+"""MB, some times what an executor of the tests takes without a job."""
 
 
 def fill(func, count=1, *args, **options):
@@ -236,6 +239,32 @@ def test_max_jobs_per_child_replaces_the_process(start_worker):
     start_worker("--workers", 1, "--max-jobs-per-child", 1)
     batch = wait_for_end(fill(tasks.pid, 4))
     assert len(set(batch.results())) == 4
+
+
+def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
+    batch = wait_for_end(fill(tasks.hoard, 1, 2 * MEMORY, 30.0, max_attempts=10))
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("failed", 3, 3)
+    assert f"more than --max-memory-per-child ({MEMORY} MB)" in job.error
+    assert "killed in job" in worker.log
+    wait_for_end(fill(tasks.ok))
+
+
+def test_an_executor_that_has_grown_is_replaced_between_two_jobs(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
+    with Batch.open() as batch:
+        for _ in range(4):  # three of them together are above the limit, and none is killed
+            batch.enqueue(tasks.hoard, int(MEMORY * 0.45), keep=True)
+    wait_for_end(batch)
+    assert batch.status == "succeeded" and 1 < len(set(batch.results())) <= 4
+    assert "killed" not in worker.log
+
+
+def test_a_memory_limit_that_no_executor_can_keep_is_refused(start_worker):
+    worker = start_worker("--workers", 1, "--max-memory-per-child", 1)
+    assert worker.wait() == 1
+    assert "--max-memory-per-child 1 is too little: this project takes" in worker.log
 
 
 def test_a_timeout_replaces_the_process(start_worker):
@@ -453,3 +482,22 @@ def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(star
     assert len(batch.jobs.get().result) == 20
     # What the orphan had in its queues when its opener died may have run; the rest did not.
     assert ledger.count("run") == 2 and orphan.succeeded + orphan.cancelled == 20
+
+
+def test_a_worker_leaves_while_the_others_are_busy(start_worker, tmp_path):
+    leaving = start_worker("--workers", 1)
+    wait_until(lambda: "keeps the books" in leaving.log)
+    other = WorkerProcess(tmp_path / "other.log", "--workers", 2)
+    try:
+        batch = fill(tasks.ok)
+        batch.wait(20)
+        with Batch.open() as batch:
+            batch.map(tasks.sleepy, [0.001] * 20_000)
+        wait_until(lambda: Batch.objects.get(pk=batch.pk).succeeded > 500)
+        leaving.signal(signal.SIGTERM)
+        assert leaving.wait(8) == 0
+        assert Batch.objects.get(pk=batch.pk).pending
+        wait_until(lambda: "keeps the books" in other.log)
+        batch.cancel()
+    finally:
+        other.stop()

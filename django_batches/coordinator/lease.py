@@ -35,7 +35,7 @@ class Lease:
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease where it is free or has run out, with a token above `newest_token`."""
         with rows.atomic():
-            now = _now()
+            now = database_time()
             leases = rows.related("Lease")
             row = leases.select_for_update().filter(pk=NAME).first()
             if row is None:
@@ -72,11 +72,13 @@ class Lease:
     def release(self) -> None:
         """Gives the lease back, so that a standby need not wait for its end."""
         if self.token:
-            rows.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=timezone.now())
+            # By the database's clock: with that of a host that is ahead nobody could take over for so long.
+            rows.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=database_time())
             self.token = 0
 
 
-def _now() -> datetime:
+def database_time() -> datetime:
+    """The time by the database's clock; on SQLite that of the host, which is the same."""
     if rows.connection().vendor == "postgresql":
         return rows.execute(f"SELECT clock_timestamp(), {_IDLE}", [str(SECONDS * 1000)])[0][0]  # type: ignore[no-any-return]
     return timezone.now()

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import Error
-from django.utils import timezone
 from redis.exceptions import RedisError
 
 from ..conf import settings
@@ -15,7 +14,7 @@ from ..connection import JOBS, Keys, client
 from ..transitions import children, dispatching, repairing, retrying, rows, steering
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
-from .lease import Lease, LeaseLost
+from .lease import Lease, LeaseLost, database_time
 from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
@@ -77,8 +76,10 @@ class Coordinator:
             try:
                 if self._lease.acquire(self._newest_token()):
                     self._begin()
-                    while self.turn() or not self._should_stop():
+                    while not self._should_stop():
+                        self.turn()
                         pause = 0.1
+                    self._work_off()
                     self._lease.release()
                     return
                 self._wait(STANDBY)
@@ -126,6 +127,12 @@ class Coordinator:
             self._trouble = ""
         return len(entries)
 
+    def _work_off(self) -> None:
+        """Applies what the executors of this worker have told. Those of others may go on telling for ever."""
+        last = self._recorder.last_id()
+        while self.turn() and not self._recorder.has_come_to(last):
+            pass
+
     def _begin(self) -> None:
         # At once, and not with the first push: an older coordinator that wakes up must not push any more.
         self._redis.set(self._keys.fence, self._lease.token, ex=FENCE_TTL)
@@ -152,13 +159,14 @@ class Coordinator:
             self._reconciler.look()
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
-        steering.mark_overdue(timezone.now())
+        now = database_time()
+        steering.mark_overdue(now)
         if self._upkeep.is_due():
             children.cancel_orphans()
             repairing.carry_on_deleting()
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
-            steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds)
+            steering.abandon(now - timedelta(seconds=seconds), seconds)
         if self._prune.is_due() and self._pruner.turn():
             self._prune.soon()  # with the next poll: outcomes come first
         if self._counters.is_due():

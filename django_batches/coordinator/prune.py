@@ -3,11 +3,10 @@
 import time
 from datetime import timedelta
 
-from django.utils import timezone
-
 from ..conf import settings
 from ..transitions import pruning
 from ..transitions.pruning import Ended
+from .lease import database_time
 
 PAGE = 500
 BUDGET = 0.02
@@ -31,7 +30,7 @@ class Pruner:
 
     def _walk(self, status: str, age: timedelta, deadline: float) -> bool:
         """Goes on over the batches of one status; False where none is left."""
-        before = timezone.now() - age
+        before = database_time() - age
         while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
             for group in pruning.groups(pruning.free(page)):
                 pruning.prune(group, before, in_one_go=False)

@@ -83,10 +83,15 @@ class Reconciler:
         return len(self._suspects)
 
     def act(self) -> int:
-        """Applies the verdicts of the last look once the stream is applied up to it; returns how many."""
-        if not self._verdicts or not self._is_applied():
+        """Applies the verdicts of the last look once the stream is applied up to it; returns how many.
+
+        A batch that somebody holds locked, so that its outcomes must wait, delays its own verdicts only.
+        """
+        behind = self._recorder.unapplied(self._noted) if self._verdicts else None
+        if behind is None:
             return 0
-        verdicts, self._verdicts = self._verdicts, []
+        verdicts = [verdict for verdict in self._verdicts if verdict[0].batch_id not in behind]
+        self._verdicts = [verdict for verdict in self._verdicts if verdict[0].batch_id in behind]
         for start in range(0, len(verdicts), PAGE):
             part = verdicts[start : start + PAGE]
             recorded = recording.record([outcome for outcome, _ in part], self._lease)
@@ -174,10 +179,6 @@ class Reconciler:
             pipeline.lrange(self._keys.queue(queue), 0, -1)
         return {rq_id.decode() for ids in pipeline.execute() for rq_id in ids}
 
-    def _is_applied(self) -> bool:
-        first = self._recorder.first_unapplied()
-        return first is None or _order(first) > _order(self._noted)
-
     def _forget(self, acted: list[tuple[Outcome, str]]) -> None:
         """Removes what is left of the given up dispatches in Redis, so that nobody starts them any more."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -222,11 +223,6 @@ def _unpacked(text: bytes) -> bytes:
         return b""
     except zlib.error:
         return b""
-
-
-def _order(entry: bytes) -> tuple[int, int]:
-    milliseconds, _, number = entry.partition(b"-")
-    return int(milliseconds), int(number)
 
 
 def _moment(text: bytes) -> datetime:

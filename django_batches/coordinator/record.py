@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from typing import Any
+from uuid import UUID
 
 from redis import Redis
 
@@ -41,7 +42,11 @@ class Recorder:
         self._pokes: str | bytes = "$"
         self._dry: str | bytes = "0-0"
         self._read_at = self._free_at = 0.0
-        self.has_postponed = False
+        self._come_to = b"0-0"
+        """Up to here every outcome was read, and applied unless it was postponed."""
+        self._postponed: set[UUID] = set()
+        self._postponed_before: set[UUID] = set()
+        """The batches of postponed outcomes: since the last rewind, and between the two before."""
         self.is_asked_to_look = False
         """Somebody wants the books compared with Redis now."""
         self.counts: Counter[str] = Counter()
@@ -50,7 +55,12 @@ class Recorder:
     def rewind(self) -> None:
         """Reads from the start again: outcomes that were postponed, or a stream that went back with its server."""
         self._position = "0-0"
-        self.has_postponed = False
+        self._postponed, self._postponed_before = set(), self._postponed
+
+    @property
+    def has_postponed(self) -> bool:
+        """Whether outcomes wait for batches that somebody holds locked."""
+        return bool(self._postponed)
 
     def linger(self) -> None:
         """Group commit: lets outcomes gather after a transaction with many, until an executor has nothing to do."""
@@ -79,6 +89,7 @@ class Recorder:
         entries = [(entry, fields[1] if fields[0] == b"o" else b"") for entry, fields in found_outcomes]
         if entries:
             self._position = entries[-1][0]
+            self._come_to = max(self._come_to, entries[-1][0], key=order)
             self._pace(len(entries), time.monotonic())
         return entries, poked
 
@@ -99,7 +110,7 @@ class Recorder:
             self._redis.xdel(self._keys.outcomes, *done)
         for job_id, dispatch, queue in recorded.superseded:
             self._scripts.withdraw(self._keys.rq_id(job_id, dispatch), queue)
-        self.has_postponed = self.has_postponed or bool(recorded.postponed)
+        self._postponed |= {outcome.batch_id for outcome in recorded.postponed}
         self.count(recorded.done)
         follow_up(recorded)
         return recorded
@@ -113,16 +124,42 @@ class Recorder:
         found: Any = self._redis.xrange(self._keys.outcomes, count=1)
         return found[0][0] if found else None
 
+    def has_come_to(self, entry: bytes) -> bool:
+        """Whether everything up to this entry was read, and applied unless it was postponed."""
+        return order(self._come_to) >= order(entry)
+
+    def unapplied(self, entry: bytes) -> set[UUID] | None:
+        """The batches of which an outcome up to this entry is not applied yet; None where that may be any."""
+        first = self.first_unapplied()
+        if first is None or order(first) > order(entry):
+            return set()
+        # More than one read gives: what is behind may have been postponed in a round that is forgotten.
+        if not self.has_come_to(entry) or self._redis.xlen(self._keys.outcomes) >= CHUNK:
+            return None
+        return self._postponed | self._postponed_before
+
     def last_id(self) -> bytes:
         """The newest id that the stream has given, also of an entry deleted since."""
-        return self._last_id(self._keys.outcomes)
+        last = self._last_id(self._keys.outcomes)
+        if order(last) < order(self._come_to):  # its server went back, and what it gives from now on was not read
+            self._come_to = b"0-0"
+        return last
 
     def _last_id(self, key: str) -> bytes:
         if not self._redis.exists(key):
             return b"0-0"
         info: Any = self._redis.xinfo_stream(key)
-        last = info["last-generated-id"]
-        return last if isinstance(last, bytes) else str(last).encode()
+        return _bytes(info["last-generated-id"])
+
+
+def order(entry: bytes) -> tuple[int, int]:
+    """By which two ids of a stream compare."""
+    milliseconds, _, number = entry.partition(b"-")
+    return int(milliseconds), int(number)
+
+
+def _bytes(entry: str | bytes) -> bytes:
+    return entry if isinstance(entry, bytes) else entry.encode()
 
 
 def _as_it_came(answer: Any, **options: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from ..connection import ANYTHING, JOBS, poke
@@ -50,6 +51,8 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
         queue = _queue_of_parent(batch.parent_id, batch.parent_dispatch)
         batch.queue = queue if inherits_queue else batch.queue
         batch.is_awaited = True
+    if _has_a_clock():
+        batch.grown_at = Now()
     try:
         with rows.atomic():
             rows.batches().bulk_create([batch])
@@ -57,6 +60,7 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
         if not batch.key:
             raise
         raise BatchExists(f"A batch with the key {batch.key!r} has not ended yet.") from None
+    batch.grown_at = batch.created_at
     batch._state.adding = False
 
 
@@ -128,15 +132,21 @@ def _queue_of_parent(job_id: UUID, dispatch: int) -> str:
     return str(found[0] or found[1])
 
 
+def _has_a_clock() -> bool:
+    """Whether the database tells when a batch has grown: a creator whose clock is behind would be taken for dead."""
+    return rows.connection().vendor == "postgresql"
+
+
 def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
     now = rows.parameter(timezone.now())
-    sealing = ", status = 'running', sealed_at = COALESCE(sealed_at, %s)" if seal else ""
+    grown, times = ("clock_timestamp()", []) if _has_a_clock() else ("%s", [now])
+    sealing, sealed_at = (", status = 'running', sealed_at = COALESCE(sealed_at, %s)", [now]) if seal else ("", [])
     found = rows.execute(
-        f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = %s,"
+        f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"
         f" registered_callbacks = COALESCE(%s, registered_callbacks){sealing}"
         " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL"
         f" RETURNING {', '.join(_GROWN)}",
-        [count, count, now, registered_callbacks, *([now] if seal else []), rows.parameter(batch_id)],
+        [count, count, *times, registered_callbacks, *sealed_at, rows.parameter(batch_id)],
     )
     if found:
         return dict(zip(_GROWN, found[0], strict=True))

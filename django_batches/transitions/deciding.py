@@ -55,8 +55,9 @@ class Change:
 
     def row(self, now: datetime) -> list[Any]:
         outcome = self.outcome
+        due_at = now if self.status == JobStatus.CREATED else self.due_at  # from now on it waits for its next turn
         return [
-            outcome.job_id, outcome.dispatch, self.status.value, self.tried, self.lost, self.due_at,
+            outcome.job_id, outcome.dispatch, self.status.value, self.tried, self.lost, due_at,
             outcome.started_at, (outcome.finished_at or now) if self.has_ended else None, outcome.result,
             outcome.error_type, self.reason or outcome.error, outcome.traceback, outcome.fingerprint, outcome.worker,
         ]  # fmt: skip

@@ -30,7 +30,6 @@ _AGAIN: dict[str, Any] = {
     "status": JobStatus.CREATED,
     "attempts": 0,
     "losses": 0,
-    "due_at": None,
     "started_at": None,
     "finished_at": None,
     "waited_at": None,
@@ -206,5 +205,6 @@ def _put_back(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool)
     waiting = [job for job in free if below.of.get(job.pk)]
     below.retry(waiting, include_cancelled)
     put_back(batch, waiting, WAITING_AGAIN)
-    put_back(batch, [job for job in free if not below.of.get(job.pk)], _AGAIN)
+    # From now on it waits for its turn, not since it was added.
+    put_back(batch, [job for job in free if not below.of.get(job.pk)], _AGAIN | {"due_at": timezone.now()})
     return len(free), held

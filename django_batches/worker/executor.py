@@ -27,7 +27,7 @@ from ..outcomes import Kind, Outcome
 from ..scripts import Scripts, Taken
 from .board import Board, Occupant
 from .hygiene import Hygiene
-from .processes import die_with
+from .processes import die_with, resident
 
 logger = logging.getLogger("django_batches")
 
@@ -37,6 +37,8 @@ MARGIN = 5.0
 """Seconds by which the clocks of two Redis servers may differ in a failover."""
 TELL = 1.0
 """Seconds after which a busy executor tells RQ how long it has worked."""
+FULL = 0.75
+"""Share of the memory it may hold above which an executor is replaced between two jobs."""
 IDLE_BLOCK = 500
 """Milliseconds an idle executor waits for the wake stream before it looks for ordinary RQ jobs."""
 STOP_ORDINARY = signal.SIGUSR1
@@ -57,6 +59,8 @@ class Post:
     """Jobs after which this process is replaced."""
     budget: Semaphore | None = None
     """Jobs left for all executors together."""
+    max_memory: int | None = None
+    """Bytes above which the supervisor kills this process in the middle of a job."""
 
 
 class Executor:
@@ -118,7 +122,12 @@ class Executor:
     def _should_leave(self) -> bool:
         post = self._post
         is_spent = post.max_jobs is not None and self._jobs >= post.max_jobs
-        return self._worn or is_spent or post.board.should_stop(post.slot) or self._is_orphan()
+        return self._worn or is_spent or self._is_overgrown() or post.board.should_stop(post.slot) or self._is_orphan()
+
+    def _is_overgrown(self) -> bool:
+        """Replaced in time, so that no job is killed for what those before it have left in memory."""
+        limit = self._post.max_memory
+        return limit is not None and self._jobs > 0 and resident(os.getpid()) > FULL * limit
 
     def _is_orphan(self) -> bool:
         return os.getppid() != self._post.supervisor

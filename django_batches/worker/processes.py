@@ -8,12 +8,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from django.db import connections
 
 logger = logging.getLogger("django_batches")
 
 _PR_SET_PDEATHSIG = 1
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fork(work: Callable[[], None], name: str) -> int:
@@ -62,6 +64,14 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where it is gone or the system does not tell (only Linux does)."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
 
 
 def warn_of_threads() -> None:

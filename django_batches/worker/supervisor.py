@@ -28,7 +28,7 @@ from . import chores
 from .board import Board
 from .bursting import Burst
 from .executor import STOP_ORDINARY, Executor, Post
-from .processes import fork, warn_of_threads
+from .processes import fork, resident, warn_of_threads
 from .registration import Registration
 
 logger = logging.getLogger("django_batches")
@@ -57,6 +57,8 @@ class Plan:
     name: str = ""
     grace: float | None = None
     """Seconds that running jobs have after SIGTERM; None for as long as they take."""
+    max_memory: int | None = None
+    """Bytes that an executor may hold."""
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Supervisor:
                     interrupted |= self._interrupt("the grace period is over")
                 self._reap()
                 self._kill_overrunning()
+                self._kill_overgrown()
                 self._leave_if_spent()
         finally:
             self._kill_all()
@@ -140,8 +143,8 @@ class Supervisor:
         plan, supervisor = self._plan, os.getpid()
 
         def work() -> None:
-            post = Post(slot, name, plan.queues, self._board, supervisor, plan.max_jobs_per_child, self._budget)
-            Executor(post).run()
+            limits = plan.max_jobs_per_child, self._budget, plan.max_memory
+            Executor(Post(slot, name, plan.queues, self._board, supervisor, *limits)).run()
 
         return self._spawn(slot, name, work)
 
@@ -209,6 +212,15 @@ class Supervisor:
             if job and job.timeout and now > job.started + job.timeout + OVERRUN:
                 error = f"the job ran for more than its timeout of {job.timeout:.0f} s and had to be killed."
                 self._kill(child, Kind.TIMEOUT, error, job.rq_id)
+
+    def _kill_overgrown(self) -> None:
+        limit = self._plan.max_memory
+        for child in self._executors.values() if limit else ():
+            job = self._board.read(child.slot)
+            if job and job.timeout and limit and (held := resident(child.pid)) > limit:
+                error = f"its process held {held >> 20} MB, more than --max-memory-per-child ({limit >> 20} MB)."
+                logger.error("%s is killed in job %s: %s", child.name, job.rq_id, error)
+                self._kill(child, Kind.KILLED, error)
 
     def _kill(self, child: Child, kind: Kind, error: str, stopped: str = "") -> None:
         if child.sentence is None:

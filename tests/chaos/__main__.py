@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from . import network, points
+from . import network, points, servers
 from .faults import KINDS, PARTITIONS
 from .harness import log_of_violations, run
 from .injector import Injector
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=0, metavar="N", help="instead: sweep over N crash points")
     parser.add_argument("--match", default="", help="only crash points that match, as in `executor: EVALSHA.*killed`")
     parser.add_argument("--network", action="store_true", help="hosts in network namespaces, which are cut off too")
+    parser.add_argument("--fsync", action="store_true", help="PostgreSQL writes to the disk at each commit")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
     parser.add_argument("--json", type=Path, help="a file for the result")
     options = parser.parse_args()
@@ -37,6 +38,8 @@ def main() -> int:
         except network.NotPermitted as error:
             print(f"Network namespaces are not permitted here: {error}")
             return NOT_PERMITTED
+    if options.fsync:
+        os.environ[servers.FSYNC] = "yes"
     kinds = [kind for kind in KINDS if options.network or kind not in PARTITIONS]
     if options.only:
         kinds = [kind for kind in options.only if kind != "none"]

@@ -19,11 +19,14 @@ from typing import Any
 from tests.processes import ROOT
 
 from . import network, worker
+from .harness import SETTLE
 
 NAIVE_EVERY = 6
 """One round in so many is one of the naive way."""
 NETWORK_EVERY = 2
 """One round in so many has its hosts in network namespaces, and cuts them off too."""
+FSYNC_EVERY = 3
+"""One round in so many has a PostgreSQL that writes to the disk at each commit."""
 ROUND = 400
 """Seconds after which a round that does not end is given up."""
 
@@ -33,8 +36,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
-    parser.add_argument("--seconds", type=float, default=60, help="of faults in each round")
-    parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two faults")
+    parser.add_argument("--seconds", type=float, default=120, help="of faults in each round")
+    parser.add_argument("--pause", type=float, default=0.4, help="mean seconds between two faults")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
     options = parser.parse_args()
     deadline = time.monotonic() + 60 * options.minutes
@@ -44,6 +47,7 @@ def main() -> int:
     is_permitted = has_namespaces()
     while time.monotonic() < deadline and not 0 < options.faults <= count(rounds):
         extra = ["--network"] if is_permitted and len(rounds) % NETWORK_EVERY == 1 else []
+        extra += ["--fsync"] if len(rounds) % FSYNC_EVERY == 1 else []
         rounds.append(play("tests.chaos", seed, options, *extra))
         if len(rounds) % NAIVE_EVERY == 1:
             naive.append(play("tests.chaos.naive", seed, options))
@@ -90,8 +94,8 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "",
         f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
-        f"average. Three batchworkers with two executors each, PostgreSQL (without fsync: "
-        "processes die here, not the machine), "
+        f"average. Three batchworkers with two executors each, PostgreSQL (in one round of "
+        f"{FSYNC_EVERY} with fsync: processes die here, not the machine), "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
         "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "
@@ -159,7 +163,8 @@ def comparison(naive: list[dict[str, Any]]) -> list[str]:
         "## The naive way under the same faults",
         "",
         "RQ's own workers, with `on_success` and `on_failure` that move a counter in the database, as `F()` does "
-        f"(`tests/chaos/naive.py`). The same faults for {len(done)} rounds, and 60 s to recover after the last one.",
+        f"(`tests/chaos/naive.py`). {len(done)} rounds of the same faults, the same {SETTLE:.0f} s at most to recover "
+        f"after the last one, and RQ's leases and upkeep as short as ours: {worker.LEASE} s and 3 s.",
         "",
         "| | |",
         "|---|---:|",

@@ -2,15 +2,18 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.processes import is_alive, wait_until
 
+from . import hands
 from .stage import Host, Stage, names_of_children
 from .worker import LEASE
 
@@ -25,6 +28,8 @@ class Fault:
     target: str = ""
     pids: list[int] = field(default_factory=list)
     """The processes it hit."""
+    jobs: list[str] = field(default_factory=list)
+    """The jobs in RQ that it hit, by their ids there."""
     error: str = ""
 
 
@@ -79,41 +84,52 @@ def active_coordinator(stage: Stage) -> int | None:
     return next((pid for pid, name in names_of_children(stage.folder).items() if row and name == row[0]), None)
 
 
-@fault("nothing", 5, "nothing")
+@fault("nothing", 2, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For comparison: how long what is in flight takes at any moment."""
 
 
-@fault("executor killed", 40, "nothing")
+@fault("executor killed", 115, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    executors = host.executors()
-    kill(done, rng.choice(executors) if executors else None)
+    kill(done, rng.choice(host.executors()))
 
 
-@fault("coordinator killed", 10, "nothing")
+@fault("coordinator killed", 6, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, active_coordinator(stage) if rng.random() < 0.8 else host.coordinator())
 
 
-@fault("coordinator frozen", 5, "nothing")
+@fault("coordinator frozen", 3, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than its lease: another one takes over, and the first wakes up in the middle of a turn."""
     pid = active_coordinator(stage)
     freeze(done, [pid] if pid else [], rng.uniform(3, 7))
 
 
-@fault("executor frozen", 4, "nothing")
+@fault("executor frozen", 3, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    freeze(done, [rng.choice(host.executors() or [0])][: len(host.executors())], rng.uniform(1, LEASE + 3))
+    freeze(done, [rng.choice(host.executors())], rng.uniform(1, LEASE + 3))
 
 
-@fault("host frozen", 5, "host")
+@fault("executor out of memory", 3, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """It gets none any more for a while, wherever it is: in a job, or in our own code."""
+    pid = rng.choice(host.executors())
+    done.pids.append(pid)
+    with suppress(ProcessLookupError, FileNotFoundError):
+        held = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+        time.sleep(rng.uniform(0.2, 3))
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@fault("host frozen", 14, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
     freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
 
 
-@fault("supervisor killed", 8, "host")
+@fault("supervisor killed", 20, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     children = host.children()
     kill(done, host.process.pid)
@@ -127,8 +143,24 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     host.start()
 
 
-@fault("rolling restart", 12, "host")
+@fault("rolling restart", 40, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    replace(stage, done, host)
+
+
+@fault("clock wrong by an hour", 2, "host")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """A rolling restart into a wrong clock, and one back."""
+    try:
+        host.clock = rng.choice([-3600.0, 3600.0])
+        replace(stage, done, host)
+        time.sleep(rng.uniform(2, LEASE + 4))
+    finally:
+        host.clock = 0.0
+        replace(stage, done, host)
+
+
+def replace(stage: Stage, done: Fault, host: Host) -> None:
     """SIGTERM to the old one when the new one is there."""
     old = host.process
     wait_until(host.children)  # asked to leave before it is there, it ends as any program does
@@ -144,7 +176,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         stage.violations.append(f"{done.began:.3f} a batchworker left with {code} after SIGTERM")
 
 
-@fault("creator killed", 4, "load")
+@fault("creator killed", 3, "load")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, stage.loads[-1].pid)
     stage.loads[-1].wait()
@@ -161,7 +193,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.start()
 
 
-@fault("Redis restarted empty", 2, "redis", loses=True)
+@fault("Redis restarted empty", 4, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.stop(signal.SIGKILL)
     stage.redis.dump.unlink(missing_ok=True)
@@ -184,19 +216,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     older.unlink()
 
 
-@fault("FLUSHALL", 3, "redis", loses=True)
+@fault("FLUSHALL", 2, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.flushall()
 
 
-@fault("Redis paused", 3, "redis")
+@fault("Redis paused", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     milliseconds = int(rng.uniform(200, 4000))
     stage.redis.client.execute_command("CLIENT", "PAUSE", milliseconds, "ALL")
     time.sleep(milliseconds / 1000)
 
 
-@fault("Redis read-only", 3, "redis")
+@fault("Redis read-only", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """As after a failover: a replica (READONLY), or a primary that has lost its replicas (NOREPLICAS)."""
     client = stage.redis.client
@@ -210,19 +242,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         client.config_set("min-replicas-to-write", 0)
 
 
-@fault("Redis full", 2, "redis")
+@fault("Redis full", 1, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.config_set("maxmemory", 1)
     time.sleep(rng.uniform(0.2, 3))
     stage.redis.client.config_set("maxmemory", 0)
 
 
-@fault("Redis clients killed", 3, "redis")
+@fault("Redis clients killed", 2, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-@fault("database backends terminated", 10, "postgres")
+@fault("database backends terminated", 15, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     with stage.postgres.connect() as connection:
         connection.execute(
@@ -231,12 +263,18 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         )
 
 
-@fault("database restarted", 3, "postgres")
+@fault("database restarted", 2, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """Immediate: as a power cut, with recovery at the start."""
     stage.postgres.stop(signal.SIGQUIT)
     time.sleep(rng.uniform(0, 2))
     stage.postgres.start()
+
+
+@fault("jobs changed through RQ", 4, "nothing")
+def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
+    """What RQ's own commands and the pages of django-rq do to jobs that are theirs and to ours alike."""
+    hands.meddle(stage.redis.client, done.jobs, rng)
 
 
 def cut_off(sides: tuple[int, ...]) -> Callable[..., None]:
@@ -258,4 +296,4 @@ PARTITIONS = {
     "host cut off from both": (0, 1),
 }
 for _name, _sides in PARTITIONS.items():
-    fault(_name, 10, "host")(cut_off(_sides))
+    fault(_name, 6, "host")(cut_off(_sides))

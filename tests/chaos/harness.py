@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ from django.core.management import call_command
 from django.db import connections
 
 from . import history, ledger
+from .evidence import HITTING, STARVING, Child, Evidence, Row
 from .faults import Fault
 from .history import History
 from .injector import Injector
-from .invariants import HITTING, Evidence, Row, judge
+from .invariants import judge
 from .sampler import Sampler
-from .stage import HOSTS, Stage, new_folder, stage
+from .stage import HOSTS, Stage, names_of_children, new_folder, stage
 from .sweep import Sweep
 from .worker import RECOVERY
 
 WORKERS = 2
+MEMORY = 250
+"""MB, less than what a job that hoards takes."""
 MARGIN = 20.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
+SETTLE = RECOVERY + MARGIN
+SLOW = 15.0
+"""Seconds of a recovery that is worth a line."""
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
@@ -51,6 +58,7 @@ class Result:
     folder: str = ""
 
 
+LIVING = "finished_at IS NULL OR open_callbacks > 0 OR is_awaited"
 Breaker = Callable[[Stage], Injector | Sweep]
 
 
@@ -73,7 +81,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
     with built.postgres.connect() as connection:
         history.install(connection)
     clients = connected(built)
-    built.start_hosts(HOSTS, ["tests.chaos.worker", "--workers", str(WORKERS)])
+    built.start_hosts(HOSTS, ["tests.chaos.worker", "--workers", str(WORKERS), "--max-memory-per-child", str(MEMORY)])
     built.start_load("tests.chaos.load")
     sampler = Sampler(built.postgres)
     sampler.start()
@@ -81,13 +89,20 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
         injector.run(seconds)
         calm = time.time()
         built.end_load()
-        wait_for_recovery(built, RECOVERY + MARGIN)
+        wait_for_recovery(built, SETTLE)
         built.end_hosts()
     sampler.stop()
     with built.postgres.connect() as connection:
         sampler.look(connection, "true")
         evidence = gather(built, connection, injector.injected)
-    violations = [*judge(evidence), *built.violations, *sampler.violations, *hygiene(built, clients), *loud(built)]
+    tell_silences(evidence)
+    violations = [
+        *judge(evidence),
+        *built.violations,
+        *sampler.violations,
+        *hygiene(built, clients),
+        *loud(built, injector.injected),
+    ]
     if not evidence.runs:
         violations.append("nothing ran, so nothing was shown")
     return Result(
@@ -119,8 +134,7 @@ def wait_for_recovery(built: Stage, seconds: float) -> None:
         # Its creator may have been killed between pause and resume.
         connection.execute("UPDATE django_batches_batch SET is_paused = false WHERE is_paused")
         while time.monotonic() < deadline:
-            living = "SELECT count(*) FROM django_batches_batch WHERE finished_at IS NULL OR open_callbacks > 0"
-            row = connection.execute(living).fetchone()
+            row = connection.execute(f"SELECT count(*) FROM django_batches_batch WHERE {LIVING}").fetchone()
             if row == (0,) and not endless_jobs(built):
                 return
             time.sleep(0.1)
@@ -135,9 +149,13 @@ def endless_jobs(built: Stage) -> list[bytes]:
 def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault]) -> Evidence:
     jobs = connection.execute(
         "SELECT id, COALESCE(batch_id, callback_of_id), event, position, round, status, dispatch, attempts, losses,"
-        " error FROM django_batches_batchjob"
+        " error, error_type, result_text, COALESCE(replace(returned_batch_id::text, '-', ''), '')"
+        " FROM django_batches_batchjob"
     )
     batches = connection.execute("SELECT id, description, status, round, total FROM django_batches_batch")
+    children = connection.execute(
+        "SELECT id, parent_id, parent_dispatch, is_awaited FROM django_batches_batch WHERE parent_id IS NOT NULL"
+    )
     path = built.folder / "acknowledged"
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     return Evidence(
@@ -147,6 +165,7 @@ def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault
         {job.hex: Row(job.hex, batch.hex, *rest) for job, batch, *rest in jobs},
         {key.hex: tuple(rest) for key, *rest in batches},  # type: ignore[misc]
         {key: int(count) for key, count in lines},
+        [Child(child.hex, parent.hex, dispatch, untold) for child, parent, dispatch, untold in children],
     )
 
 
@@ -155,11 +174,24 @@ def recovery_times(evidence: Evidence) -> dict[str, list[float | None]]:
     found: dict[str, list[float | None]] = defaultdict(list)
     ended = [step.at for step in evidence.history.steps if step.new in history.ENDED]
     for fault in evidence.faults:
-        moments = [evidence.back(run) for run in evidence.runs if evidence.hit(fault, run)]
+        hit = [run for run in evidence.runs if evidence.hit(fault, run)]
+        moments = [evidence.back(run) for run in hit]
+        for run, at in zip(hit, moments, strict=True):
+            if at > fault.ended + SLOW:
+                steps = [f"{s.at - fault.ended:.1f} {s.new} {s.dispatch}" for s in evidence.history.by_job[run.job]]
+                print(f"{at - fault.ended:.1f} s from “{fault.kind}”: {evidence.told(run.batch)} job {run.job} {steps}")
         if fault.kind not in HITTING:
             moments = [next((at for at in ended if at > fault.ended), fault.ended)]
         found[fault.kind].append(max(0.0, max(moments) - fault.ended) if moments else None)
     return dict(found)
+
+
+def tell_silences(evidence: Evidence) -> None:
+    """Prints for how long no job ended at all, while faults were injected."""
+    ended = sorted(step.at for step in evidence.history.steps if step.new in history.ENDED)
+    for at, after in pairwise(ended):
+        if after - at > SLOW and evidence.faults and at < evidence.faults[-1].ended:
+            print(f"no job ended for {after - at:.1f} s after {at:.3f}")
 
 
 def connected(built: Stage) -> tuple[int, int]:
@@ -176,6 +208,7 @@ def connected(built: Stage) -> tuple[int, int]:
 def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
     """Nothing is left behind: no process, no connection, no outcome, no key of ours without an end."""
     wrong = [f"process {pid} is left" for pid in built.orphans()]
+    built.redis.client.connection_pool.disconnect()  # those of the faults
     deadline = time.monotonic() + CLOSING
     while (after := connected(built)) != before and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -195,12 +228,14 @@ def hygiene(built: Stage, before: tuple[int, int]) -> list[str]:
     return wrong
 
 
-def loud(built: Stage) -> list[str]:
+def loud(built: Stage, faults: list[Fault]) -> list[str]:
+    names = names_of_children(built.folder)
+    starved = [names[pid] for fault in faults if fault.kind == STARVING for pid in fault.pids if pid in names]
     return [
         f"{path.name}: {line}"
         for path in sorted(built.folder.glob("host*.log"))
         for line in path.read_text(errors="replace").splitlines()
-        if any(words in line for words in LOUD)
+        if any(words in line for words in LOUD) and not any(f"{name} stopped on an error" in line for name in starved)
     ]
 
 

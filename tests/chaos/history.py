@@ -22,7 +22,7 @@ CREATE FUNCTION chaos_note_batch() RETURNS trigger AS $$ BEGIN
 CREATE TRIGGER chaos_job AFTER UPDATE OF status ON django_batches_batchjob FOR EACH ROW
   WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.dispatch <> NEW.dispatch) EXECUTE FUNCTION chaos_note_job();
 CREATE TRIGGER chaos_batch AFTER UPDATE OF finished_at ON django_batches_batch FOR EACH ROW
-  WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL) EXECUTE FUNCTION chaos_note_batch();
+  WHEN (OLD.finished_at IS NULL <> (NEW.finished_at IS NULL)) EXECUTE FUNCTION chaos_note_batch();
 """
 
 
@@ -58,7 +58,12 @@ class History:
         for step in self.steps:
             self.by_job[step.job].append(step)
         ends = connection.execute(f"SELECT {time}, batch, round, status FROM chaos_batch ORDER BY id")
-        self.ends = [(at, batch.hex, round_, status) for at, batch, round_, status in ends]
+        turns = [(at, batch.hex, round_, status) for at, batch, round_, status in ends]
+        self.ends = [turn for turn in turns if turn[-1] in ENDED]
+        self.turns_of: dict[str, list[tuple[float, str, int, str]]] = defaultdict(list)
+        """Ends and re-openings of each batch."""
+        for turn in turns:
+            self.turns_of[turn[1]].append(turn)
 
     def flights(self) -> dict[tuple[str, int], tuple[float, float]]:
         """(job, dispatch) → when it was put into RQ by the books, and when it was taken out."""

@@ -36,7 +36,7 @@ class Injector:
 
     def inject(self, kind: Kind, rng: random.Random) -> None:
         """In a thread of its own; left out where another fault is at the same thing."""
-        host = rng.choice(self.stage.hosts)
+        host = rng.choice([host for host in self.stage.hosts if not host.lock.locked()] or self.stage.hosts)
         lock = {"host": host.lock, "redis": self.stage.redis_lock, "postgres": self.stage.postgres_lock,
                 "load": self.stage.load_lock, "nothing": threading.Lock()}[kind.needs]  # fmt: skip
         if lock.acquire(blocking=False):
@@ -51,6 +51,8 @@ class Injector:
             kind.run(self.stage, done, rng, host)
         except (psycopg.Error, RedisError, OSError) as error:
             done.error = f"{type(error).__name__}: {error}"  # another fault was at what this one needed
+        except IndexError:
+            self.injected.remove(done)  # there was nothing that it could have hit
         finally:
             done.ended = time.time()
             lock.release()

@@ -2,91 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
-from . import ledger
-from .faults import LOSES, PARTITIONS, Fault
-from .history import ENDED, History
+from . import trees
+from .evidence import SLACK, Evidence
+from .history import ENDED
 from .ledger import Run
-
-SLACK = 0.25
-"""Seconds by which the moments that different processes write down may differ."""
-KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
-FREEZING = ("executor frozen", "host frozen", "hung before", *PARTITIONS)
-STOPPING = ("executor frozen", "host frozen")
-HITTING = (*KILLING, *FREEZING)
-
-
-@dataclass(frozen=True)
-class Row:
-    """The last state of a job or callback."""
-
-    job: str
-    batch: str
-    event: str
-    position: int
-    round: int
-    status: str
-    dispatch: int
-    attempts: int
-    losses: int
-    error: str
-
-
-@dataclass
-class Evidence:
-    """All that is known of a round."""
-
-    runs: list[Run]
-    faults: list[Fault]
-    history: History
-    rows: dict[str, Row]
-    batches: dict[str, tuple[str, str, int, int]]
-    """(description, status, round, total)"""
-    acknowledged: dict[str, int]
-
-    def __post_init__(self) -> None:
-        self.runs_of = ledger.by_job(self.runs)
-        self.flights = self.history.flights()
-
-    def was_cut_off(self, run: Run) -> bool:
-        """Whether a fault hit this very run, or what Redis knew of it, before the books had its outcome."""
-        left = self.flights.get((run.job, run.dispatch), (0.0, float("inf")))[1] + SLACK
-        for fault in self.faults:
-            if fault.ended < run.started - SLACK or fault.began > left:
-                continue
-            if fault.kind in LOSES:
-                return True
-            if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
-                return True
-        return False
-
-    def was_stopped_before(self, run: Run) -> bool:
-        """Whether its process was stopped on its way to the function, after the last look that it could take."""
-        taken = self.flights.get((run.job, run.dispatch), (run.started, 0.0))[0]
-        return any(
-            fault.kind in STOPPING
-            and run.pid in fault.pids
-            and taken - SLACK < fault.ended
-            and fault.began < run.started
-            for fault in self.faults
-        )
-
-    def hit(self, fault: Fault, run: Run) -> bool:
-        """Whether a fault killed or froze a process in the middle of this run."""
-        end = run.finished or run.raised or float("inf")
-        at_it = fault.kind in FREEZING or (run.is_last_of_pid and end == float("inf"))
-        return fault.kind in HITTING and run.pid in fault.pids and run.started <= fault.began < end and at_it
-
-    def back(self, run: Run) -> float:
-        """When the job of a run that was hit ran again, or had ended."""
-        again = [each.started for each in self.runs_of[run.job] if each.dispatch > run.dispatch]
-        ended = [step.at for step in self.history.by_job[run.job] if step.new in ENDED and step.at > run.started]
-        return min([*again, *ended], default=run.started)
-
-    def told(self, batch: str) -> str:
-        return f"batch {batch} ({self.batches[batch][0] if batch in self.batches else 'gone'})"
 
 
 def nothing_outstanding(e: Evidence) -> Iterator[str]:
@@ -115,8 +36,9 @@ def succeeded_means_finished(e: Evidence) -> Iterator[str]:
 def finished_means_succeeded(e: Evidence) -> Iterator[str]:
     for run in e.runs:
         row = e.rows.get(run.job)
-        has_failed = row is not None and row.status != "succeeded" and row.round == _round_of(e, run)
-        if run.finished and row and has_failed and not e.was_cut_off(run):
+        has_failed = row is not None and row.status != "succeeded" and row.round == e.round_of(run)
+        is_by_child = bool(e.bad_children(run.job, run.dispatch))
+        if run.finished and row and has_failed and not is_by_child and not e.was_cut_off(run):
             yield f"{e.told(run.batch)}: {_run(run)} finished, and the job is {row.status}: {row.error[:100]}"
 
 
@@ -124,7 +46,7 @@ def finished_is_not_repeated(e: Evidence) -> Iterator[str]:
     """A run that finished and was hit by nothing is not run again."""
     for runs in e.runs_of.values():
         for run, after in pairwise(runs):
-            is_same = _round_of(e, run) == _round_of(e, after)
+            is_same = e.round_of(run) == e.round_of(after)
             if run.finished and is_same and not e.was_cut_off(run) and not e.was_stopped_before(after):
                 yield f"{e.told(run.batch)}: {_run(run)} finished unhurt, and {_run(after)} ran it again"
 
@@ -142,7 +64,7 @@ def succeeded_is_not_started_again(e: Evidence) -> Iterator[str]:
 def ended_once_per_round(e: Evidence) -> Iterator[str]:
     for job, steps in e.history.by_job.items():
         for step in steps:
-            if step.old in ENDED and step.new != "created":
+            if step.old in ENDED and step.new not in ("created", "waiting"):
                 yield f"{e.told(step.batch)}: job {job} went from {step.old} to {step.new}"
         for (round_, _), count in Counter((s.round, s.event) for s in steps if s.new in ENDED and not s.event).items():
             if count > 1:
@@ -160,8 +82,9 @@ def attempts_were_runs(e: Evidence) -> Iterator[str]:
 
 
 def without_faults_runs_are_attempts(e: Evidence) -> Iterator[str]:
+    """Not of a job that was cancelled in the middle of its run, because it wanted to open a child."""
     for row in e.rows.values() if not e.faults else ():
-        if row.round == 0 and row.attempts != len(e.runs_of[row.job]):
+        if row.round == 0 and row.status != "cancelled" and row.attempts != len(e.runs_of[row.job]):
             yield f"{e.told(row.batch)}: job {row.job} has {row.attempts} attempts, ran {len(e.runs_of[row.job])} times"
 
 
@@ -185,7 +108,7 @@ def events_are_told_once(e: Evidence) -> Iterator[str]:
 
 def callbacks_ran(e: Evidence) -> Iterator[str]:
     for row in e.rows.values():
-        if row.event and row.status != "succeeded" and row.losses < 3:
+        if row.event and row.status != "succeeded" and row.losses < 3 and not e.bad_children(row.job, row.dispatch):
             yield f"{e.told(row.batch)}: callback {row.event} of round {row.round} is {row.status}: {row.error[:100]}"
 
 
@@ -197,10 +120,6 @@ def callbacks_come_after_the_jobs(e: Evidence) -> Iterator[str]:
             at = ended.get((row.batch, row.round))
             if at is None or run.started < at - SLACK:
                 yield f"{e.told(row.batch)}: {_run(run)} began before the batch had ended"
-
-
-def _round_of(e: Evidence, run: Run) -> int:
-    return next((s.round for s in e.history.by_job[run.job] if s.dispatch == run.dispatch), 0)
 
 
 def _run(run: Run) -> str:
@@ -215,4 +134,5 @@ ALL = [
 
 
 def judge(evidence: Evidence) -> list[str]:
-    return [f"{check.__name__}: {violation}" for check in ALL for violation in check(evidence)]
+    checks = [*ALL, *trees.ALL]
+    return [f"{check.__name__}: {violation}" for check in checks for violation in check(evidence)]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
-from django_batches import current_batch
+from django_batches import Batch, current_batch
 from django_batches.context import running
 
 from . import ledger
@@ -40,6 +40,16 @@ def work(item: int, seconds: float, failing: int = 0) -> int:
         return item
 
 
+def hoard(item: int) -> int:
+    """Takes more memory than its executor may have, in 40 of 100 runs, and is killed for it."""
+    with told() as run:
+        if crc32(run.encode()) % 100 < 40:
+            held = b"x" * (300 << 20)
+            time.sleep(2.0)
+            del held
+        return item
+
+
 def work_once_healed(item: int, name: str) -> int:
     """Raises until a file of this name is there."""
     with told():
@@ -61,3 +71,68 @@ def callback(batch, event: str) -> str:
     with told(event):
         time.sleep(0.002)
         return event
+
+
+# Trees: what follows opens batches inside jobs and callbacks.
+
+
+def listen(batch, success=callback) -> None:
+    """Registers one callback for each event."""
+    batch.using(max_attempts=20).on_success(success, "success")
+    for event in ("failure", "finish", "attempted"):
+        getattr(batch.using(max_attempts=20), f"on_{event}")(callback, event)
+
+
+def open_child(name: str, func, items, *args, success=callback, **options):
+    """A batch with a job per item, acknowledged like those of the load."""
+    with Batch.open(name, timeout=60, **options) as child:
+        listen(child, success)
+        count = child.map(func, items, *args)
+    ledger.acknowledge(child.pk.hex, count)
+    return child
+
+
+def gathered(batch, event: str) -> list:
+    """What becomes the result of the job that has returned this batch."""
+    with told(event):
+        return [batch.pk.hex, sorted(map(str, batch.results()))]
+
+
+def branch(item: int, depth: int, seconds: float, failing: int, failing_after: int):
+    """Returns a child, which has children in turn; raises after it was opened in `failing_after` of 100 runs."""
+    with told() as run:
+        if depth > 1:
+            more = (depth - 1, seconds, failing, failing_after)
+            child = open_child(f"branch {depth}", branch, range(2), *more, success=gathered, max_attempts=6)
+        else:
+            child = open_child("leaves", work, range(3), seconds, failing, success=gathered, max_attempts=6)
+        if crc32(run.encode()) % 100 < failing_after:
+            raise Flaky(item)
+        return child
+
+
+def wait_for_child(item: int, seconds: float, failing: int) -> int:
+    """Returns a value of its own, and ends with its child all the same."""
+    with told():
+        open_child("waited for", work, range(3), seconds, failing, max_attempts=2)
+        return item
+
+
+def wait_for_healed(item: int, name: str) -> int:
+    with told():
+        open_child("healed below", work_once_healed, range(2), name)
+        return item
+
+
+def detach(item: int, seconds: float) -> int:
+    """Opens a batch of its own, which nobody waits for."""
+    with told():
+        open_child("detached", work, range(3), seconds, max_attempts=6, parent=None)
+        return item
+
+
+def callback_with_child(batch, event: str) -> int:
+    """A callback that ends with a child batch."""
+    with told(event):
+        open_child("of a callback", work, range(2), 0.01, max_attempts=20)
+        return 1

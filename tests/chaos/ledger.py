@@ -1,4 +1,7 @@
-"""What really ran: a file to which the functions of the jobs append, outside of Redis and the database."""
+"""What really ran: a file to which the functions of the jobs append, outside of Redis and the database.
+
+Moments are written by the monotonic clock, which all processes of the machine share: a host's own clock may be wrong.
+"""
 
 import os
 import time
@@ -28,8 +31,16 @@ class Run:
 
 def write(kind: str, job: str, dispatch: int, batch: str, event: str) -> None:
     """Appends a line; one write to a file opened with O_APPEND is never torn, also where SIGKILL follows."""
-    line = f"{time.time():.6f} {kind} {job} {dispatch} {os.getpid()} {batch} {event or '-'}\n"
-    file = os.open(Path(os.environ[FOLDER], "ledger"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    append("ledger", f"{time.monotonic():.6f} {kind} {job} {dispatch} {os.getpid()} {batch} {event or '-'}\n")
+
+
+def acknowledge(batch: str, count: int) -> None:
+    """Notes that `Batch.open` has taken a batch with so many jobs."""
+    append("acknowledged", f"{batch} {count}\n")
+
+
+def append(name: str, line: str) -> None:
+    file = os.open(Path(os.environ[FOLDER], name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(file, line.encode())
     finally:
@@ -41,18 +52,19 @@ def read(folder: Path) -> list[Run]:
     runs: list[Run] = []
     current: dict[int, Run] = {}
     path = folder / "ledger"
+    since = time.time() - time.monotonic()
     for line in path.read_text().splitlines() if path.exists() else []:
         stamp, kind, job, dispatch, pid, batch, event = line.split()
         if kind == "start":
             if before := current.get(int(pid)):
                 before.is_last_of_pid = False
-            run = Run(job, int(dispatch), batch, event.strip("-"), int(pid), float(stamp))
+            run = Run(job, int(dispatch), batch, event.strip("-"), int(pid), since + float(stamp))
             runs.append(run)
             current[int(pid)] = run
         elif kind == "finish":
-            current[int(pid)].finished = float(stamp)
+            current[int(pid)].finished = since + float(stamp)
         else:
-            current[int(pid)].raised = float(stamp)
+            current[int(pid)].raised = since + float(stamp)
     return runs
 
 

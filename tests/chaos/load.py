@@ -32,7 +32,7 @@ class Load:
         while not self.is_enough() or self.later:
             try:
                 self.do_what_is_due()
-                if self.is_enough() or models.Batch.objects.filter(finished_at=None).count() >= LIVING:
+                if self.is_enough() or models.Batch.objects.filter(finished_at=None, parent_id=None).count() >= LIVING:
                     time.sleep(0.05)
                 else:
                     self.number += 1
@@ -53,19 +53,18 @@ class Load:
     def do_later(self, seconds: float, act: Callable[[], object]) -> None:
         self.later.append((time.monotonic() + seconds, act))
 
-    def open(self, fill: Callable[..., int], **options: object):
+    def open(self, fill: Callable[..., int], success: Callable[..., object] | None = None, **options: object):
+        success = success or jobs.callback
         with models.Batch.open(f"{fill.__name__} {self.number}", timeout=60, **options) as batch:
-            for event in ("success", "failure", "finish", "attempted"):
-                getattr(batch.using(max_attempts=20), f"on_{event}")(jobs.callback, event)
+            jobs.listen(batch, success)
             count = fill(batch)
-        with (self.folder / "acknowledged").open("a") as file:
-            file.write(f"{batch.pk.hex} {count}\n")
+        ledger.acknowledge(batch.pk.hex, count)
         return batch
 
     def seconds(self) -> float:
         return self.random.choice([0.002, 0.01, 0.03, 0.06])
 
-    # The kinds of batches. Child batches are to be added as kinds too.
+    # The kinds of batches.
 
     def plain(self) -> None:
         def plain(batch):
@@ -106,6 +105,12 @@ class Load:
 
         self.open(slow, max_attempts=4)
 
+    def hoarding(self) -> None:
+        def hoarding(batch):
+            return batch.map(jobs.hoard, range(2))
+
+        self.open(hoarding, max_attempts=3)
+
     def growing(self) -> None:
         def growing(batch):
             return batch.map(jobs.grow, range(4), 5)
@@ -130,6 +135,18 @@ class Load:
         def healed(batch):
             return batch.map(jobs.work_once_healed, range(10), name)
 
+        self.heal_later(self.open(healed), name)
+
+    def healed_below(self) -> None:
+        """A retry that goes down: the children of the failed jobs are retried, the jobs themselves not run again."""
+        name = f"healed-{os.getpid()}-{self.number}"
+
+        def healed_below(batch):
+            return batch.map(jobs.wait_for_healed, range(3), name)
+
+        self.heal_later(self.open(healed_below, max_attempts=6), name)
+
+    def heal_later(self, batch, name: str) -> None:
         def retry() -> None:
             batch.refresh_from_db()
             if batch.finished_at is None:
@@ -138,7 +155,6 @@ class Load:
             (self.folder / name).touch()
             batch.retry_failed()
 
-        batch = self.open(healed)
         self.do_later(1.0, retry)
 
     def cancelled(self) -> None:
@@ -155,10 +171,45 @@ class Load:
         self.do_later(0.2, batch.pause)
         self.do_later(0.8, batch.resume)
 
+    def tree(self) -> None:
+        """Jobs that return children, down to the leaves; some runs fail after they have opened one."""
+
+        def tree(batch):
+            return batch.map(jobs.branch, range(2), self.random.choice([1, 2, 3]), self.seconds(), 10, 10)
+
+        self.open(tree, max_attempts=6)
+
+    def failing_below(self) -> None:
+        def failing_below(batch):
+            return batch.map(jobs.wait_for_child, range(4), self.seconds(), 40)
+
+        self.open(failing_below, max_attempts=3)
+
+    def cancelled_tree(self) -> None:
+        def cancelled_tree(batch):
+            return batch.map(jobs.branch, range(4), 2, 0.06, 0, 0)
+
+        self.do_later(self.random.uniform(0.1, 1.0), self.open(cancelled_tree, max_attempts=6).cancel)
+
+    def detaching(self) -> None:
+        def detaching(batch):
+            return batch.map(jobs.detach, range(2), self.seconds())
+
+        self.open(detaching, max_attempts=6)
+
+    def calling(self) -> None:
+        """Its success callback opens a child, and ends with it."""
+
+        def calling(batch):
+            return batch.map(jobs.work, range(5), self.seconds())
+
+        self.open(calling, jobs.callback_with_child, max_attempts=6)
+
 
 KINDS = [
     Load.plain, Load.plain, Load.flaky, Load.failing, Load.giving_up, Load.narrow, Load.slow, Load.growing,
-    Load.slowly_filled, Load.healed, Load.cancelled, Load.paused,
+    Load.slowly_filled, Load.healed, Load.cancelled, Load.paused, Load.tree, Load.tree, Load.failing_below,
+    Load.healed_below, Load.cancelled_tree, Load.detaching, Load.calling, Load.hoarding,
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m tests.chaos.naive --seconds 40
 
 As a careful user would write it: `UPDATE ... SET pending = pending - 1` (what `F()` makes), a failure counted when no
-retry is left, workers that are started again when they die and die with their host, and RQ's upkeep every 10 s
-instead of every 10 minutes.
+retry is left, workers that are started again when they die and die with their host, and RQ's leases and upkeep as
+short as ours.
 """
 
 import argparse
@@ -26,20 +26,23 @@ from django.db import Error, connection, connections
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Callback, Queue, Retry, Worker
+from rq.intermediate_queue import IntermediateQueue
+from rq.job import Job
 
 from django_batches.worker.processes import die_with
 
 from . import ledger, naive_jobs
 from .faults import KINDS, PARTITIONS
+from .harness import SETTLE
 from .injector import Injector
 from .stage import Stage, new_folder, stage
+from .worker import LEASE
 
 TABLE = """
 CREATE TABLE naive (id serial PRIMARY KEY, total int, pending int, succeeded int DEFAULT 0, failed int DEFAULT 0)
 """
 MODULE = "tests.chaos.naive"
-SETTLE = 60.0
-"""Seconds after the last fault in which it may recover."""
+UPKEEP = 3
 
 
 def load(folder: Path, seed: int) -> None:
@@ -86,15 +89,14 @@ def host(folder: Path, workers: int = 2) -> None:
 
 
 class Tidy(Worker):
-    """With an upkeep that comes while a round still lasts."""
-
-    @property
-    def should_run_maintenance_tasks(self) -> bool:
-        return time.time() - self.last_cleaned_at.timestamp() > 10 if self.last_cleaned_at else True
+    """With leases and an upkeep as short as ours are in a round: RQ's own are 90 s and 10 minutes."""
 
     @property
     def dequeue_timeout(self) -> int:
-        return 5
+        return UPKEEP
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return LEASE
 
 
 def redis() -> Redis:
@@ -185,7 +187,9 @@ def main() -> None:
         case ["worker", parent]:
             django.setup()
             die_with(int(parent))
-            Tidy(["default"], connection=redis()).work(logging_level="WARNING", with_scheduler=False)
+            IntermediateQueue.should_be_cleaned_up = lambda *_: True  # at the second look, not after a minute
+            tidy = Tidy(["default"], connection=redis(), job_monitoring_interval=2, maintenance_interval=UPKEEP)
+            tidy.work(logging_level="WARNING", with_scheduler=False)
         case _:
             outcome = run(options.seed, options.seconds, options.pause)
             print(outcome)

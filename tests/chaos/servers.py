@@ -16,6 +16,8 @@ from example_project.processes import Process, running, stop
 
 from . import network
 
+FSYNC = "CHAOS_FSYNC"
+
 
 class Server:
     """A server that keeps its port and its data when it is started again."""
@@ -64,7 +66,7 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """It tells the time of each commit. Without fsync: a process dies here, never the machine."""
+    """It tells the time of each commit. Without fsync, unless asked for: a process dies here, never the machine."""
 
     def __init__(self, folder: Path) -> None:
         self.port, is_root = servers.free_port(), os.geteuid() == 0
@@ -75,7 +77,7 @@ class PostgresServer(Server):
         servers.initialise([initdb, "-D", data, *options], folder, owner)
         command = [
             postgres, "-D", data, "-p", self.port, "-h", ",".join(addresses("postgres")), "-k", "",
-            "-c", "track_commit_timestamp=on", "-c", "fsync=off",
+            "-c", "track_commit_timestamp=on", "-c", f"fsync={'on' if os.environ.get(FSYNC) else 'off'}",
         ]  # fmt: skip
         with (data / "pg_hba.conf").open("a") as file:
             file.write("host all all 10.88.0.0/16 trust\n")  # the namespaces of `network`

@@ -16,6 +16,7 @@ from tests.processes import ROOT, is_alive
 
 from . import ledger, network
 from .servers import PostgresServer, RedisServer
+from .worker import CLOCK
 
 HOSTS = 3
 
@@ -30,6 +31,8 @@ class Host:
         self._command, self._environment = [*prefix, sys.executable, "-m", *command], environment
         self.lock = threading.Lock()
         """Held by the fault that is at this host."""
+        self.clock = 0.0
+        """Seconds by which the clock is wrong of processes that are started from now on."""
         self.process: Process
         self.start()
 
@@ -37,8 +40,8 @@ class Host:
         with (self.folder / f"host{self.number}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
-                cwd=ROOT, env=self._environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                start_new_session=True,
+                cwd=ROOT, env=self._environment | {CLOCK: str(self.clock)},
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def children(self) -> list[int]:

@@ -8,6 +8,7 @@ those of the real times: a lease outlives four renewals, and the second look com
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from django.core.management import execute_from_command_line
@@ -15,6 +16,8 @@ from django.core.management import execute_from_command_line
 from . import ledger, points
 
 REAL_TIMES = "CHAOS_REAL_TIMES"
+CLOCK = "CHAOS_CLOCK"
+"""Seconds by which the clock of this host is wrong."""
 LEASE = 6
 RECOVERY = 25.0
 """Seconds within which everything lost is back, with the short times."""
@@ -56,13 +59,22 @@ def write_children_down() -> None:
     supervisor.fork = fork_and_tell
 
 
+def put_clock_wrong(seconds: float) -> None:
+    """In this process and its children; not the monotonic clock, which is no time of day."""
+    time_machine.travel(timedelta(seconds=seconds)).start()
+
+
 if __name__ == "__main__":
+    import time_machine
+
     from django_batches import scripts
     from django_batches.coordinator import lease, loop, reconcile
     from django_batches.worker import chores, supervisor
 
     if not os.environ.get(REAL_TIMES):
         shorten()
+    if wrong := float(os.environ.get(CLOCK, 0)):
+        put_clock_wrong(wrong)
     passed = points.Points("supervisor")
     if os.environ.get(points.WANTED):
         points.install(passed)

@@ -1,12 +1,14 @@
 """`manage.py batchworker`: parses the options, judges them, runs the supervisor."""
 
 import logging
+import os
 import sys
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from ...worker.processes import resident
 from ...worker.supervisor import Plan, Supervisor
 
 
@@ -26,6 +28,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--max-jobs-per-child", type=int, metavar="N", help="replace an executor after N jobs; 1 isolates every job"
         )
+        parser.add_argument(
+            "--max-memory-per-child",
+            type=int,
+            metavar="MB",
+            help="kill an executor that holds more in a job; replace it between two jobs at three quarters of it",
+        )
         parser.add_argument("--name", default="", help="name of this worker in logs and in RQ (default: the host's)")
         parser.add_argument(
             "--grace",
@@ -37,15 +45,31 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 0:
             raise CommandError("--workers must be 0 or more.")
-        for name in ("max_jobs", "max_jobs_per_child"):
+        for name in ("max_jobs", "max_jobs_per_child", "max_memory_per_child"):
             if options[name] is not None and options[name] < 1:
                 raise CommandError(f"--{name.replace('_', '-')} must be 1 or more.")
         if options["max_jobs"] and not options["workers"]:
             raise CommandError("--max-jobs needs --workers: without executors no job is run here.")
+        memory = _memory(options["max_memory_per_child"])
         _make_log_visible()
         names = ("queues", "workers", "burst", "max_jobs", "max_jobs_per_child", "name", "grace")
 
-        sys.exit(Supervisor(Plan(**{name: options[name] for name in names})).run())
+        sys.exit(Supervisor(Plan(**{name: options[name] for name in names}, max_memory=memory)).run())
+
+
+def _memory(megabytes: int | None) -> int | None:
+    """Bytes; refused where executors would reach the limit without a job."""
+    if megabytes is None:
+        return None
+    held = resident(os.getpid())
+    if not held:
+        raise CommandError("--max-memory-per-child needs /proc, which only Linux has.")
+    if megabytes << 20 < 2 * held:
+        raise CommandError(
+            f"--max-memory-per-child {megabytes} is too little: this project takes {held >> 20} MB before the first "
+            f"job. Give at least {(2 * held >> 20) + 1}."
+        )
+    return megabytes << 20
 
 
 def _make_log_visible() -> None:

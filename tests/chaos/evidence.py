@@ -1,0 +1,130 @@
+"""All that is known of a round when it is over, and what the faults had to do with it."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from . import ledger
+from .faults import LOSES, PARTITIONS, Fault
+from .history import ENDED, History
+from .ledger import Run
+
+SLACK = 0.25
+"""Seconds by which the moments that different processes write down may differ."""
+KILLING = ("executor killed", "supervisor killed", "killed before", "killed after")
+STARVING = "executor out of memory"
+FREEZING = ("executor frozen", STARVING, "host frozen", "hung before", *PARTITIONS)
+STOPPING = ("executor frozen", "host frozen")
+HITTING = (*KILLING, *FREEZING)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The last state of a job or callback."""
+
+    job: str
+    batch: str
+    event: str
+    position: int
+    round: int
+    status: str
+    dispatch: int
+    attempts: int
+    losses: int
+    error: str
+    error_type: str
+    result: str | None
+    """As JSON."""
+    returned: str
+    """The batch that it has returned, or nothing."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A batch that was opened by a run of a job or callback."""
+
+    batch: str
+    parent: str
+    dispatch: int
+    """Of the run that opened it."""
+    is_untold: bool
+    """Its parent has not been told of its end."""
+
+
+@dataclass
+class Evidence:
+    """All that is known of a round."""
+
+    runs: list[Run]
+    faults: list[Fault]
+    history: History
+    rows: dict[str, Row]
+    batches: dict[str, tuple[str, str, int, int]]
+    """(description, status, round, total)"""
+    acknowledged: dict[str, int]
+    children: list[Child]
+
+    def __post_init__(self) -> None:
+        self.children_of: dict[tuple[str, int], list[Child]] = defaultdict(list)
+        for child in self.children:
+            self.children_of[child.parent, child.dispatch].append(child)
+        self.callbacks_of: dict[str, list[Row]] = defaultdict(list)
+        self.runs_of_jobs_of: dict[str, list[Run]] = defaultdict(list)
+        """By batch, without those of callbacks."""
+        for row in self.rows.values():
+            if row.event:
+                self.callbacks_of[row.batch].append(row)
+        for run in self.runs:
+            if not run.event:
+                self.runs_of_jobs_of[run.batch].append(run)
+        self.runs_of = ledger.by_job(self.runs)
+        self.flights = self.history.flights()
+
+    def was_cut_off(self, run: Run) -> bool:
+        """Whether a fault hit this very run, or what Redis knew of it, before the books had its outcome."""
+        left = self.flights.get((run.job, run.dispatch), (0.0, float("inf")))[1] + SLACK
+        for fault in self.faults:
+            if fault.ended < run.started - SLACK or fault.began > left:
+                continue
+            if fault.kind in LOSES or any(rq_id.endswith(f"-{run.job}-{run.dispatch}") for rq_id in fault.jobs):
+                return True
+            if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
+                return True
+        return False
+
+    def was_stopped_before(self, run: Run) -> bool:
+        """Whether its process was stopped on its way to the function, after the last look that it could take."""
+        taken = self.flights.get((run.job, run.dispatch), (run.started, 0.0))[0]
+        return any(
+            fault.kind in STOPPING
+            and run.pid in fault.pids
+            and taken - SLACK < fault.ended
+            and fault.began < run.started
+            for fault in self.faults
+        )
+
+    def hit(self, fault: Fault, run: Run) -> bool:
+        """Whether a fault killed or froze a process in the middle of this run."""
+        end = run.finished or run.raised or float("inf")
+        at_it = fault.kind in FREEZING or (run.is_last_of_pid and end == float("inf"))
+        return fault.kind in HITTING and run.pid in fault.pids and run.started <= fault.began < end and at_it
+
+    def back(self, run: Run) -> float:
+        """When the job of a run that was hit ran again, or had ended."""
+        again = [each.started for each in self.runs_of[run.job] if each.dispatch > run.dispatch]
+        ended = [step.at for step in self.history.by_job[run.job] if step.new in ENDED and step.at > run.started]
+        return min([*again, *ended], default=run.started)
+
+    def bad_children(self, job: str, dispatch: int) -> list[Child]:
+        """The children of a run that did not succeed, their success callback included."""
+        return [
+            child
+            for child in self.children_of.get((job, dispatch), ())
+            if self.batches[child.batch][1] != "succeeded"
+            or any(row.event == "success" and row.status != "succeeded" for row in self.callbacks_of[child.batch])
+        ]
+
+    def told(self, batch: str) -> str:
+        return f"batch {batch} ({self.batches[batch][0] if batch in self.batches else 'gone'})"
+
+    def round_of(self, run: Run) -> int:
+        return next((s.round for s in self.history.by_job[run.job] if s.dispatch == run.dispatch), 0)
