@@ -27,6 +27,8 @@ from typing import Any
 from .processes import Process, exit_on_signals, run_in_foreground, running
 
 START_SECONDS = 60
+READY = b"ready to accept connections"
+"""What both servers write, in lower case, once they answer."""
 SERVANT = "nobody"
 """Who runs PostgreSQL where we are root: it refuses to run as root."""
 
@@ -136,21 +138,21 @@ def initialise(command: list[object], folder: Path, owner: dict[str, Any]) -> No
 
 
 @contextmanager
-def server(name: str, command: list[object], folder: Path, **options: Any) -> Iterator[None]:
+def server(name: str, command: list[object], folder: Path, *, ready: bytes = READY, **options: Any) -> Iterator[None]:
     """Runs a server in `folder`, its log too; enters the block when it answers."""
     log = folder / "log"
     with log.open("wb") as file, running(command, stdout=file, stderr=file, cwd=folder, **options) as process:
-        wait_until_ready(name, process, log)
+        wait_until_ready(name, process, log, ready)
         yield
 
 
-def wait_until_ready(name: str, process: Process, log: Path) -> None:
-    """Waits for what both servers write once they answer.
+def wait_until_ready(name: str, process: Process, log: Path, ready: bytes = READY) -> None:
+    """Waits for what a server writes into its log once it answers.
 
     Not for an open port: PostgreSQL's is open before it answers, and it may be the port of somebody else's server.
     """
     deadline = time.monotonic() + START_SECONDS
-    while b"ready to accept connections" not in log.read_bytes().lower():
+    while ready not in log.read_bytes().lower():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.02)
