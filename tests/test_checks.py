@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from django.test import override_settings
 
 import django_batches
@@ -143,6 +144,12 @@ def test_sqlite_that_does_not_begin_as_a_writer_is_warned_of(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": "x"})
     ((id, message, hint),) = found(CACHE="batches")
     assert id == "django_batches.W002" and "database is locked" in message and "IMMEDIATE" in hint
+
+
+def test_another_kind_of_database_is_refused(monkeypatch):
+    monkeypatch.setattr(connection, "vendor", "mysql")
+    ((id, message, hint),) = found(CACHE="batches")
+    assert id == "django_batches.E014" and '"default", which is mysql' in message and "PostgreSQL or SQLite" in hint
 
 
 def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
