@@ -2,7 +2,7 @@
 
     make test-all                   every session, on SQLite and PostgreSQL
     .venv/bin/nox -s newest         one of them
-    .venv/bin/nox -s newest -- -m "not slow" -k flow        with other options for pytest
+    .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
 
 A session takes the newest Python of this machine that it can have: from the PATH, or a folder of pyenv.
 """
@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent
 PYTHONS = ["3.14", "3.13", "3.12", "3.11"]
 SERVERS = [sys.executable, "-m", "example_project.servers"]
 """By the Python of nox: there are no wheels with a Redis for the newest ones."""
-RUNTIME = ["--extra", "tasks", "--extra", "cli", "--extra", "prometheus", "--extra", "postgresql"]
+RUNTIME = ["--extra", "cli", "--extra", "demo", "--extra", "prometheus", "--extra", "tasks"]
+PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_missing_interpreters = True
@@ -79,4 +80,4 @@ def install(session: nox.Session, *options: str) -> None:
 
 def test(session: nox.Session) -> None:
     for options in ([], ["--postgres"]):
-        session.run(*SERVERS, *options, "--", "python", "-m", "pytest", *session.posargs, external=True)
+        session.run(*SERVERS, *options, "--", "python", "-m", "pytest", *PARALLEL, *session.posargs, external=True)

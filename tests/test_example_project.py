@@ -322,6 +322,7 @@ def test_the_demo_says_what_is_missing(environment, photographs, tmp_path):
     assert (done.returncode, "Redis does not answer" in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_serve_runs_the_admin_and_a_worker_until_ctrl_c(environment, photographs):
     assert (
         python("manage.py", "demo", "images", "--images", photographs, "--workers", 1, env=environment).returncode == 0

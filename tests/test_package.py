@@ -17,6 +17,7 @@ from example_project.processes import running
 from .processes import ROOT
 from .redis_servers import redis_with
 
+pytestmark = pytest.mark.once
 SECONDS = 300
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from .type_checks import assert_only_marked_lines_are_errors
 
+pytestmark = pytest.mark.once
 CODE = """
 from typing import Any
 from {framework} import TaskContext, task

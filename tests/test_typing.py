@@ -4,6 +4,7 @@ import pytest
 
 from .type_checks import assert_only_marked_lines_are_errors
 
+pytestmark = pytest.mark.once
 CODE = """
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
