@@ -23,7 +23,6 @@ RUNTIME = ["--extra", "cli", "--extra", "demo", "--extra", "prometheus", "--extr
 PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 
 nox.options.default_venv_backend = "uv"
-nox.options.error_on_missing_interpreters = True
 
 
 @functools.cache
@@ -48,7 +47,10 @@ def path_of(program: str, version: str) -> str | None:
     return path if rest == f"({version.replace('.', ', ')})|cpython" else None
 
 
-@nox.session(python=python("3.11"))
+OLDEST = python("3.11")
+
+
+@nox.session(python=OLDEST)
 def oldest(session: nox.Session) -> None:
     """Python 3.11, Django 5.2.0 and the lowest versions of every dependency that pyproject.toml names."""
     lowest = Path(session.create_tmp()).resolve() / "lowest.txt"
@@ -68,6 +70,8 @@ def between(session: nox.Session) -> None:
 @nox.session(python=python(*PYTHONS))
 def newest(session: nox.Session) -> None:
     """The newest Python, the newest Django it can run, and the newest versions of the rest."""
+    if session.python == OLDEST:
+        session.skip("this machine has no Python 3.12 or newer, so Django 6 was NOT tested")
     install(session, "--upgrade")
     test(session)
 
