@@ -2,11 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test lint audit format screenshots chaos crash-points mutants bench
+.PHONY: help demo serve test test-all lint audit format screenshots chaos crash-points mutants bench
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/installed ## product images, a merge sort and an import in stages, in batches, with what happened
 	$(SERVERS) -- $(BIN)/python manage.py demo
@@ -14,9 +14,15 @@ demo: .venv/installed ## product images, a merge sort and an import in stages, i
 serve: .venv/installed ## the admin with data in it, and a worker, until Ctrl-C
 	$(SERVERS) --keep-data -- $(BIN)/python manage.py serve
 
+# Most of a test is waiting, for processes that start and for leases that end: as many at a time as there are cores.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+
 test: .venv/installed ## the tests, on SQLite and on PostgreSQL
-	$(SERVERS) -- $(BIN)/python -m pytest
-	$(SERVERS) --postgres -- $(BIN)/python -m pytest
+	$(SERVERS) -- $(BIN)/python -m pytest $(PARALLEL)
+	$(SERVERS) --postgres -- $(BIN)/python -m pytest $(PARALLEL)
+
+test-all: .venv/installed ## the tests, from the lowest versions of everything to the newest Python and Django (an hour or two)
+	$(BIN)/nox
 
 lint: .venv/installed audit ## style, types and dependencies
 	$(BIN)/ruff check .

@@ -61,6 +61,13 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
 def _check_database() -> Iterator[CheckMessage]:
     alias = rows.alias()
     database: dict[str, Any] = django_settings.DATABASES.get(alias, {})
+    if (vendor := rows.connection().vendor) not in ("postgresql", "sqlite"):
+        yield Error(
+            f'The batches would be kept in "{alias}", which is {vendor}: it lacks UPDATE ... RETURNING and unique '
+            "constraints with a condition, by which each job is counted once.",
+            hint="Keep them in PostgreSQL or SQLite, by a database router if need be; see docs/databases.md.",
+            id="django_batches.E014",
+        )
     if "sqlite3" in database.get("ENGINE", "") and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
         yield Warning(
             "SQLite begins its transactions as readers: two that write at once fail with 'database is locked'.",

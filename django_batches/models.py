@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
+from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -217,14 +218,14 @@ class Batch(BatchVerbs, models.Model):
 
     def results(self) -> Iterator[Any]:
         """One value per job, in the order added, streaming; None for a job without one."""
-        texts = self.jobs.order_by("position").values_list("result_text", flat=True)
-        return (json.loads(text) if text else None for text in texts.iterator(chunk_size=2000))
+        return (json.loads(text) if text else None for page in self.jobs.result_pages() for text in page)
 
     async def aresults(self) -> AsyncIterator[Any]:
         """Asynchronous twin of `results`."""
-        texts = self.jobs.order_by("position").values_list("result_text", flat=True)
-        async for text in texts.aiterator(chunk_size=2000):
-            yield json.loads(text) if text else None
+        pages = self.jobs.result_pages()
+        while page := await sync_to_async(lambda: next(pages, None))():
+            for text in page:
+                yield json.loads(text) if text else None
 
 
 class BatchJob(JobVerbs, models.Model):

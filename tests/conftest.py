@@ -82,9 +82,11 @@ class Ledger:
 
 
 def pytest_collection_modifyitems(config, items):
-    if "postgresql" in settings.DATABASES["default"]["ENGINE"]:
-        return
-    deselected = [item for item in items if item.get_closest_marker("postgresql")]
+    for item in items:
+        if "tests/chaos/" in item.nodeid:
+            item.add_marker("slow")
+    unwanted = "once" if "postgresql" in settings.DATABASES["default"]["ENGINE"] else "postgresql"
+    deselected = [item for item in items if item.get_closest_marker(unwanted)]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in deselected]

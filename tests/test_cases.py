@@ -306,6 +306,7 @@ def test_case_11_outcomes_of_many_workers_take_the_row_of_the_batch_once():
 # 12. the RQ job has vanished: its time to live, FLUSHALL, somebody deleted it
 
 
+@pytest.mark.slow
 def test_case_12_redis_is_flushed(start_worker, redis, ledger):
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path + ".told")

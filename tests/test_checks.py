@@ -1,11 +1,15 @@
+import re
 from dataclasses import fields
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 from django.test import override_settings
 
+import django_batches
 from django_batches import conf
 from django_batches.checks import check_settings
 from django_batches.conf import Settings, settings
@@ -142,6 +146,12 @@ def test_sqlite_that_does_not_begin_as_a_writer_is_warned_of(monkeypatch):
     assert id == "django_batches.W002" and "database is locked" in message and "IMMEDIATE" in hint
 
 
+def test_another_kind_of_database_is_refused(monkeypatch):
+    monkeypatch.setattr(connection, "vendor", "mysql")
+    ((id, message, hint),) = found(CACHE="batches")
+    assert id == "django_batches.E014" and '"default", which is mysql' in message and "PostgreSQL or SQLite" in hint
+
+
 def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES["default"], "NAME", "/var/lib/shop-prod.sqlite3")
     with override_settings(DJANGO_BATCHES={}):
@@ -155,3 +165,12 @@ def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
 def test_without_a_django_redis_alias_the_client_names_the_setting():
     with override_settings(DJANGO_BATCHES={"CACHE": "default"}), pytest.raises(ImproperlyConfigured, match="CACHE"):
         client()
+
+
+def test_no_two_checks_share_an_id():
+    homes = {}
+    for path in Path(django_batches.__file__).parent.rglob("*.py"):
+        for id in re.findall(r"django_batches\.[EW]\d{3}", path.read_text()):
+            homes.setdefault(id, set()).add(path.name)
+    homes["django_batches.E001"].discard("conf.py")  # its docstring
+    assert len(homes) > 15 and {id for id, files in homes.items() if len(files) > 1} == set()

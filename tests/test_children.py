@@ -595,6 +595,7 @@ def test_a_tree_of_depth_twelve_ends_with_each_callback_once(ledger):
     )
 
 
+@pytest.mark.slow
 def test_a_job_with_a_thousand_children_waits_for_them_all():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)

@@ -55,7 +55,7 @@ def test_a_cluster_is_refused():
 
 def test_a_replica_is_refused():
     with redis_with(*GOOD) as (port, _):
-        problems = on(*GOOD, "--replicaof", f"127.0.0.1 {port}")
+        problems = on("--save", "60 1", "--replicaof", f"127.0.0.1 {port}")  # one with AOF does not end while it begins
     assert problems.keys() == {"E011"} and "Name the primary first" in problems["E011"]
 
 

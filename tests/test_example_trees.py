@@ -14,6 +14,7 @@ SECONDS = 900
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(2_000, marks=pytest.mark.postgresql)])
+@pytest.mark.slow
 def test_numbers_are_sorted_though_one_call_in_three_fails(start_worker, count):
     values = random.sample(range(10 * count), count)
     start_worker("--workers", 2)
@@ -29,6 +30,7 @@ def test_numbers_are_sorted_though_one_call_in_three_fails(start_worker, count):
     assert all(0.2 * count < failed < 0.8 * count for failed in figures.failed_runs.values())
 
 
+@pytest.mark.slow
 def test_whoever_waits_for_the_first_stage_waits_for_the_last(start_worker):
     Country.objects.create(pk="VA", name="Vatican", continent="EU", area=0.44, population=921)
     start_worker("--workers", 2)

@@ -4,7 +4,7 @@ import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, transaction
 
-from django_batches import Batch
+from django_batches import Batch, querysets
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind
@@ -106,6 +106,17 @@ def test_progress_and_what_is_read_from_the_rows(batch):
     batch.refresh_from_db()
     assert list(batch.results()) == batch.result == [None, "b", {"a": 1}]
     assert batch.throughput == 0.0 and batch.eta is None
+
+
+def test_results_are_read_page_by_page(batch, monkeypatch, django_assert_num_queries):
+    claimed = claim(batch)
+    recording.record([outcome_of(job, result=str(index)) for index, job in enumerate(claimed)])
+    monkeypatch.setattr(querysets, "PAGE", 2)
+    results = batch.results()
+    with django_assert_num_queries(1):
+        assert [next(results), next(results)] == [0, 1]
+    with django_assert_num_queries(1):
+        assert list(results) == [2]
 
 
 def test_the_first_failure_names_the_job(batch):

@@ -150,6 +150,7 @@ def test_a_killed_supervisor_leaves_no_orphan(start_worker, ledger):
     wait_until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
 
 
+@pytest.mark.slow
 def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monkeypatch):
     lost = start_worker("--workers", 1)
     batch = fill(tasks.write_pid_and_sleep, 1, ledger.path)
@@ -165,6 +166,7 @@ def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monk
     assert batch.jobs.get().losses == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_swallows_its_timeout_is_killed(start_worker, monkeypatch):
     start_worker("--workers", 1)
     batch = wait_for_end(fill(tasks.swallow_timeout, timeout=1), 40)
@@ -323,6 +325,7 @@ def test_an_ordinary_rq_job_is_stopped_by_stop_job(start_worker, redis, ledger):
     wait_for_end(fill(tasks.ok))
 
 
+@pytest.mark.slow
 def test_redis_wiped_in_the_middle_every_job_ends_and_is_counted_once(start_worker, redis, ledger):
     start_worker("--workers", 2)
     with Batch.open() as batch:

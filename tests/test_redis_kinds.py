@@ -104,6 +104,7 @@ def test_a_batch_runs_from_end_to_end_on(kind, start_worker, ledger, monkeypatch
         leave(worker)
 
 
+@pytest.mark.slow
 def test_a_batch_outlives_the_failover_of_a_sentinel(start_worker, ledger, monkeypatch):
     primary = free_port()
     replica = (*PLAIN, "--replicaof", f"127.0.0.1 {primary}")

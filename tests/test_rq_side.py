@@ -135,6 +135,7 @@ def test_a_job_whose_row_cannot_be_asked_is_not_started_and_not_failed(road, red
     assert ledger.lines == ["run"]
 
 
+@pytest.mark.slow
 def test_the_command_rq_worker_and_django_rqs_rqworker_run_batches(start_worker, redis):
     start_worker("--workers", 0)  # keeps the books
     for command in (

@@ -421,6 +421,7 @@ class TheBooks(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_the_books_hold_whatever_happens_in_whatever_order(monkeypatch):
     monkeypatch.setattr(retrying, "PATIENCE", 0.0)
     run_state_machine_as_test(

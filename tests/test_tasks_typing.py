@@ -1,15 +1,12 @@
 """A wrong call of a Task is a type error where it is added, as that of a function is."""
 
-import re
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from .type_checks import assert_only_marked_lines_are_errors
 
+pytestmark = pytest.mark.once
 CODE = """
 from typing import Any
 from {framework} import TaskContext, task
@@ -53,10 +50,4 @@ with Batch.open() as batch:
 def test_a_wrong_call_of_a_task_is_a_type_error(tmp_path, framework, parameters):
     if find_spec(framework) is None and framework == "django_tasks":
         pytest.skip("the backport is not installed")
-    path = tmp_path / "shop.py"
-    path.write_text(CODE.format(framework=framework, parameters=parameters))
-    command = [sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path, path]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    found = {int(line) for line in re.findall(r"shop\.py:(\d+): error", made.stdout)}
-    expected = {number for number, line in enumerate(path.read_text().splitlines(), 1) if line.endswith("# error")}
-    assert found == expected, made.stdout + made.stderr
+    assert_only_marked_lines_are_errors(tmp_path / "shop.py", CODE.format(framework=framework, parameters=parameters))

@@ -137,7 +137,7 @@ def result_texts(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
     }
     texts: dict[UUID, list[str]] = {batch.pk: [] for batch in batches if not _has_callback(batch)}
     jobs = rows.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
-    for key, text in jobs.values_list("batch_id", "result_text").iterator() if texts else ():
+    for key, text in jobs.values_list("batch_id", "result_text") if texts else ():
         texts[key].append(text or "null")
     lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
     return {batch.pk: lists.get(batch.pk) or found.get((batch.pk, batch.round)) for batch in batches}

@@ -94,6 +94,7 @@ def test_nothing_is_asked_once_all_have_ended_or_while_the_page_is_hidden(browse
     assert len(made) == 1
 
 
+@pytest.mark.slow
 def test_it_is_asked_less_and_less_often_while_nothing_changes(browse, root):
     batch_of("stands still", created=3)
     page = browse(root)
@@ -299,6 +300,7 @@ def test_no_page_is_wider_than_the_screen(browse, root, width, scheme):
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) > 380) == (scheme == "light"), background
 
 
+@pytest.mark.slow
 def test_thirty_payloads_in_every_field_never_run(browse, root, settings):
     # Without the policy, which would hide what is not escaped.
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "strict_policy" not in name]

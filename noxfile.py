@@ -1,0 +1,87 @@
+"""The corners of what is supported: the lowest versions of everything, and the newest Python and Django there are.
+
+    make test-all                   every session, on SQLite and PostgreSQL
+    .venv/bin/nox -s newest         one of them
+    .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
+
+A session takes the newest Python of this machine that it can have: from the PATH, or a folder of pyenv.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYTHONS = ["3.14", "3.13", "3.12", "3.11"]
+SERVERS = [sys.executable, "-m", "example_project.servers"]
+"""By the Python of nox: there are no wheels with a Redis for the newest ones."""
+RUNTIME = ["--extra", "cli", "--extra", "demo", "--extra", "prometheus", "--extra", "tasks"]
+PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
+
+nox.options.default_venv_backend = "uv"
+
+
+@functools.cache
+def python(*versions: str) -> str:
+    """The first of these versions that this machine has, as a path; else the first one's name, which nox misses."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in versions:
+        for program in (f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True))):
+            if found := path_of(program, version):
+                return found
+    return versions[0]
+
+
+def path_of(program: str, version: str) -> str | None:
+    """Where it lies, if it runs: a shim of pyenv is on the PATH and runs nothing where its version is not chosen."""
+    code = "import sys; print(sys.executable, sys.version_info[:2], sys.implementation.name, sep='|')"
+    try:
+        said = subprocess.run([program, "-c", code], capture_output=True, text=True, timeout=30).stdout.strip()
+    except OSError:
+        return None
+    path, _, rest = said.partition("|")
+    return path if rest == f"({version.replace('.', ', ')})|cpython" else None
+
+
+OLDEST = python("3.11")
+
+
+@nox.session(python=OLDEST)
+def oldest(session: nox.Session) -> None:
+    """Python 3.11, Django 5.2.0 and the lowest versions of every dependency that pyproject.toml names."""
+    lowest = Path(session.create_tmp()).resolve() / "lowest.txt"
+    options = ["--quiet", "--resolution", "lowest-direct", "--no-header", "--no-annotate", "--output-file", str(lowest)]
+    session.run("uv", "pip", "compile", *options, *RUNTIME, "pyproject.toml", external=True)
+    install(session, "--constraint", str(lowest))
+    test(session)
+
+
+@nox.session(python=python("3.12", "3.13"))
+def between(session: nox.Session) -> None:
+    """Django 6.0, and the newest versions of the rest."""
+    install(session, "django~=6.0.0")
+    test(session)
+
+
+@nox.session(python=python(*PYTHONS))
+def newest(session: nox.Session) -> None:
+    """The newest Python, the newest Django it can run, and the newest versions of the rest."""
+    if session.python == OLDEST:
+        session.skip("this machine has no Python 3.12 or newer, so Django 6 was NOT tested")
+    install(session, "--upgrade")
+    test(session)
+
+
+def install(session: nox.Session, *options: str) -> None:
+    session.install(*options, "--editable", ".[test]")
+    names = "import sys, django, redis, rq; print(sys.version, django.__version__, redis.__version__, rq.__version__)"
+    session.run("python", "-c", names)
+
+
+def test(session: nox.Session) -> None:
+    for options in ([], ["--postgres"]):
+        session.run(*SERVERS, *options, "--", "python", "-m", "pytest", *PARALLEL, *session.posargs, external=True)
