@@ -383,7 +383,7 @@ def test_the_options_of_the_setting_are_those_of_a_batch_of_one():
 )
 def test_wrong_options_of_the_setting_are_errors_of_the_check(options, words):
     (error,) = BatchesBackend("mine", {"OPTIONS": options}).check()
-    assert error.id == "django_batches.E011" and words in error.msg
+    assert error.id == "django_batches.E013" and words in error.msg
 
 
 def in_another_project(code, **settings):
@@ -404,7 +404,7 @@ def test_without_the_app_the_check_tells_to_add_it():
         "from django_batches.tasks import BatchesBackend\n"
         "print(*[(e.id, e.hint) for e in BatchesBackend('default', {}).check()])\n"
     )
-    assert "django_batches.E010" in made.stdout and "INSTALLED_APPS" in made.stdout, made.stderr
+    assert "django_batches.E012" in made.stdout and "INSTALLED_APPS" in made.stdout, made.stderr
 
 
 def test_without_the_framework_the_import_tells_what_to_install_and_the_rest_works():

@@ -87,16 +87,16 @@ class BatchesBackend(BaseTaskBackend):
         found: list[CheckMessage] = []
         if not apps.is_installed("django_batches"):
             hint = 'Add "django_batches" to INSTALLED_APPS.'
-            found.append(Error(f'TASKS["{self.alias}"] needs the app.', hint=hint, id="django_batches.E010"))
+            found.append(Error(f'TASKS["{self.alias}"] needs the app.', hint=hint, id="django_batches.E012"))
         unknown = sorted(set(self.options) - set(OPTIONS))
         if unknown:
             hint = f"The options are: {', '.join(OPTIONS)}."
             message = f'Unknown key TASKS["{self.alias}"]["OPTIONS"]["{unknown[0]}"].'
-            return [*found, Error(message, hint=hint, id="django_batches.E011")]
+            return [*found, Error(message, hint=hint, id="django_batches.E013")]
         try:
             Options.of(None, **{"timeout": None, "max_attempts": 1, "backoff": 0} | self.options)
         except (TypeError, ValueError) as error:
-            found.append(Error(f'TASKS["{self.alias}"]["OPTIONS"]: {error}', id="django_batches.E011"))
+            found.append(Error(f'TASKS["{self.alias}"]["OPTIONS"]: {error}', id="django_batches.E013"))
         return found
 
     def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
