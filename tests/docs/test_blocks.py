@@ -4,7 +4,6 @@ import ast
 import builtins
 import importlib
 import inspect
-import json
 
 import pytest
 from django.conf import LazySettings
@@ -116,11 +115,6 @@ def test_the_commands_of_a_block_take_these_options(block):
             parser.parse_args([word.strip("'\"") for word in rest])
     if block.page.parent == ROOT / "docs" / "tutorial.md":
         assert block.text.startswith("$ ")
-
-
-@pytest.mark.parametrize("block", [block for block in ALL if block.language == "json"], ids=named)
-def test_a_block_of_json_is_json(block):
-    json.loads(block.text)
 
 
 def test_every_block_says_its_language():
