@@ -4,6 +4,7 @@ import ast
 import builtins
 import importlib
 import inspect
+import shlex
 
 import pytest
 from django.conf import LazySettings
@@ -102,7 +103,7 @@ def test_the_settings_of_a_block_are_settings(block):
 def test_the_commands_of_a_block_take_these_options(block):
     commands = get_commands()
     for line in block.text.splitlines():
-        words = line.removeprefix("$ ").split(" # ")[0].split()
+        words = shlex.split(line.removeprefix("$ "), comments=True)
         if "manage.py" not in words:
             continue
         name, *rest = words[words.index("manage.py") + 1 :]
@@ -112,7 +113,7 @@ def test_the_commands_of_a_block_take_these_options(block):
         if name in ("batches", "batchworker"):
             owner = commands[name]
             parser = load_command_class(owner, name).create_parser("manage.py", name)
-            parser.parse_args([word.strip("'\"") for word in rest])
+            parser.parse_args(rest)
     if block.page.parent == ROOT / "docs" / "tutorial.md":
         assert block.text.startswith("$ ")
 

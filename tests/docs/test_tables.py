@@ -1,5 +1,6 @@
 """The tables of the reference are whole: a setting, a check, an option or an exception that is not told fails here."""
 
+import ast
 import inspect
 import re
 from dataclasses import fields
@@ -17,6 +18,9 @@ from .pages import DOCS, README, ROOT, table
 
 COMMANDS = DOCS / "reference" / "commands.md"
 COMMON = {"--help", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color", "--skip-checks"}
+ADVICE = re.compile(
+    r"^(Start one|Resume|No job can start|It was given|If that|It is cancelled once|The batchworker goes)"
+)
 COMMON |= {"--version", "--verbosity", "--json"}
 
 
@@ -107,4 +111,22 @@ def options_of(parser):
 
 def fixed_words(text):
     """The longest part of a log text that is the same every time."""
-    return max(re.split(r"%[a-z.0-9]+|\{[^}]*\}", text), key=len).strip(" .,:;()")
+    return max(re.split(r"%\(\w+\)s|\. |%[a-z.0-9]+|\{[^}]*\}", text), key=len).strip(" .,:;()“”")
+
+
+def test_everything_that_the_diagnosis_says_is_told():
+    page = (DOCS / "operations.md").read_text()
+    said = [text for path in sorted((ROOT / "django_batches" / "diagnosis").glob("*.py")) for text in findings(path)]
+    assert len(said) > 15
+    assert [text for text in said if fixed_words(text) not in page] == []
+
+
+def findings(path):
+    """The texts that become the text of a `Finding`: what is said, not what is advised."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in ("_", "ngettext"):
+            continue
+        texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        text = texts[-1] if texts else ""
+        if len(re.sub(r"%\(\w+\)s|\W", "", text)) > 10 and not ADVICE.search(text):
+            yield text
