@@ -28,7 +28,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#6fcaa8", "color-brand-content": "#6fcaa8"},
 }
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
