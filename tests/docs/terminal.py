@@ -34,8 +34,9 @@ for line in sys.stdin:
 class Reader:
     """Follows the blocks of a page in an empty folder."""
 
-    def __init__(self, folder, redis_url):
+    def __init__(self, folder, redis_url, settings="settings.py"):
         self.folder = folder
+        self._settings = settings
         self.port = free_port()
         self._redis_url = redis_url
         self._lasting = {}
@@ -64,7 +65,7 @@ class Reader:
         """A block of Python that begins with a comment: `# shop/models.py` or `# at the end of shop/settings.py`."""
         match = re.match(r"# (at the end of )?([\w/]+\.py)\b", block.text)
         assert match, f"{block.name} does not say where it belongs"
-        path = self.folder / match[2]
+        path = self.folder / (self._settings if match[2] == "settings.py" else match[2])
         text = block.text.replace("redis://localhost:6379/1", self._redis_url)
         before = path.read_text() + "\n\n" if match[1] else ""
         path.write_text(before + text)
