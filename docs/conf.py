@@ -21,6 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["images"]
 html_theme = "furo"
 html_title = "django_batches"
+pygments_dark_style = "github-dark"
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
 html_theme_options = {
@@ -33,6 +34,8 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
+default_role = "code"  # single backticks of our docstrings
+autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature would be longer than what it says
 nitpick_ignore_regex = [("py:.*", r"(django|rq|redis|collections|datetime|typing)\..*")]
