@@ -48,7 +48,7 @@ def test_what_the_blocks_add_runs():
         if "with Batch.open" in block.text and "async" not in block.text:
             with running(block, Batch=Batch):
                 ran += drain()
-    assert ran > 20
+    assert ran >= 20
     assert set(Batch.objects.values_list("status", flat=True)) == {"succeeded"}
 
 
