@@ -35,7 +35,6 @@ copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 default_role = "code"  # single backticks of our docstrings
-autodoc_class_signature = "separated"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the signature would be longer than what it says
 nitpick_ignore_regex = [("py:.*", r"(django|rq|redis|collections|datetime|typing)\..*")]
