@@ -16,6 +16,7 @@ SKIPPED = re.compile(r"python -m venv|\. \.venv/bin/activate|pip install|make ")
 """What the environment of the tests has done already."""
 LASTING = re.compile(r"manage\.py (batchworker(?!.*--burst)|runserver)")
 """What goes on in another terminal until it is told to leave."""
+LOCAL_CACHE = '{"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}'
 _SHELL = """
 import django, doctest, json, sys
 django.setup()
@@ -62,12 +63,18 @@ class Reader:
             self.write(block)
 
     def write(self, block):
-        """A block of Python that begins with a comment: `# shop/models.py` or `# at the end of shop/settings.py`."""
+        """A block of Python that begins with a comment: `# shop/models.py` or `# at the end of shop/settings.py`.
+
+        `# settings.py` alone shows parts of settings that are there: its dots are what was there before.
+        """
         match = re.match(r"# (at the end of )?([\w/]+\.py)\b", block.text)
         assert match, f"{block.name} does not say where it belongs"
-        path = self.folder / (self._settings if match[2] == "settings.py" else match[2])
+        is_part = match[2] == "settings.py"
+        path = self.folder / (self._settings if is_part else match[2])
         text = block.text.replace("redis://localhost:6379/1", self._redis_url)
-        before = path.read_text() + "\n\n" if match[1] else ""
+        if is_part:
+            text = text.replace("[...,", "[*INSTALLED_APPS,").replace("{...}", LOCAL_CACHE)
+        before = path.read_text() + "\n\n" if match[1] or is_part else ""
         path.write_text(before + text)
 
     def run(self, command):

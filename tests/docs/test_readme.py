@@ -1,5 +1,6 @@
 """The README, followed in a fresh project: its settings, its twenty lines, its worker, its shell."""
 
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,8 +23,9 @@ def test_whoever_follows_the_readme_gets_what_it_says(reader):
     reader.run("python manage.py startapp shop")
     first, *typed = blocks(README, "console", "python", "pycon")
     assert "mark_visible" in first.text  # what it looks like, before anything is installed
-    settings_of_the_project = reader.folder / "mysite" / "settings.py"
-    settings_of_the_project.write_text(settings_of_the_project.read_text() + '\nINSTALLED_APPS += ["shop"]\n')
+    (options,) = re.findall(r'`"OPTIONS": (\{.*?\})` in `DATABASES`', README.read_text())
+    with (reader.folder / "mysite" / "settings.py").open("a") as file:
+        file.write(f'\nINSTALLED_APPS += ["shop"]\nDATABASES["default"]["OPTIONS"] = {options}\n')
     for block in typed:
         reader.follow(block)
     assert "Images of A chair" in reader.run("python manage.py batches list")
