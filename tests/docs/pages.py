@@ -26,8 +26,9 @@ class Block:
 
 
 def pages():
-    """All pages that people read: those of the documentation and those at the top of the repository."""
-    return sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+    """The pages that people write: those of the documentation and those at the top of the repository."""
+    by_commands = {DOCS / "benchmarks.md", DOCS / "chaos.md"}
+    return sorted({*DOCS.rglob("*.md"), *ROOT.glob("*.md")} - by_commands)
 
 
 def blocks(page, *languages):
