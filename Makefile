@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVERS := $(BIN)/python -m example_project.servers
 
-.PHONY: help demo serve test test-all lint audit format screenshots chaos crash-points mutants bench
+.PHONY: help demo serve test test-all lint audit format docs screenshots chaos crash-points mutants bench
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -38,6 +38,9 @@ format: .venv/installed ## writes the style into the files
 
 bench: .venv/installed ## ours and the peers, one table, into docs/benchmarks.md (25 minutes; needs npm)
 	$(SERVERS) --postgres -- $(BIN)/python -m benchmarks
+
+docs: .venv/installed ## the documentation, into build/docs; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 
 screenshots: .venv/installed ## the pictures of the admin in docs/images, by Chromium
 	$(SERVERS) -- $(BIN)/python manage.py test --settings tests.settings tests.browser.screenshots
