@@ -57,7 +57,7 @@ class Plan:
     name: str = ""
     grace: float | None = None
     """Seconds that running jobs have after SIGTERM; None for as long as they take."""
-    max_memory: int | None = None
+    max_memory_per_child: int | None = None
     """Bytes that an executor may hold."""
 
 
@@ -143,7 +143,7 @@ class Supervisor:
         plan, supervisor = self._plan, os.getpid()
 
         def work() -> None:
-            limits = plan.max_jobs_per_child, self._budget, plan.max_memory
+            limits = plan.max_jobs_per_child, self._budget, plan.max_memory_per_child
             Executor(Post(slot, name, plan.queues, self._board, supervisor, *limits)).run()
 
         return self._spawn(slot, name, work)
@@ -214,7 +214,7 @@ class Supervisor:
                 self._kill(child, Kind.TIMEOUT, error, job.rq_id)
 
     def _kill_overgrown(self) -> None:
-        limit = self._plan.max_memory
+        limit = self._plan.max_memory_per_child
         for child in self._executors.values() if limit else ():
             job = self._board.read(child.slot)
             if job and job.timeout and limit and (held := resident(child.pid)) > limit:

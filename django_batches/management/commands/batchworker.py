@@ -54,7 +54,7 @@ class Command(BaseCommand):
         _make_log_visible()
         names = ("queues", "workers", "burst", "max_jobs", "max_jobs_per_child", "name", "grace")
 
-        sys.exit(Supervisor(Plan(**{name: options[name] for name in names}, max_memory=memory)).run())
+        sys.exit(Supervisor(Plan(**{name: options[name] for name in names}, max_memory_per_child=memory)).run())
 
 
 def _memory(megabytes: int | None) -> int | None:
