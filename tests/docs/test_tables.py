@@ -12,7 +12,6 @@ from django_batches import conf, exceptions
 from django_batches.health import Health
 from django_batches.management.commands.batches import VERBS
 from django_batches.models import Batch
-from django_batches.worker import supervisor
 
 from .pages import DOCS, README, ROOT, table
 
@@ -51,9 +50,6 @@ def test_every_option_of_the_worker_is_told():
     parser = load_command_class("django_batches", "batchworker").create_parser("manage.py", "batchworker")
     told = {re.match(r"`(--[\w-]+)", row[0])[1] for row in table(COMMANDS, "## batchworker")}
     assert told == options_of(parser) - COMMON
-    assert {option.lstrip("-").replace("-", "_") for option in told} | {"queues"} == {
-        field.name for field in fields(supervisor.Plan)
-    }
 
 
 @pytest.mark.parametrize("name", VERBS)
