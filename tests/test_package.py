@@ -107,6 +107,12 @@ def settings(redis):
     return f"\n{found}\nDATABASES['default']['OPTIONS'] = {options}\n"
 
 
+def files():
+    """The blocks that are whole files of an app, by their names in the first line."""
+    found = (re.match(r"# (shop/\w+\.py)\n", block) for block in blocks("python"))
+    return {match[1]: match.string for match in found if match}
+
+
 def example():
     """The first example, and the functions whose heads stand beside it, which here write down their arguments."""
     block = next(block for block in blocks("python") if "Batch.open(" in block)
@@ -149,7 +155,9 @@ def test_who_follows_the_readme_in_an_empty_folder_has_a_batch_that_ends(built, 
     shell("django-admin", "startproject", "mysite", ".")
     shell("python", "manage.py", "startapp", "shop")
     block, tasks = example()
-    (shell.folder / "shop" / "tasks.py").write_text(tasks)
+    for name, text in {"shop/heads.py": tasks, **files()}.items():
+        (shell.folder / name).write_text(text)
+    (shell.folder / "typed.txt").write_text("\n".join(blocks("pycon")))
     with redis_with() as (port, _):
         with (shell.folder / "mysite" / "settings.py").open("a") as file:
             file.write(settings(f"redis://127.0.0.1:{port}"))
@@ -160,9 +168,12 @@ def test_who_follows_the_readme_in_an_empty_folder_has_a_batch_that_ends(built, 
             options = {"cwd": shell.folder, "env": shell.environment, "stdout": log, "stderr": log}
             with running([f"{shell.folder.parent}/venv/bin/python", *start.split()[1:]], **options) as worker:
                 ending = "print(batch.wait(60), Batch.objects.get().status, batch.queue)"
-                given = "from shop.tasks import *\nimage_ids = [1, 2, 3]\n"
+                given = "from shop.heads import *\nimage_ids = [1, 2, 3]\n"
                 said = shell("python", "manage.py", "shell", "--verbosity", "0", "-c", f"{given}{block}\n{ending}")
+                typed = "import doctest; print(doctest.testfile('typed.txt', module_relative=False).failed)"
+                typed = shell("python", "manage.py", "shell", "--verbosity", "0", "-c", typed)
         assert said == f"True succeeded {(queue or ['default'])[0]}\n", (shell.folder / "log").read_text()
+        assert typed == "0\n", typed
         assert worker.returncode == 0
     *jobs, callback = (shell.folder / "ledger").read_text().splitlines()
     assert sorted(jobs) == [f"upload_image {pk} large" for pk in (1, 2, 3)]
