@@ -89,9 +89,9 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For comparison: how long what is in flight takes at any moment."""
 
 
-@fault("executor killed", 115, "nothing")
+@fault("executor killed", 90, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    kill(done, rng.choice(host.executors()))
+    kill(done, rng.choice([pid for each in stage.hosts for pid in each.executors()]))
 
 
 @fault("coordinator killed", 6, "nothing")
@@ -123,13 +123,13 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-@fault("host frozen", 14, "host")
+@fault("host frozen", 9, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
     freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
 
 
-@fault("supervisor killed", 20, "host")
+@fault("supervisor killed", 26, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     children = host.children()
     kill(done, host.process.pid)
@@ -143,7 +143,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     host.start()
 
 
-@fault("rolling restart", 40, "host")
+@fault("rolling restart", 45, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     replace(stage, done, host)
 
@@ -193,7 +193,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.start()
 
 
-@fault("Redis restarted empty", 4, "redis", loses=True)
+@fault("Redis restarted empty", 5, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.stop(signal.SIGKILL)
     stage.redis.dump.unlink(missing_ok=True)
@@ -254,7 +254,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-@fault("database backends terminated", 15, "postgres")
+@fault("database backends terminated", 17, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     with stage.postgres.connect() as connection:
         connection.execute(
@@ -296,4 +296,4 @@ PARTITIONS = {
     "host cut off from both": (0, 1),
 }
 for _name, _sides in PARTITIONS.items():
-    fault(_name, 6, "host")(cut_off(_sides))
+    fault(_name, 4, "host")(cut_off(_sides))
