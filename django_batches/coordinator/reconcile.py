@@ -167,7 +167,7 @@ class Reconciler:
             return Kind.CANCELLED, "It was cancelled in RQ."
         if status == b"failed":
             return self._failed_in_rq(row)
-        return Kind.VANISHED, f"RQ has it as {status.decode()}, and its outcome never came."
+        return Kind.VANISHED, f"RQ has it as {status.decode(errors='replace')}, and its outcome never came."
 
     def _failed_in_rq(self, row: InFlight) -> tuple[Kind, str]:
         """run() never raises, so a plain RQ worker has failed it from outside: killed, or abandoned with its host."""

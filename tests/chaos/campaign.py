@@ -21,7 +21,7 @@ from tests.processes import ROOT
 from . import network, worker
 from .harness import SETTLE
 
-NAIVE_EVERY = 8
+NAIVE_EVERY = 10
 """One round in so many is one of the naive way."""
 NETWORK_EVERY = 2
 """One round in so many has its hosts in network namespaces, and cuts them off too."""
