@@ -116,7 +116,7 @@ class TestCases:
         batch.refresh_from_db()
         assert_succeeded_once(batch)
 
-        redis.hset("rq:job:strange", mapping={"status": "no such status", "created_at": "yesterday"})
+        redis.hset("rq:job:strange", mapping={"status": "no such status", "data": "x"})
         redis.rpush("rq:queue:aaa:intermediate", "strange")
         other = Queue("bbb", connection=redis)
         abandoned = other.enqueue(tasks.ok)
