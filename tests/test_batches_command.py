@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,7 @@ from django_batches.outcomes import Kind
 from django_batches.transitions import recording, rows
 
 from . import tasks
-from .admin_data import batch_of, batchworker_is_there, new_callback
+from .admin_data import batch_of, batchworker_is_there, child_of, new_callback
 from .commanding import batches
 from .processes import ROOT, wait_until
 from .road import claim, outcome_of, statements
@@ -183,6 +184,55 @@ class TestShow:
             {"count": 7, "error_type": "shop.errors.TooLarge", "sample": "TooLarge: 21 MB"}
         ]
         assert told["why"][0]["level"] == "error" and told["limits"]["max_attempts"] == 1
+
+    def test_tells_who_opened_it_and_what_its_jobs_and_callbacks_have_opened(self, redis):
+        root = batch_of("Import", waiting=2)
+        below = child_of(root.jobs.get(position=1), "Pages", waiting=1, succeeded=2)
+        leaf = child_of(below.jobs.get(status="waiting"), "Lines\n", failed=1, succeeded=1)
+        callback = new_callback(below, event="failure", status="waiting")
+        done = [child_of(below.jobs.get(status="waiting"), f"Done {number}", succeeded=1) for number in range(11)]
+        child_of(callback, "Letters", created=4)
+        said = batches("show", below.pk)
+        assert f"Opened by  job 1 of Import ({root.pk.hex[-12:]})" in said.out
+        assert "Children   13: 11 succeeded, 1 failed, 1 running" in said.out
+        shown = [line.split() for line in said.out.partition("Child batches\n")[2].splitlines()[:10]]
+        assert shown[0] == [leaf.pk.hex[-12:], "failed", "2", "/", "2", "job", "2", "Lines"]
+        assert shown[1][1:] == ["running", "0", "/", "4", "callback", "failure", "Letters"]
+        assert [line[-2:] for line in shown[2:]] == [["Done", str(number)] for number in range(8)]
+        above = f"job {leaf.parent.position} of Pages ({below.pk.hex[-12:]}), opened by job 1 of Import"
+        assert above in batches("show", leaf.pk).out
+        told = batches("show", below.pk, "--json").json
+        assert [(parent["id"], parent["opened_by"]["position"]) for parent in told["parents"]] == [(str(root.pk), 1)]
+        assert told["children"]["total"] == 13 and told["children"]["failed"] == 1
+        assert told["children"]["first"][0]["id"] == str(leaf.pk) and len(done) == 11
+
+    def test_asks_as_many_queries_for_many_children_as_for_few(self, redis):
+        few, many = batch_of(waiting=1), batch_of(waiting=30)
+        for parent in (*few.jobs.all(), *many.jobs.all()):
+            child_of(parent, failed=1)
+        with statements() as for_few:
+            batches("show", few.pk)
+        with statements() as for_many:
+            batches("show", many.pk)
+        assert len(for_few) == len(for_many)
+
+    @pytest.mark.parametrize(
+        ("left", "fields", "text"),
+        [
+            (600, {"created": 1}, "in 9 min 59 s"),
+            (-120, {"created": 1, "overdue_at": timezone.now()}, "overdue for 2 min"),
+            (-120, {"succeeded": 1, "overdue_at": timezone.now()}, "missed by 2 min"),
+            (600, {"succeeded": 1}, "met"),
+        ],
+        ids=["to come", "overdue", "missed", "met"],
+    )
+    def test_tells_the_deadline(self, left, fields, text, redis):
+        due = timezone.now() + timedelta(seconds=left)
+        batch = batch_of(deadline=300, deadline_at=due, **fields)
+        said = batches("show", batch.pk)
+        (line,) = [line for line in said.out.splitlines() if line.strip().startswith("Deadline")]
+        assert text in line and "deadline 5 min" in said.out
+        assert batches("show", batch.pk, "--json").json["limits"]["deadline"] == 300
 
     def test_says_nothing_about_why_once_it_is_over(self, redis):
         assert "Why" not in batches("show", batch_of(succeeded=1).pk).out

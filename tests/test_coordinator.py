@@ -168,6 +168,21 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert len(ledger.lines) == 9 and batch.jobs.filter(dispatch=1).count() == 4
 
+    def test_a_connection_that_was_lost_does_not_put_off_the_second_look(self, road, redis):
+        fill(1)
+        road.dispatch()
+        road.lease.release()
+        redis.flushall()
+        coordinator = Coordinator("keeper", lambda: True)
+        assert coordinator._lease.acquire()
+        coordinator._begin()
+        assert coordinator._reconciler.look() == 0
+        (since,) = coordinator._suspects.values()
+        coordinator._begin()  # as after an error
+        assert coordinator._reconciler.suspects == 1
+        coordinator._suspects.update(dict.fromkeys(coordinator._suspects, since - reconcile.SECOND_LOOK))
+        assert coordinator._reconciler.look() == 1
+
     @pytest.mark.postgresql
     def test_a_batch_that_somebody_holds_locked_delays_the_recovery_of_no_other(self, road, redis, monkeypatch):
         monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)

@@ -64,6 +64,8 @@ class Coordinator:
         self._keys = Keys()
         self._lease = Lease(name)
         self._trouble = ""
+        self._suspects: dict[str, float] = {}
+        """Outlives the loss of a connection: or each would put off the second look at what is lost."""
         self._running = Every(RUNNING, at_once=False)
         self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
         self._counters = Every(COUNTERS, at_once=False)
@@ -139,7 +141,7 @@ class Coordinator:
         logger.info("%s keeps the books (lease %s).", self.name, self._lease.token)
         self._recorder = Recorder(self._redis, self._lease)
         self._dispatcher = Dispatcher(self._redis, self._lease)
-        self._reconciler = Reconciler(self._redis, self._lease, self._recorder)
+        self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
         self._poll, self._rewind = Every(POLL), Every(POSTPONED)
 
     def _newest_token(self) -> int:

@@ -48,14 +48,17 @@ class InFlight:
 class Reconciler:
     """Looks, waits until the stream is applied, then acts."""
 
-    def __init__(self, redis: Redis, lease: Lease, recorder: Recorder) -> None:
+    def __init__(
+        self, redis: Redis, lease: Lease, recorder: Recorder, suspects: dict[str, float] | None = None
+    ) -> None:
         self._redis = redis
         self._lease = lease
         self._recorder = recorder
         self._keys = Keys()
         self._verdicts: list[tuple[Outcome, str]] = []
         self._noted = b""
-        self._suspects: dict[str, float] = {}
+        self._suspects = {} if suspects is None else suspects
+        """Jobs without a trace, and since when, by the monotonic clock."""
 
     def look(self) -> int:
         """Compares all rows in flight with Redis; returns how many verdicts wait for the stream."""
@@ -63,7 +66,8 @@ class Reconciler:
         suspects: dict[str, float] = {}
         for page in self._pages():
             self._verdicts += self._judge(page, suspects)
-        self._suspects = suspects
+        self._suspects.clear()
+        self._suspects.update(suspects)
         self._noted = self._recorder.last_id()
         return len(self._verdicts)
 
@@ -163,7 +167,7 @@ class Reconciler:
             return Kind.CANCELLED, "It was cancelled in RQ."
         if status == b"failed":
             return self._failed_in_rq(row)
-        return Kind.VANISHED, f"RQ has it as {status.decode()}, and its outcome never came."
+        return Kind.VANISHED, f"RQ has it as {status.decode(errors='replace')}, and its outcome never came."
 
     def _failed_in_rq(self, row: InFlight) -> tuple[Kind, str]:
         """run() never raises, so a plain RQ worker has failed it from outside: killed, or abandoned with its host."""

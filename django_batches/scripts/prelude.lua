@@ -53,6 +53,7 @@ local function forget(id, queue)
   if redis.call('ZREM', rq .. ':wip:' .. queue, execution) == 0 then
     -- A dashboard with a fast clock may have "abandoned" a live job into the failed ones.
     redis.call('ZREM', rq .. ':failed:' .. queue, id)
+    redis.call('ZREM', rq .. ':canceled:' .. queue, id)  -- by somebody on a page, while it ran
   end
 end
 

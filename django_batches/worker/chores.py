@@ -51,14 +51,27 @@ def _work(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) 
                 locked_at = now
             scheduler.enqueue_scheduled_jobs()
             if now - cleaned_at > UPKEEP:
-                worker = Worker(names, connection=redis, serializer=settings().RQ_SERIALIZER)
-                worker.clean_registries()
-                worker.clean_group_registries()
-                close_old_connections()
+                _clean(redis, names)
                 cleaned_at = now
             time.sleep(INTERVAL)
     finally:
         _end(scheduler)
+
+
+def _clean(redis: Redis, names: Sequence[str]) -> None:
+    for name in names:
+        worker = Worker([name], connection=redis, serializer=settings().RQ_SERIALIZER)
+        try:
+            worker.clean_registries()
+        except (RedisError, OSError):
+            raise
+        except Exception:
+            # One malformed job hash of somebody else must not end the upkeep of the other queues, nor keep the lock,
+            # behind which nobody would clean this one for a quarter of an hour.
+            logger.exception("RQ's upkeep of the queue %s met an error; it goes on.", name)
+            worker.queues[0].release_maintenance_lock()
+    Worker(names, connection=redis, serializer=settings().RQ_SERIALIZER).clean_group_registries()
+    close_old_connections()
 
 
 def _end(scheduler: RQScheduler | None) -> None:

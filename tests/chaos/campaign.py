@@ -21,7 +21,7 @@ from tests.processes import ROOT
 from . import network, worker
 from .harness import SETTLE
 
-NAIVE_EVERY = 6
+NAIVE_EVERY = 10
 """One round in so many is one of the naive way."""
 NETWORK_EVERY = 2
 """One round in so many has its hosts in network namespaces, and cuts them off too."""
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round")
-    parser.add_argument("--seconds", type=float, default=120, help="of faults in each round")
+    parser.add_argument("--seconds", type=float, default=150, help="of faults in each round")
     parser.add_argument("--pause", type=float, default=0.4, help="mean seconds between two faults")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
     options = parser.parse_args()
@@ -112,7 +112,9 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "outstanding after the recovery time; a job that succeeded and never finished a run; a finished run, hit by no "
         "fault, whose job did not succeed or ran again; a job started after its success; an event told twice or not at "
         "all in a round; a callback that did not run, or ran before its batch had ended; an acknowledged batch or job "
-        "that is gone; an orphan process; a key without an end; outcomes left in the stream; connections left open.",
+        "that is gone; a job that ended before its child batches, or with another verdict or result than theirs; a child "
+        "batch of a run that was given up whose jobs ran on; an orphan process; a key without an end; outcomes left in the "
+        "stream; connections left open.",
         "",
         *(f"* seed {seed}: {text}" for seed, text in violations[:50]),
         *([""] if violations else []),

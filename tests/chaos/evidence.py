@@ -85,11 +85,15 @@ class Evidence:
         for fault in self.faults:
             if fault.ended < run.started - SLACK or fault.began > left:
                 continue
-            if fault.kind in LOSES or any(rq_id.endswith(f"-{run.job}-{run.dispatch}") for rq_id in fault.jobs):
+            if fault.kind in LOSES or (fault.jobs and f"{run.job}-{run.dispatch}" in fault.changed):
                 return True
             if run.pid in fault.pids and (fault.kind in FREEZING or (fault.kind in KILLING and run.is_last_of_pid)):
                 return True
         return False
+
+    def was_changed_in_rq(self, row: Row) -> bool:
+        """Whether somebody has cancelled, stopped or otherwise changed one of its runs through RQ."""
+        return any(key.startswith(f"{row.job}-") for fault in self.faults for key in fault.changed)
 
     def was_stopped_before(self, run: Run) -> bool:
         """Whether its process was stopped on its way to the function, after the last look that it could take."""

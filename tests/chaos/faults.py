@@ -32,6 +32,11 @@ class Fault:
     """The jobs in RQ that it hit, by their ids there."""
     error: str = ""
 
+    @property
+    def changed(self) -> set[str]:
+        """Its `jobs` as "job-dispatch"."""
+        return {"-".join(rq_id.split("-")[-2:]) for rq_id in self.jobs}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -89,17 +94,17 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For comparison: how long what is in flight takes at any moment."""
 
 
-@fault("executor killed", 115, "nothing")
+@fault("executor killed", 85, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    kill(done, rng.choice(host.executors()))
+    kill(done, rng.choice([pid for each in stage.hosts for pid in each.executors()]))
 
 
-@fault("coordinator killed", 6, "nothing")
+@fault("coordinator killed", 4, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     kill(done, active_coordinator(stage) if rng.random() < 0.8 else host.coordinator())
 
 
-@fault("coordinator frozen", 3, "nothing")
+@fault("coordinator frozen", 2, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than its lease: another one takes over, and the first wakes up in the middle of a turn."""
     pid = active_coordinator(stage)
@@ -123,13 +128,13 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-@fault("host frozen", 14, "host")
+@fault("host frozen", 22, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
     freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
 
 
-@fault("supervisor killed", 20, "host")
+@fault("supervisor killed", 28, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     children = host.children()
     kill(done, host.process.pid)
@@ -143,7 +148,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     host.start()
 
 
-@fault("rolling restart", 40, "host")
+@fault("rolling restart", 48, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     replace(stage, done, host)
 
@@ -183,7 +188,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.start_load()
 
 
-@fault("Redis restarted with its dump", 3, "redis", loses=True)
+@fault("Redis restarted with its dump", 2, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.save()
     shutil.copy(stage.redis.dump, stage.redis.folder / "older")
@@ -201,7 +206,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.start()
 
 
-@fault("Redis rolled back to an older dump", 2, "redis", loses=True)
+@fault("Redis rolled back to an older dump", 1, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """To a dump that an earlier fault has left, or one of some seconds ago."""
     older = stage.redis.folder / "older"
@@ -216,19 +221,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     older.unlink()
 
 
-@fault("FLUSHALL", 2, "redis", loses=True)
+@fault("FLUSHALL", 1, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.flushall()
 
 
-@fault("Redis paused", 2, "redis")
+@fault("Redis paused", 1, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     milliseconds = int(rng.uniform(200, 4000))
     stage.redis.client.execute_command("CLIENT", "PAUSE", milliseconds, "ALL")
     time.sleep(milliseconds / 1000)
 
 
-@fault("Redis read-only", 2, "redis")
+@fault("Redis read-only", 1, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     """As after a failover: a replica (READONLY), or a primary that has lost its replicas (NOREPLICAS)."""
     client = stage.redis.client
@@ -249,12 +254,12 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.config_set("maxmemory", 0)
 
 
-@fault("Redis clients killed", 2, "redis")
+@fault("Redis clients killed", 1, "redis")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     stage.redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-@fault("database backends terminated", 15, "postgres")
+@fault("database backends terminated", 14, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     with stage.postgres.connect() as connection:
         connection.execute(
@@ -296,4 +301,4 @@ PARTITIONS = {
     "host cut off from both": (0, 1),
 }
 for _name, _sides in PARTITIONS.items():
-    fault(_name, 6, "host")(cut_off(_sides))
+    fault(_name, 5, "host")(cut_off(_sides))

@@ -16,6 +16,7 @@ from ...states import JobStatus
 from ...wording import duration, number, pauses
 from .listing import data
 from .naming import find, titled
+from .relatives import Relatives
 from .verb import GAP, Verb, add_json, aligned, cut, printable, stamp
 
 LINES = 3
@@ -25,7 +26,7 @@ GROUPS = 10
 
 class Show(Verb):
     name = "show"
-    help = "All about one batch: counts, limits, callbacks, failures, and why it does not move."
+    help = "All about one batch: counts, limits, parents, children, callbacks, failures, and why it does not move."
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
@@ -35,7 +36,7 @@ class Show(Verb):
 
     def run(self, **options: Any) -> bool:
         batch = find(options["batch"])
-        told, findings = snapshots([batch])[str(batch.pk)], why(batch)
+        told, findings, relatives = snapshots([batch])[str(batch.pk)], why(batch), Relatives.of(batch)
         groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[:GROUPS])
         failures = list(_failures(batch)[: max(0, options["failures"])])
         callbacks = list(_light(batch.callbacks.order_by("-round", "created_at", "event", "position"))[:30])
@@ -44,6 +45,9 @@ class Show(Verb):
                 {
                     **data(batch, told, findings),
                     "limits": _limits(batch),
+                    "deadline_at": batch.deadline_at,
+                    "overdue_at": batch.overdue_at,
+                    **relatives.data(),
                     "metadata": masked_value(batch.metadata),
                     "callbacks": [_job_data(job) for job in callbacks],
                     "failure_groups": [
@@ -55,8 +59,9 @@ class Show(Verb):
             )
             return True
         self.say(self.style.MIGRATE_HEADING(titled(batch)))
-        self._section("", list(self._facts(batch, told)))
+        self._section("", list(self._facts(batch, told, relatives)))
         self._why(findings)
+        self._section("Child batches", relatives.lines())
         self._section("Callbacks", [self._callback(job) for job in callbacks])
         self._section(
             "Failures", [[number(group.count), group.error_type, _error(group.sample, 1)[0]] for group in groups], (0,)
@@ -64,13 +69,17 @@ class Show(Verb):
         self._failed(failures)
         return True
 
-    def _facts(self, batch: Batch, told: dict[str, Any]) -> Iterator[list[str]]:
+    def _facts(self, batch: Batch, told: dict[str, Any], relatives: Relatives) -> Iterator[list[str]]:
         text = told["text"]
         yield ["Id", str(batch.pk)]
         words = [self.paint(text["state"], batch.status), text["timing"], text["rate"]]
         yield ["Status", ", ".join(word for word in words if word)]
         in_rq = f" ({number(batch.in_flight)} in RQ)" if batch.in_flight else ""
         yield ["Done", f"{text['done']}, {text['percent']}: {summary(batch)}{in_rq}"]
+        if relatives.above:
+            yield ["Opened by", relatives.openers()]
+        if relatives.below:
+            yield ["Children", relatives.counts()]
         yield ["Queue", printable(batch.queue)]
         yield ["Limits", ", ".join(_limits_in_words(batch))]
         if batch.key:
@@ -79,6 +88,8 @@ class Show(Verb):
             yield ["Round", f"{batch.round} (re-opened by retries)"]
         for name in ("created", "sealed", "started", "finished"):
             yield [name.capitalize(), stamp(getattr(batch, f"{name}_at")) or "not yet"]
+        if batch.deadline_at:
+            yield ["Deadline", f"{stamp(batch.deadline_at)}, {_deadline(batch)}"]
         if batch.reason:
             yield ["Reason", printable(batch.reason)]
         if batch.metadata:
@@ -122,8 +133,17 @@ class Show(Verb):
                 self.say(f"{GAP * 3}{self.paint(cut(line, self.width - 6), 'error')}")
 
 
+def _deadline(batch: Batch) -> str:
+    if batch.overdue_at and batch.deadline_at and batch.finished_at:
+        return f"missed by {duration(batch.finished_at - batch.deadline_at)}"
+    if batch.finished_at or not batch.deadline_at:
+        return "met"
+    left = batch.deadline_at - timezone.now()
+    return f"in {duration(left)}" if left > timedelta(0) else f"overdue for {duration(-left)}"
+
+
 def _limits(batch: Batch) -> dict[str, Any]:
-    names = ("timeout", "max_attempts", "concurrency", "max_failures", "key")
+    names = ("timeout", "max_attempts", "concurrency", "max_failures", "key", "deadline")
     return {**{name: getattr(batch, name) for name in names}, "backoff": json.loads(batch.backoff)}
 
 
@@ -136,6 +156,8 @@ def _limits_in_words(batch: Batch) -> Iterator[str]:
         yield f"concurrency {number(batch.concurrency)}"
     if batch.max_failures is not None:
         yield f"max_failures {number(batch.max_failures)}"
+    if batch.deadline is not None:
+        yield f"deadline {duration(timedelta(seconds=batch.deadline))}"
 
 
 def _failures(batch: Batch) -> Any:
