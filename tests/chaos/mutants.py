@@ -34,7 +34,7 @@ MUTANTS = [
         "coordinator/loop.py",
         "            self._reconciler.look()\n",
         "            pass\n",
-        "--seconds 15 --pause 1.5 --only 'supervisor killed' --only 'Redis restarted empty'",
+        "--seconds 15 --pause 2 --only 'Redis restarted empty'",
     ),
     Mutant(
         "leases are not renewed",
