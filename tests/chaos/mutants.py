@@ -53,7 +53,7 @@ MUTANTS = [
     Mutant(
         "an outcome applies whatever the status of its row",
         "transitions/recording.py",
-        " AND dispatch = v_dispatch AND status IN ('queued', 'running')",
+        " AND dispatch = v_dispatch AND status IN ({among})",
         " AND dispatch = v_dispatch",
         "--seconds 20 --points 20 --match 'coordinator: XDEL.*before|executor: EVALSHA.*twice'",
     ),
