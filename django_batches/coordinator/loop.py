@@ -159,6 +159,7 @@ class Coordinator:
             self._reconciler.mark_running()
         if self._reconcile.is_due():
             self._reconciler.look()
+            self._reconciler.act()  # at once where the stream is applied, as it mostly is
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
         now = database_time()

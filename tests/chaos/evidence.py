@@ -95,6 +95,15 @@ class Evidence:
         """Whether somebody has cancelled, stopped or otherwise changed one of its runs through RQ."""
         return any(key.startswith(f"{row.job}-") for fault in self.faults for key in fault.changed)
 
+    def may_have_starved(self, row: Row) -> bool:
+        """Whether an executor got no memory while a run of it was in flight."""
+        times = [self.flights[flight] for flight in self.flights if flight[0] == row.job]
+        return any(
+            fault.kind == STARVING and fault.began < left and fault.ended > taken
+            for fault in self.faults
+            for taken, left in times
+        )
+
     def was_stopped_before(self, run: Run) -> bool:
         """Whether its process was stopped on its way to the function, after the last look that it could take."""
         taken = self.flights.get((run.job, run.dispatch), (run.started, 0.0))[0]

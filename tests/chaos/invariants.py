@@ -75,9 +75,13 @@ def ended_once_per_round(e: Evidence) -> Iterator[str]:
 
 
 def attempts_were_runs(e: Evidence) -> Iterator[str]:
-    """An attempt that is counted has started, or its executor was killed at it, which is counted as a loss too."""
+    """An attempt that is counted has started, or its executor was killed at it, which is counted as a loss too.
+
+    Unless it was stopped through RQ, or had no memory left for the way to its function.
+    """
     for row in e.rows.values():
-        if row.attempts > len(e.runs_of[row.job]) + row.losses:
+        is_more = row.attempts > len(e.runs_of[row.job]) + row.losses
+        if is_more and not e.was_changed_in_rq(row) and not e.may_have_starved(row):
             yield f"{e.told(row.batch)}: job {row.job} has {row.attempts} attempts, ran {len(e.runs_of[row.job])} times"
 
 

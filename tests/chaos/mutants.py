@@ -34,7 +34,7 @@ MUTANTS = [
         "coordinator/loop.py",
         "            self._reconciler.look()\n",
         "            pass\n",
-        "--seconds 15 --pause 1.5 --only 'supervisor killed' --only 'Redis restarted empty'",
+        "--seconds 15 --pause 2 --only 'Redis restarted empty'",
     ),
     Mutant(
         "leases are not renewed",
@@ -53,16 +53,16 @@ MUTANTS = [
     Mutant(
         "an outcome applies whatever the status of its row",
         "transitions/recording.py",
-        " AND dispatch = v_dispatch AND status IN ('queued', 'running')",
-        " AND dispatch = v_dispatch",
+        " AND status IN ({among}) RETURNING",
+        " RETURNING",
         "--seconds 20 --points 20 --match 'coordinator: XDEL.*before|executor: EVALSHA.*twice'",
     ),
     Mutant(
         "outcomes are deleted before they are committed",
         "coordinator/record.py",
-        "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
+        "        recorded = recording.record(outcomes, self._lease, claims=claims)",
         "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
-        "        recorded = recording.record(outcomes, self._lease) if outcomes else recording.Recorded([])\n",
+        "        recorded = recording.record(outcomes, self._lease, claims=claims)",
         "--seconds 25 --points 20 --match 'coordinator: .*(recording|counting).*before'",
     ),
     Mutant(
