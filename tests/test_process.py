@@ -254,10 +254,10 @@ def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start
 
 
 def test_an_executor_that_has_grown_is_replaced_between_two_jobs(start_worker):
-    worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
+    worker = start_worker("--workers", 1, "--max-memory-per-child", 512)
     with Batch.open() as batch:
-        for _ in range(4):  # three of them together are above the limit, and none is killed
-            batch.enqueue(tasks.hoard, int(MEMORY * 0.45), keep=True)
+        for _ in range(4):  # two are above three quarters of the limit, three above all of it, and none is killed
+            batch.enqueue(tasks.hoard, 195, keep=True)
     wait_for_end(batch)
     assert batch.status == "succeeded" and 1 < len(set(batch.results())) <= 4
     assert "killed" not in worker.log

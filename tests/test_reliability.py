@@ -23,7 +23,7 @@ CASES = 38
 
 
 def assert_succeeded_once(batch):
-    assert batch.wait(30)
+    assert batch.wait(60)
     assert repairing.drift(batch.pk) == {}
     found = [(job.status, job.attempts, job.losses) for job in batch.jobs.all()]
     assert found == [("succeeded", 1, 0)] * batch.total

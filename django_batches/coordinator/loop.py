@@ -143,6 +143,7 @@ class Coordinator:
         self._dispatcher = Dispatcher(self._redis, self._lease)
         self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
         self._poll, self._rewind = Every(POLL), Every(POSTPONED)
+        self._reconcile.soon()  # whatever ended the last turn may have come between a claim and its push
 
     def _newest_token(self) -> int:
         """The newest token that Redis knows: a new database beside an old Redis would begin again below it."""
