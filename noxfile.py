@@ -3,6 +3,7 @@
     make test-all                   every session, on SQLite and PostgreSQL
     .venv/bin/nox -s newest         one of them
     .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
+    DATABASES=sqlite .venv/bin/nox -s oldest    on one database only
 
 A session takes the newest Python of this machine that it can have: from the PATH, or a folder of pyenv.
 """
@@ -83,5 +84,6 @@ def install(session: nox.Session, *options: str) -> None:
 
 
 def test(session: nox.Session) -> None:
-    for options in ([], ["--postgres"]):
+    for database in os.environ.get("DATABASES", "sqlite,postgresql").split(","):
+        options = ["--postgres"] if database == "postgresql" else []
         session.run(*SERVERS, *options, "--", "python", "-m", "pytest", *PARALLEL, *session.posargs, external=True)
