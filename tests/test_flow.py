@@ -17,7 +17,7 @@ from django_batches import Batch, current_batch, current_job, execution
 from django_batches.coordinator import dispatch
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows
+from django_batches.transitions import children, recording, repairing, rows
 
 from . import tasks
 from .road import outcome_of
@@ -493,6 +493,7 @@ def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_
     with Batch.open() as batch:
         batch.enqueue(tasks.return_child_over_a_lost_connection)
     road.run()
+    assert children.tell_parents(road.lease) == 1
     assert_books_are_right(batch)
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.result) == ("succeeded", 1, [1, None, "three"]), job.error
