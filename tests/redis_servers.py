@@ -79,6 +79,10 @@ def make_certificates(folder):
             builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
         )
         builder = builder.add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        # Without these Python 3.13 refuses them.
+        own, above = (each.public_key() for each in (key, keys[0]))
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own), critical=False)
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above), critical=False)
         if not is_authority:
             local = x509.IPAddress(ip_address("127.0.0.1"))
             builder = builder.add_extension(x509.SubjectAlternativeName([local]), critical=False)
