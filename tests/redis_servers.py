@@ -83,7 +83,11 @@ def make_certificates(folder):
         own, above = (each.public_key() for each in (key, keys[0]))
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(own), critical=False)
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(above), critical=False)
-        if not is_authority:
+        if is_authority:
+            uses = dict.fromkeys(("content_commitment", "data_encipherment", "encipher_only", "decipher_only"), False)
+            uses |= {"digital_signature": False, "key_encipherment": False, "key_agreement": False, "crl_sign": False}
+            builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, **uses), critical=True)
+        else:
             local = x509.IPAddress(ip_address("127.0.0.1"))
             builder = builder.add_extension(x509.SubjectAlternativeName([local]), critical=False)
         files[index].write_bytes(builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
