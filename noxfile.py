@@ -24,6 +24,8 @@ RUNTIME = ["--extra", "cli", "--extra", "demo", "--extra", "prometheus", "--extr
 PARALLEL = ["-n", "logical", "--maxprocesses", "4", "--dist", "worksteal"]
 
 nox.options.default_venv_backend = "uv"
+# uv brings certificates of its own, and behind a proxy those of the machine count.
+os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
 
 @functools.cache
