@@ -1,9 +1,10 @@
 """The road from a row to RQ and back, driven by hand in one process: real database, real Redis, no processes."""
 
 import os
+import threading
 from contextlib import contextmanager
 
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -106,6 +107,30 @@ def outcome_of(job, kind=Kind.SUCCEEDED, **fields):
         fields.setdefault("error", "ValueError: no")
         fields.setdefault("fingerprint", fingerprint("ValueError", "here"))
     return Outcome(kind, job.id, job.dispatch, batch_id, is_job, **fields)
+
+
+@contextmanager
+def open_elsewhere(act):
+    """In the block a transaction of another connection is open, which has begun with `act()`."""
+    begun, over = threading.Event(), threading.Event()
+
+    def hold():
+        try:
+            with transaction.atomic():
+                act()
+                begun.set()
+                over.wait(30)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert begun.wait(10)
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

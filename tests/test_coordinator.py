@@ -1,12 +1,9 @@
 """The book-keeper: one at a time, in order, and it finds what Redis has lost."""
 
 import os
-import threading
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.db import connection, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Queue
@@ -23,7 +20,7 @@ from django_batches.worker.board import Board
 from django_batches.worker.executor import Executor, Post
 
 from . import tasks
-from .road import Road, claim, outcome_of
+from .road import Road, claim, open_elsewhere, outcome_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,28 +30,6 @@ def fill(count=1, **options):
         batch.on_finish(tasks.ok_callback)
         batch.map(tasks.ok, range(count))
     return batch
-
-
-@contextmanager
-def held(batch):
-    """In the block another connection has the row of the batch locked."""
-    locked, over = threading.Event(), threading.Event()
-
-    def hold():
-        with transaction.atomic():
-            Batch.objects.select_for_update().get(pk=batch.pk)
-            locked.set()
-            over.wait(30)
-        connection.close()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert locked.wait(10)
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def assert_books_are_right(batch):
@@ -191,7 +166,7 @@ class TestReconciler:
         for job in lost.jobs.all():
             redis.delete(road.recorder._keys.job(road.recorder._keys.rq_id(job.pk, 1)))
         road.work()  # the outcome of the other one
-        with held(locked):
+        with open_elsewhere(lambda: rows.lock_batches([locked.pk])):
             assert road.reconciler.look() == 2
             for _ in range(2):
                 road.record()

@@ -112,6 +112,7 @@ def test_a_server_older_than_the_scripts_need_is_refused(monkeypatch, version, i
     assert on(*GOOD).keys() == ({"E009"} if is_old else set())
 
 
+@pytest.mark.django_db  # Django 6.1 asks SQLite about JSON fields
 def test_only_the_deploy_check_asks(monkeypatch):
     """`manage.py check` and `migrate` run where Redis is not, as when an image is built."""
     monkeypatch.delenv("DJANGO_ALLOW_ASYNC_UNSAFE", raising=False)  # the tests in a browser set it

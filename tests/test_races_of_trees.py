@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
-from django.db import connection, transaction
 
 from django_batches import Batch
 from django_batches.models import BatchJob
@@ -20,7 +19,7 @@ from django_batches.transitions import children, recording, retrying, rows, stee
 
 from . import tasks
 from .books import Books, drift, keep_books
-from .road import claim, outcome_of
+from .road import claim, open_elsewhere, outcome_of
 from .test_children import running_as
 from .test_races import record_all, together
 
@@ -260,23 +259,8 @@ def test_parents_whose_batch_somebody_holds_delay_no_others(monkeypatch):
     recording.record([returned(job, child) for job, child in zip(jobs, below, strict=True)])
     recording.record([outcome_of(job) for job in claim()])
     recording.record([outcome_of(job) for job in claim(callbacks=True)])
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with transaction.atomic():
-            rows.lock_batches([held.pk])
-            entered.set()
-            leave.wait(20)
-        connection.close()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    try:
-        assert entered.wait(10)
+    with open_elsewhere(lambda: rows.lock_batches([held.pk])):
         while children.tell_parents():
             pass
         free.refresh_from_db()
         assert free.status == "succeeded"
-    finally:
-        leave.set()
-        holder.join()

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import threading
 import time
 from datetime import UTC, datetime
 
@@ -18,7 +17,7 @@ from django_batches.payloads import clean_name
 from django_batches.transitions import dispatching, recording, repairing, rows, steering
 
 from . import tasks
-from .road import claim, outcome_of, statements
+from .road import claim, open_elsewhere, outcome_of, statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -370,53 +369,26 @@ def test_the_coordinator_waits_for_no_lock_of_user_code():
     recording.record([outcome_of(job) for job in claim(told)])
     rows.jobs().filter(status="scheduled").update(due_at=late.created_at)
     locked = told.callbacks.first()
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with transaction.atomic():
-            late.cancel()
-            locked.cancel()
-            entered.set()
-            leave.wait(10)
-        connection.close()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert entered.wait(10)
-    with connection.cursor() as cursor:
-        cursor.execute("SET lock_timeout = '2s'")
-    assert dispatching.promote_due(timezone.now) == 1
-    claimed = {job.id for job in dispatching.claim_callbacks(10, timezone.now)}
-    assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
-    assert steering.carry_on_cancelling(late.pk, skip_locked=True) == 0
-    assert repairing.end_what_can_end() == 0
-    leave.set()
-    holder.join()
+    with open_elsewhere(lambda: (late.cancel(), locked.cancel())):
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '2s'")
+        assert dispatching.promote_due(timezone.now) == 1
+        claimed = {job.id for job in dispatching.claim_callbacks(10, timezone.now)}
+        assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
+        assert steering.carry_on_cancelling(late.pk, skip_locked=True) == 0
+        assert repairing.end_what_can_end() == 0
 
 
 @pytest.mark.postgresql
 def test_a_batch_that_somebody_holds_locked_delays_no_other():
     locked, free = open_batch(), open_batch()
     outcomes = [outcome_of(job) for job in claim()]
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with transaction.atomic():
-            locked.enqueue(tasks.ok)
-            entered.set()
-            leave.wait(10)
-        connection.close()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    assert entered.wait(10)
-    begun = time.monotonic()
-    recorded = recording.record(outcomes)
-    waited = time.monotonic() - begun
-    assert state(free)[0] == "succeeded"
-    assert [outcome.batch_id for outcome in recorded.postponed] == [locked.pk]
-    leave.set()
-    holder.join()
+    with open_elsewhere(lambda: locked.enqueue(tasks.ok)):
+        begun = time.monotonic()
+        recorded = recording.record(outcomes)
+        waited = time.monotonic() - begun
+        assert state(free)[0] == "succeeded"
+        assert [outcome.batch_id for outcome in recorded.postponed] == [locked.pk]
     assert waited < 5  # not for the lock, which was held all the time
     recording.record(recorded.postponed)
     assert state(locked) == ("running", 1, 1, 0, 0, 0)

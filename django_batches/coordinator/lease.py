@@ -35,6 +35,8 @@ class Lease:
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease where it is free or has run out, with a token above `newest_token`."""
         with rows.atomic():
+            if rows.connection().vendor == "postgresql":
+                rows.execute(f"SELECT {_IDLE}", [str(SECONDS * 1000)])
             now = database_time()
             leases = rows.related("Lease")
             row = leases.select_for_update().filter(pk=NAME).first()
@@ -80,5 +82,5 @@ class Lease:
 def database_time() -> datetime:
     """The time by the database's clock; on SQLite that of the host, which is the same."""
     if rows.connection().vendor == "postgresql":
-        return rows.execute(f"SELECT clock_timestamp(), {_IDLE}", [str(SECONDS * 1000)])[0][0]  # type: ignore[no-any-return]
+        return rows.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
     return timezone.now()

@@ -66,8 +66,7 @@ class Reconciler:
         suspects: dict[str, float] = {}
         for page in self._pages():
             self._verdicts += self._judge(page, suspects)
-        for rq_id in self._suspects.keys() - suspects.keys():
-            del self._suspects[rq_id]
+        self._suspects.clear()
         self._suspects |= suspects
         self._noted = self._recorder.last_id()
         return len(self._verdicts)

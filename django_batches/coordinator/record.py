@@ -149,17 +149,14 @@ class Recorder:
         if not self._redis.exists(key):
             return b"0-0"
         info: Any = self._redis.xinfo_stream(key)
-        return _bytes(info["last-generated-id"])
+        last = info["last-generated-id"]
+        return last if isinstance(last, bytes) else last.encode()
 
 
 def order(entry: bytes) -> tuple[int, int]:
     """By which two ids of a stream compare."""
     milliseconds, _, number = entry.partition(b"-")
     return int(milliseconds), int(number)
-
-
-def _bytes(entry: str | bytes) -> bytes:
-    return entry if isinstance(entry, bytes) else entry.encode()
 
 
 def _as_it_came(answer: Any, **options: Any) -> Any:

@@ -7,8 +7,9 @@ import mmap
 import struct
 from dataclasses import dataclass
 
-_RECORD = struct.Struct("<Q d d 200s 400s Q")
-_NUMBER, _BODY = struct.Struct("<Q"), struct.Struct("<d d 200s 400s")
+_BODY_FORMAT = "d d 200s 400s"
+_RECORD = struct.Struct(f"<Q {_BODY_FORMAT} Q")
+_NUMBER, _BODY = struct.Struct("<Q"), struct.Struct(f"<{_BODY_FORMAT}")
 _STOP = struct.Struct("<B")
 _COUNT = struct.Struct("<Q")
 _TRIES = 100
@@ -26,6 +27,9 @@ class Occupant:
     """Seconds; 0 for none of our business."""
 
 
+_NOBODY = Occupant("", "", 0.0, 0.0)
+
+
 class Board:
     """A record, a stop flag and a count of jobs per slot."""
 
@@ -38,12 +42,9 @@ class Board:
         memory, place = self._memory, slot * self._size
         number = _NUMBER.unpack_from(memory, place)[0] + 1
         _NUMBER.pack_into(memory, place, number)
-        if occupant:
-            job = occupant
-            names = job.rq_id.encode(), job.queue.encode()
-            _BODY.pack_into(memory, place + _NUMBER.size, job.started, job.timeout, *names)
-        else:
-            _BODY.pack_into(memory, place + _NUMBER.size, 0.0, 0.0, b"", b"")
+        job = occupant or _NOBODY
+        names = job.rq_id.encode(), job.queue.encode()
+        _BODY.pack_into(memory, place + _NUMBER.size, job.started, job.timeout, *names)
         _NUMBER.pack_into(memory, place + _NUMBER.size + _BODY.size, number)
 
     def read(self, slot: int) -> Occupant | None:

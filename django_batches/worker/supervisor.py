@@ -215,9 +215,11 @@ class Supervisor:
 
     def _kill_overgrown(self) -> None:
         limit = self._plan.max_memory_per_child
-        for child in self._executors.values() if limit else ():
+        if not limit:
+            return
+        for child in self._executors.values():
             job = self._board.read(child.slot)
-            if job and job.timeout and limit and (held := resident(child.pid)) > limit:
+            if job and job.timeout and (held := resident(child.pid)) > limit:
                 error = f"its process held {held >> 20} MB, more than --max-memory-per-child ({limit >> 20} MB)."
                 logger.error("%s is killed in job %s: %s", child.name, job.rq_id, error)
                 self._kill(child, Kind.KILLED, error)

@@ -242,7 +242,8 @@ def loud(built: Stage, faults: list[Fault]) -> list[str]:
 def log_of_violations(result: Result) -> str:
     """A violation with what is needed to look into it."""
     folder = Path(result.folder)
-    lines = [f"seed {result.seed}: {len(result.violations)} violations; everything is in {folder}"]
-    lines += [f"  {violation}" for violation in result.violations[:40]]
-    lines += ["  faults:"] + [f"    {line}" for line in (folder / "faults").read_text().splitlines()]
+    lines = ["  faults:"] + [f"    {line}" for line in (folder / "faults").read_text().splitlines()]
+    # Last, because that is what is left where a report is cut.
+    lines += [f"  {violation}" for violation in result.violations[:12]]
+    lines += [f"seed {result.seed}: {len(result.violations)} violations; everything is in {folder}"]
     return "\n".join(lines)

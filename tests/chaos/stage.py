@@ -61,9 +61,18 @@ class Host:
 
 
 def names_of_children(folder: Path) -> dict[int, str]:
+    return {pid: name for _, pid, name in _children(folder)}
+
+
+def children_of(folder: Path, supervisor: int) -> list[int]:
+    """All that it has ever started, also where it is dead."""
+    return [pid for parent, pid, _ in _children(folder) if parent == supervisor]
+
+
+def _children(folder: Path) -> list[tuple[int, int, str]]:
     path = folder / "children"
     lines = path.read_text().splitlines() if path.exists() else []
-    return {int(pid): name for _, pid, name in (line.split(" ", 2) for line in lines)}
+    return [(int(parent), int(pid), name) for parent, pid, name in (line.split(" ", 2) for line in lines)]
 
 
 class Stage:

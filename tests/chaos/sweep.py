@@ -7,9 +7,10 @@ import re
 import time
 from dataclasses import dataclass
 
+from .evidence import KILLING
 from .faults import Fault
 from .points import HANG, MODES
-from .stage import Stage
+from .stage import Stage, children_of
 
 PATIENCE = 8.0
 """Seconds in which the load has to come by a point."""
@@ -38,7 +39,7 @@ class Sweep:
         self.stage, self.limit, self.only = stage, limit, only
         self.random = random.Random(stage.seed)
         self.injected: list[Fault] = []
-        self.missed: list[str] = []
+        self._missed: list[Armed] = []
         self._armed: list[Armed] = []
         self._done: set[tuple[str, str]] = set()
 
@@ -52,11 +53,13 @@ class Sweep:
             self._restart()
             if not self._armed and not self._todo():
                 break
-        self._armed = []
+        self._missed, self._armed = self._missed + self._armed, []
         self._write()
         time.sleep(1.0)  # whoever has read of them before
+        self._look()
         self._restart()
-        print(f"{len(self.injected)} fired, {len(self._todo())} left, never reached: {self.missed}")
+        missed = [f"{each.point} ({each.mode})" for each in self._missed]
+        print(f"{len(self.injected)} fired, {len(self._todo())} left, never reached: {missed}")
 
     def _arm(self) -> None:
         roles = {each.role for each in self._armed}
@@ -75,17 +78,24 @@ class Sweep:
 
     def _look(self) -> None:
         """Notes who came by, and gives up what nobody comes by."""
-        for each in list(self._armed):
-            mark = self.stage.folder / each.mark
-            if mark.exists() and (pid := mark.read_text()):
-                lasts = HANG if each.mode == "hung before" else 0.0
-                self.injected.append(Fault(each.mode, each.since, time.time() + lasts, each.point, [int(pid)]))
-            elif time.time() < each.since + PATIENCE:
-                continue
-            else:
-                self.missed.append(f"{each.point} ({each.mode})")
-            self._armed.remove(each)
+        fired = [each for each in self._armed + self._missed if self._has_fired(each)]
+        given_up = [each for each in self._armed if each not in fired and time.time() > each.since + PATIENCE]
+        # They are looked at again: somebody may have read of them just before they were given up.
+        self._missed = [each for each in self._missed + given_up if each not in fired]
+        if fired or given_up:
+            self._armed = [each for each in self._armed if each not in fired + given_up]
             self._write()
+
+    def _has_fired(self, armed: Armed) -> bool:
+        """Whether somebody came by, which is then noted as a fault."""
+        mark = self.stage.folder / armed.mark
+        if not mark.exists() or not (pid := mark.read_text()):
+            return False
+        lasts = HANG if armed.mode == "hung before" else 0.0
+        # A killed supervisor takes its executors with it, in the middle of what they run.
+        pids = [int(pid), *children_of(self.stage.folder, int(pid))] if armed.mode in KILLING else [int(pid)]
+        self.injected.append(Fault(armed.mode, armed.since, time.time() + lasts, armed.point, pids))
+        return True
 
     def _todo(self) -> list[tuple[str, str]]:
         points = dict.fromkeys((self.stage.folder / "points").read_text().splitlines())

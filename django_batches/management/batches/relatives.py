@@ -67,17 +67,16 @@ class Relatives:
         return lines
 
     def _parent(self, opener: Opener) -> dict[str, Any]:
-        batch = self.batches[opener.owner_id]
-        by = {"job": opener.job_id, "position": opener.position, "event": opener.event}
-        return {"id": batch.pk, "description": batch.description, "status": batch.status, "opened_by": by}
+        return _data(self.batches[opener.owner_id], opener)
 
     def _child(self, child: Child) -> dict[str, Any]:
-        batch, opener = self.batches[child.batch_id], child.opener
-        by = {"job": opener.job_id, "position": opener.position, "event": opener.event}
-        return {
-            "id": batch.pk, "description": batch.description, "status": batch.status, "total": batch.total,
-            "pending": batch.pending, "opened_by": by,
-        }  # fmt: skip
+        batch = self.batches[child.batch_id]
+        return _data(batch, child.opener) | {"total": batch.total, "pending": batch.pending}
+
+
+def _data(batch: Batch, opener: Opener) -> dict[str, Any]:
+    by = {"job": opener.job_id, "position": opener.position, "event": opener.event}
+    return {"id": batch.pk, "description": batch.description, "status": batch.status, "opened_by": by}
 
 
 def _opener(opener: Opener) -> str:
