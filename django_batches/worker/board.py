@@ -1,16 +1,19 @@
 """Memory shared by the supervisor and its children: what each executor runs, and who shall stop.
 
-A record is written with a number before and after it, so that a reader sees whether it was changed meanwhile.
+A record carries a checksum, by which a reader sees that he has read half of one and half of the next: as a job of
+whose time nothing is left, such a mixture would be killed. Numbers before and after the record are not enough, because
+no processor promises in which order the other one sees them.
 """
 
 import mmap
 import struct
 from dataclasses import dataclass
+from zlib import crc32
 
-_BODY_FORMAT = "d d 200s 400s"
-_RECORD = struct.Struct(f"<Q {_BODY_FORMAT} Q")
-_NUMBER, _BODY = struct.Struct("<Q"), struct.Struct(f"<{_BODY_FORMAT}")
-_STOP = struct.Struct("<B")
+_BODY = struct.Struct("<d d 200s 400s")
+_CHECKSUM = struct.Struct("<Q")
+_RECORD = _CHECKSUM.size + _BODY.size
+_STOP = struct.Struct("<Q")
 _COUNT = struct.Struct("<Q")
 _TRIES = 100
 
@@ -27,52 +30,57 @@ class Occupant:
     """Seconds; 0 for none of our business."""
 
 
-_NOBODY = Occupant("", "", 0.0, 0.0)
+def _record(job: Occupant) -> bytes:
+    body = _BODY.pack(job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
+    return _CHECKSUM.pack(crc32(body)) + body
+
+
+_EMPTY = _record(Occupant("", "", 0.0, 0.0))
 
 
 class Board:
     """A record, a stop flag and a count of jobs per slot."""
 
     def __init__(self, slots: int) -> None:
-        self._size = _RECORD.size + _STOP.size + _COUNT.size
+        self._size = _RECORD + _STOP.size + _COUNT.size
         self._memory = mmap.mmap(-1, max(1, slots) * self._size)
+        for slot in range(slots):
+            self.clear(slot)
 
     def write(self, slot: int, occupant: Occupant | None) -> None:
         """Called by the executor of this slot only."""
-        memory, place = self._memory, slot * self._size
-        number = _NUMBER.unpack_from(memory, place)[0] + 1
-        _NUMBER.pack_into(memory, place, number)
-        job = occupant or _NOBODY
-        names = job.rq_id.encode(), job.queue.encode()
-        _BODY.pack_into(memory, place + _NUMBER.size, job.started, job.timeout, *names)
-        _NUMBER.pack_into(memory, place + _NUMBER.size + _BODY.size, number)
+        begin = slot * self._size
+        self._memory[begin : begin + _RECORD] = _record(occupant) if occupant else _EMPTY
 
     def read(self, slot: int) -> Occupant | None:
         """What the executor of this slot runs now, or None."""
+        begin = slot * self._size
         for _ in range(_TRIES):
-            before, started, timeout, rq_id, queue, after = _RECORD.unpack_from(self._memory, slot * self._size)
-            if before == after:
+            record = self._memory[begin : begin + _RECORD]
+            body = record[_CHECKSUM.size :]
+            if _CHECKSUM.unpack_from(record) == (crc32(body),):
+                started, timeout, rq_id, queue = _BODY.unpack(body)
                 name = rq_id.rstrip(b"\0").decode()
                 return Occupant(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
 
     def count(self, slot: int) -> None:
         """One more job was started by the executor of this slot."""
-        place = slot * self._size + _RECORD.size + _STOP.size
+        place = slot * self._size + _RECORD + _STOP.size
         _COUNT.pack_into(self._memory, place, self.counted(slot) + 1)
 
     def counted(self, slot: int) -> int:
         """How many jobs the executors of this slot have started, those before them included."""
-        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD.size + _STOP.size)[0])
+        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD + _STOP.size)[0])
 
     def clear(self, slot: int) -> None:
         """For the next executor of this slot; called by the supervisor once the last one is gone."""
         begin = slot * self._size
-        self._memory[begin : begin + _RECORD.size + _STOP.size] = bytes(_RECORD.size + _STOP.size)
+        self._memory[begin : begin + _RECORD + _STOP.size] = _EMPTY + bytes(_STOP.size)
 
     def stop(self, slot: int) -> None:
         """Asks the child of this slot to leave after what it is at."""
-        _STOP.pack_into(self._memory, slot * self._size + _RECORD.size, 1)
+        _STOP.pack_into(self._memory, slot * self._size + _RECORD, 1)
 
     def should_stop(self, slot: int) -> bool:
-        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD.size)[0])
+        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD)[0])
