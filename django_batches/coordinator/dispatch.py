@@ -21,6 +21,8 @@ FLOOR = 4
 """Jobs per worker that a queue holds at least."""
 SECONDS_OF_WORK = 0.8
 """That a queue holds. A new batch waits until half of it is left, and then behind that half."""
+HORIZON = 1.0
+"""Seconds for which it counts how fast a queue was."""
 SHORTEST = 0.005
 """Seconds below which a rate would be a guess."""
 MAX_CLAIM = 1_000
@@ -40,13 +42,17 @@ class Flow:
 
     def look(self, length: int, now: float) -> None:
         """Notes how many were taken since the last look or push."""
-        if self.length > length:
-            self.taken.append((now, now - self.since, self.length - length))
+        while self.taken and self.taken[0][0] < now - HORIZON:
+            self.taken.popleft()
+        count, seconds = self.length - length, now - self.since
+        if not length and self.taken:
+            # It has run dry, nobody knows when: maybe long ago, where nothing was due meanwhile.
+            seconds = min(seconds, count * self._seconds() / self._count())
+        if count > 0 and seconds < HORIZON:
+            self.taken.append((now, seconds, count))
         if self.length != length or not length:
             self.since = now
         self.length = length
-        while self.taken and self.taken[0][0] < now - 1.0:
-            self.taken.popleft()
 
     def pushed(self, count: int, now: float) -> None:
         """Notes that jobs were added."""
@@ -54,8 +60,13 @@ class Flow:
 
     def rate(self, workers: int) -> float:
         """Jobs that are ended per second while there are any; those that the workers have just taken only begin."""
-        seconds = sum(seconds for _, seconds, _ in self.taken)
-        return max(0, sum(count for _, _, count in self.taken) - workers) / max(seconds, SHORTEST)
+        return max(0, self._count() - workers) / max(self._seconds(), SHORTEST)
+
+    def _seconds(self) -> float:
+        return sum(seconds for _, seconds, _ in self.taken)
+
+    def _count(self) -> int:
+        return sum(count for _, _, count in self.taken)
 
     def room(self, workers: int) -> int:
         """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
