@@ -4,6 +4,7 @@ It opens no database connection. It blocks its signals and waits for them, so th
 and nothing ever runs inside a signal handler.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -101,6 +102,9 @@ class Supervisor:
     def run(self) -> int:
         """The exit code: 0, or 1 where jobs had to be interrupted."""
         warn_of_threads()
+        # A collection in a child would look through all that Django has loaded, and so copy each page of it.
+        gc.collect()
+        gc.freeze()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         where = ", ".join(self._plan.queues) or "all queues"
         logger.info("%s starts %d executors on %s.", self._name, self._plan.workers, where)
