@@ -5,7 +5,8 @@
     .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
     DATABASES=sqlite .venv/bin/nox -s oldest    on one database only
 
-A session takes the newest Python of this machine that it can have: from the PATH, or a folder of pyenv.
+A session takes the newest Python of this machine that it can have: from the PATH, a folder of pyenv, or from beside the
+Python that runs nox.
 """
 
 import functools
@@ -31,9 +32,11 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 @functools.cache
 def python(*versions: str) -> str:
     """The first of these versions that this machine has, as a path; else the first one's name, which nox misses."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    own = Path(sys.base_prefix).parent
+    folders = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions", own}
     for version in versions:
-        for program in (f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True))):
+        further = [str(path) for folder in folders for path in folder.glob(f"{version}.*/bin/python")]
+        for program in (f"python{version}", *sorted(further, reverse=True)):
             if found := path_of(program, version):
                 return found
     return versions[0]

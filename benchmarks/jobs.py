@@ -31,6 +31,16 @@ def stamp() -> float:
     return time.time()
 
 
+EVERY = 10
+MENDED = "benchmark:mended"
+
+
+def fail_sometimes(index: int) -> None:
+    """Fails with every tenth index, until it is mended."""
+    if index % EVERY == 0 and not get_redis_connection("batches").exists(MENDED):
+        raise ValueError("not mended yet")
+
+
 def done(batch: Batch) -> None:
     """Callback: says that it has started."""
     get_redis_connection("batches").rpush(DONE, 1)

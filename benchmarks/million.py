@@ -1,0 +1,144 @@
+"""What is done to a batch of a million jobs: retry of a tenth, cancel, delete, prune, and what they leave behind.
+
+    python -m example_project.servers --postgres -- python -m benchmarks.million [--jobs 1000000]
+
+Meanwhile a probe locks the row of the batch again and again, as each job that is added and each page that writes would:
+its longest wait is how long any of these acts holds a batch. Autovacuum is as PostgreSQL has it by default.
+"""
+
+import argparse
+import threading
+import time
+from collections.abc import Callable
+from io import StringIO
+from typing import Any
+from uuid import UUID
+
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from . import environment, report
+from .contend import DONE
+from .laboratory import Batch, BatchJob, batchworker, redis, run, tasks, wait_until
+
+AFTERWARDS = 10_000
+"""No-op jobs before and after everything: how much slower the tables have become."""
+
+
+class Probe:
+    """Locks the row of a batch for a moment, again and again, for the length of a block."""
+
+    def __init__(self, batch: UUID) -> None:
+        self._batch = batch
+        self._over = threading.Event()
+        self.longest = 0.0
+        """Seconds."""
+
+    def __enter__(self) -> "Probe":
+        self._thread = threading.Thread(target=self._ask)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._over.wait(0.02):
+            begun = time.perf_counter()
+            with transaction.atomic():
+                Batch.objects.select_for_update().filter(pk=self._batch).first()
+            self.longest = max(self.longest, time.perf_counter() - begun)
+        connection.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    options = parser.parse_args()
+    lines: list[list[str]] = []
+    with batchworker():
+        before = speed()
+        scans = statistics_of_jobs()["seq_scan"]
+        first = half_way(options.jobs)
+        wait_until(lambda: ended(first), timeout=3600)
+        redis.delete(DONE)
+        redis.set(tasks.MENDED, 1)
+        failed = options.jobs // tasks.EVERY
+        lines.append(line("retry_failed(), the call", failed, first, first.retry_failed))
+        lines.append(line("… until all have succeeded", failed, first, lambda: redis.blpop([DONE])))
+        with Batch.open("held") as held:
+            held.pause()
+            held.map(tasks.noop, range(options.jobs))
+        lines.append(line("cancel(), until the batch has ended", options.jobs, held, lambda: cancel(held)))
+        lines.append(line("delete()", options.jobs, first, first.delete))
+        lines.append(line("batches prune", options.jobs, held, prune))
+        assert not Batch.objects.filter(pk__in=[first.pk, held.pk]).exists()
+        found = statistics_of_jobs()
+        after = speed()
+    head = [
+        "act", "jobs", "seconds", "jobs/s", "longest wait for its row, ms", "dead rows afterwards", "table and indexes, MiB",
+    ]  # fmt: skip
+    text = report.table(head, lines)
+    text += (
+        f"\n\n{AFTERWARDS:,} no-op jobs before all this: {before:,.0f} jobs/s, afterwards: {after:,.0f} jobs/s."
+        f" Sequential scans of the table of jobs: {found['seq_scan'] - scans}; autovacuum came {found['autovacuum_count']}"
+        " times."
+    )
+    command = "python -m example_project.servers --postgres -- python -m benchmarks.million"
+    report.write("What is done to a million", command, environment.described(), text)
+
+
+def speed() -> float:
+    """Jobs per second, the best of three."""
+    return max(AFTERWARDS / run(tasks.noop, ((index,) for index in range(AFTERWARDS)))[0] for _ in range(3))
+
+
+def half_way(jobs: int) -> Batch:
+    with Batch.open("a tenth fails") as batch:
+        batch.on_success(tasks.done)
+        batch.map(tasks.fail_sometimes, range(jobs))
+    return batch
+
+
+def ended(batch: Batch) -> bool:
+    return Batch.objects.filter(pk=batch.pk).exclude(finished_at=None).exists()
+
+
+def cancel(batch: Batch) -> None:
+    batch.cancel()
+    wait_until(lambda: ended(batch), timeout=600)
+
+
+def prune() -> None:
+    call_command("batches", "prune", "--cancelled", "0s", stdout=StringIO())
+
+
+def line(act: str, jobs: int, batch: Batch, do: Callable[[], Any]) -> list[str]:
+    with Probe(batch.pk) as probe:
+        begun = time.perf_counter()
+        do()
+        seconds = time.perf_counter() - begun
+    found = statistics_of_jobs()
+    cells = [
+        act, f"{jobs:,}", f"{seconds:.1f}", f"{jobs / seconds:,.0f}", f"{probe.longest * 1000:.0f}",
+        f"{found['n_dead_tup']:,}", f"{found['size'] / 2**20:,.0f}",
+    ]  # fmt: skip
+    print(" ".join(cells), flush=True)
+    return cells
+
+
+def statistics_of_jobs() -> dict[str, int]:
+    """What PostgreSQL has counted."""
+    names = ("seq_scan", "n_dead_tup", "autovacuum_count")
+    with connection.cursor() as cursor:
+        table = BatchJob._meta.db_table
+        cursor.execute(
+            f"SELECT {', '.join(names)}, pg_total_relation_size(relid) FROM pg_stat_user_tables WHERE relname = %s",
+            [table],
+        )
+        return dict(zip((*names, "size"), cursor.fetchone(), strict=True))
+
+
+if __name__ == "__main__":
+    main()
