@@ -13,11 +13,10 @@ import django
 
 django.setup()
 
-from django.core.management import call_command
 from redis import Redis
 
 from benchmarks import jobs as tasks
-from benchmarks.contend import DONE, IDLE, PROCESSES, REDIS_URL, WARM_UP
+from benchmarks.contend import DONE, IDLE, PROCESSES, REDIS_URL, WARM_UP, empty_database
 from django_batches import Batch
 from django_batches.models import BatchJob
 from example_project.processes import exit_on_signals, running
@@ -45,8 +44,7 @@ def batchworker() -> Iterator["Worker"]:
     """On empty servers, warmed up."""
     exit_on_signals()
     redis.flushall()
-    call_command("migrate", verbosity=0)
-    call_command("flush", verbosity=0, interactive=False)
+    empty_database()
     with running([sys.executable, "manage.py", "batchworker", "--workers", PROCESSES], stdout=sys.stderr) as process:
         run(tasks.noop, [(index,) for index in range(WARM_UP)])
         time.sleep(IDLE)

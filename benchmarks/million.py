@@ -3,7 +3,8 @@
     python -m example_project.servers --postgres -- python -m benchmarks.million [--jobs 1000000]
 
 Meanwhile a probe locks the row of the batch again and again, as each job that is added and each page that writes would:
-its longest wait is how long any of these acts holds a batch. Autovacuum is as PostgreSQL has it by default.
+its longest wait is how long any of these acts holds a batch. Autovacuum is as PostgreSQL has it by default,
+or comes when `--scale-factor` of the rows are dead.
 """
 
 import argparse
@@ -55,9 +56,12 @@ class Probe:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--scale-factor", type=float, help="autovacuum's share of dead rows, for the table of jobs")
     options = parser.parse_args()
     lines: list[list[str]] = []
     with batchworker():
+        if options.scale_factor:
+            tune_autovacuum(options.scale_factor)
         before = speed()
         scans = statistics_of_jobs()["seq_scan"]
         first = half_way(options.jobs)
@@ -77,16 +81,27 @@ def main() -> None:
         found = statistics_of_jobs()
         after = speed()
     head = [
-        "act", "jobs", "seconds", "jobs/s", "longest wait for its row, ms", "dead rows afterwards", "table and indexes, MiB",
+        "act", "jobs", "seconds", "jobs/s", "longest wait for its row, ms", "dead rows afterwards",
+        "table and indexes, MiB",
     ]  # fmt: skip
     text = report.table(head, lines)
     text += (
         f"\n\n{AFTERWARDS:,} no-op jobs before all this: {before:,.0f} jobs/s, afterwards: {after:,.0f} jobs/s."
-        f" Sequential scans of the table of jobs: {found['seq_scan'] - scans}; autovacuum came {found['autovacuum_count']}"
-        " times."
+        f" Sequential scans of the table of jobs: {found['seq_scan'] - scans}; autovacuum came"
+        f" {found['autovacuum_count']} times."
     )
     command = "python -m example_project.servers --postgres -- python -m benchmarks.million"
-    report.write("What is done to a million", command, environment.described(), text)
+    title = "What is done to a million"
+    if options.scale_factor:
+        command += f" --scale-factor {options.scale_factor}"
+        title += f", with autovacuum_vacuum_scale_factor = {options.scale_factor}"
+    report.write(title, command, environment.described(), text)
+
+
+def tune_autovacuum(scale_factor: float) -> None:
+    with connection.cursor() as cursor:
+        table = BatchJob._meta.db_table
+        cursor.execute(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = {scale_factor})")
 
 
 def speed() -> float:

@@ -9,19 +9,14 @@ import django
 
 django.setup()
 
-from django.core.management import call_command
-
 from benchmarks import jobs as tasks
-from benchmarks.contend import PROCESSES
+from benchmarks.contend import PROCESSES, empty_database
 from django_batches import Batch
 
 PACKAGES = ("django-batches", "rq", "Django")
 
 
-def prepare() -> None:
-    """An empty database."""
-    call_command("migrate", verbosity=0)
-    call_command("flush", verbosity=0, interactive=False)
+prepare = empty_database
 
 
 def workers() -> list[list[str]]:

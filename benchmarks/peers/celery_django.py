@@ -9,9 +9,8 @@ import django
 django.setup()
 
 from celery import Celery, chord
-from django.core.management import call_command
 
-from benchmarks.contend import REDIS_URL, tell_done
+from benchmarks.contend import REDIS_URL, empty_database, tell_done
 from benchmarks.peers.celery_chord import celery_worker
 
 PACKAGES = ("celery", "django-celery-results", "Django")
@@ -29,9 +28,7 @@ def done(results: list) -> None:
     tell_done()
 
 
-def prepare() -> None:
-    call_command("migrate", verbosity=0)
-    call_command("flush", verbosity=0, interactive=False)
+prepare = empty_database
 
 
 def workers() -> list[list[str]]:

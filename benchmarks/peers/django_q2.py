@@ -10,8 +10,9 @@ import django
 
 django.setup()
 
-from django.core.management import call_command
 from django_q.tasks import async_iter, result
+
+from benchmarks.contend import empty_database
 
 PACKAGES = ("django-q2", "Django", "redis")
 
@@ -22,9 +23,7 @@ def noop(index: int) -> int:
     return index  # a task without a result would look as if it had not ended
 
 
-def prepare() -> None:
-    call_command("migrate", verbosity=0)
-    call_command("flush", verbosity=0, interactive=False)
+prepare = empty_database
 
 
 def workers() -> list[list[str]]:
