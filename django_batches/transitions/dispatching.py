@@ -16,7 +16,7 @@ from . import rows
 if TYPE_CHECKING:
     from ..models import Batch
 
-WINDOW = 1_000
+WINDOW = 2_000
 """Jobs of one batch that may be in RQ at a time: bounds Redis, makes pause and cancel quick."""
 BATCHES_PER_CLAIM = 200
 
