@@ -5,8 +5,8 @@
     .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
     DATABASES=sqlite .venv/bin/nox -s oldest    on one database only
 
-A session takes the newest Python of this machine that it can have: from the PATH, a folder of pyenv, or from beside the
-Python that runs nox.
+A session takes the newest Python of this machine that it can have: from the PATH, a folder of pyenv, or from beside a
+folder of the PATH (versions/3.11.7/bin, versions/3.13.0/bin).
 """
 
 import functools
@@ -32,8 +32,8 @@ os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 @functools.cache
 def python(*versions: str) -> str:
     """The first of these versions that this machine has, as a path; else the first one's name, which nox misses."""
-    own = Path(sys.base_prefix).parent
-    folders = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions", own}
+    beside = [Path(folder).parent.parent for folder in os.environ["PATH"].split(os.pathsep)]
+    folders = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions", *beside}
     for version in versions:
         further = [str(path) for folder in folders for path in folder.glob(f"{version}.*/bin/python")]
         for program in (f"python{version}", *sorted(further, reverse=True)):

@@ -64,7 +64,7 @@ def main() -> None:
             tune_autovacuum(options.scale_factor)
         before = speed()
         scans = statistics_of_jobs()["seq_scan"]
-        first = half_way(options.jobs)
+        first = tenth_fails(options.jobs)
         wait_until(lambda: ended(first), timeout=3600)
         redis.delete(DONE)
         redis.set(tasks.MENDED, 1)
@@ -109,7 +109,7 @@ def speed() -> float:
     return max(AFTERWARDS / run(tasks.noop, ((index,) for index in range(AFTERWARDS)))[0] for _ in range(3))
 
 
-def half_way(jobs: int) -> Batch:
+def tenth_fails(jobs: int) -> Batch:
     with Batch.open("a tenth fails") as batch:
         batch.on_success(tasks.done)
         batch.map(tasks.fail_sometimes, range(jobs))
