@@ -50,8 +50,10 @@ def empty_database() -> None:
         with connection.cursor() as cursor:
             cursor.execute("DROP SCHEMA public CASCADE")
             cursor.execute("CREATE SCHEMA public")
-    call_command("migrate", verbosity=0)
-    call_command("flush", verbosity=0, interactive=False)
+        call_command("migrate", verbosity=0)
+    else:
+        call_command("migrate", verbosity=0)
+        call_command("flush", verbosity=0, interactive=False)
 
 
 def measure(module: object, jobs: int) -> float:

@@ -12,7 +12,7 @@ from zlib import crc32
 
 _BODY = struct.Struct("<d d 200s 400s")
 _CHECKSUM = struct.Struct("<Q")
-_RECORD = _CHECKSUM.size + _BODY.size
+_RECORD_SIZE = _CHECKSUM.size + _BODY.size
 _STOP = struct.Struct("<Q")
 _COUNT = struct.Struct("<Q")
 _TRIES = 100
@@ -42,7 +42,7 @@ class Board:
     """A record, a stop flag and a count of jobs per slot."""
 
     def __init__(self, slots: int) -> None:
-        self._size = _RECORD + _STOP.size + _COUNT.size
+        self._size = _RECORD_SIZE + _STOP.size + _COUNT.size
         self._memory = mmap.mmap(-1, max(1, slots) * self._size)
         for slot in range(slots):
             self.clear(slot)
@@ -50,13 +50,13 @@ class Board:
     def write(self, slot: int, occupant: Occupant | None) -> None:
         """Called by the executor of this slot only."""
         begin = slot * self._size
-        self._memory[begin : begin + _RECORD] = _record(occupant) if occupant else _EMPTY
+        self._memory[begin : begin + _RECORD_SIZE] = _record(occupant) if occupant else _EMPTY
 
     def read(self, slot: int) -> Occupant | None:
         """What the executor of this slot runs now, or None."""
         begin = slot * self._size
         for _ in range(_TRIES):
-            record = self._memory[begin : begin + _RECORD]
+            record = self._memory[begin : begin + _RECORD_SIZE]
             body = record[_CHECKSUM.size :]
             if _CHECKSUM.unpack_from(record) == (crc32(body),):
                 started, timeout, rq_id, queue = _BODY.unpack(body)
@@ -66,21 +66,21 @@ class Board:
 
     def count(self, slot: int) -> None:
         """One more job was started by the executor of this slot."""
-        place = slot * self._size + _RECORD + _STOP.size
+        place = slot * self._size + _RECORD_SIZE + _STOP.size
         _COUNT.pack_into(self._memory, place, self.counted(slot) + 1)
 
     def counted(self, slot: int) -> int:
         """How many jobs the executors of this slot have started, those before them included."""
-        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD + _STOP.size)[0])
+        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD_SIZE + _STOP.size)[0])
 
     def clear(self, slot: int) -> None:
         """For the next executor of this slot; called by the supervisor once the last one is gone."""
         begin = slot * self._size
-        self._memory[begin : begin + _RECORD + _STOP.size] = _EMPTY + bytes(_STOP.size)
+        self._memory[begin : begin + _RECORD_SIZE + _STOP.size] = _EMPTY + bytes(_STOP.size)
 
     def stop(self, slot: int) -> None:
         """Asks the child of this slot to leave after what it is at."""
-        _STOP.pack_into(self._memory, slot * self._size + _RECORD, 1)
+        _STOP.pack_into(self._memory, slot * self._size + _RECORD_SIZE, 1)
 
     def should_stop(self, slot: int) -> bool:
-        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD)[0])
+        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD_SIZE)[0])

@@ -59,7 +59,7 @@ def open_batch(description, seconds=0.25, count=24, **options):
 
 
 def test_all_bars_of_the_list_move_without_a_reload_by_one_request_at_a_time(browse, root, batchworker):
-    batches = [open_batch("first"), open_batch("second")]
+    batches = [open_batch("first", seconds=0.4), open_batch("second", seconds=0.4)]
     page = browse(root)
     made = requests_of(page)
     page.goto(LIST)
@@ -67,7 +67,7 @@ def test_all_bars_of_the_list_move_without_a_reload_by_one_request_at_a_time(bro
     with batchworker():
         values = values_until_done(page, batches[0])
         expect(badge_of(page, batches[1])).to_contain_text("succeeded", timeout=SLOW)
-    assert len(set(values)) >= 3 and values == sorted(values), values
+    assert len(set(values)) >= 4 and values == sorted(values), values
     assert page.evaluate("window.isTheSame") and page.get_by_text("24 / 24").count() == 2
     assert all(str(batch.pk) in made[0] for batch in batches)
     assert "succeeded" in page.locator("[data-batch-announcer]").text_content()

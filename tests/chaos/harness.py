@@ -244,6 +244,6 @@ def log_of_violations(result: Result) -> str:
     folder = Path(result.folder)
     lines = ["  faults:"] + [f"    {line}" for line in (folder / "faults").read_text().splitlines()]
     # Last, because that is what is left where a report is cut.
-    lines += [f"  {violation}" for violation in result.violations[:12]]
+    lines += [f"  {violation}" for violation in result.violations[:40]]
     lines += [f"seed {result.seed}: {len(result.violations)} violations; everything is in {folder}"]
     return "\n".join(lines)
