@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import django
 
 django.setup()
 
+from django.db import connection
 from redis import Redis
 
 from benchmarks import jobs as tasks
@@ -26,8 +28,10 @@ __all__ = [
     "Batch",
     "BatchJob",
     "Product",
+    "Watch",
     "Worker",
     "batchworker",
+    "has_ended",
     "peak",
     "processor_seconds",
     "redis",
@@ -59,6 +63,33 @@ def run(func: Callable[..., object], calls: object, callback: Callable[..., obje
         batch.starmap(func, calls)  # type: ignore[arg-type]
     _, said = redis.blpop([DONE])
     return time.perf_counter() - begun, said.decode()
+
+
+class Watch:
+    """The largest of what `measure` gives, asked every so many seconds in a thread, for the length of a block."""
+
+    def __init__(self, measure: Callable[[], float], every: float) -> None:
+        self._measure, self._every = measure, every
+        self._over = threading.Event()
+        self.most = 0.0
+
+    def __enter__(self) -> "Watch":
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._every):
+            self.most = max(self.most, self._measure())
+        connection.close()
+
+
+def has_ended(batch: Batch) -> bool:
+    return Batch.objects.filter(pk=batch.pk).exclude(finished_at=None).exists()
 
 
 def wait_until(condition: Callable[[], object], timeout: float) -> None:

@@ -16,7 +16,7 @@ from django.db.models import F, Min
 
 from . import environment, report
 from .contend import DONE
-from .laboratory import Batch, BatchJob, batchworker, peak, redis, tasks, wait_until
+from .laboratory import Batch, BatchJob, batchworker, has_ended, peak, redis, tasks, wait_until
 
 HUGE = 20_000
 SMALL = 10
@@ -87,10 +87,10 @@ def wait_of_a_small_batch() -> float:
     wait_until(lambda: Batch.objects.filter(pk=huge.pk, succeeded__gt=200).exists(), timeout=60)
     with Batch.open("small") as small:
         small.map(tasks.noop, range(SMALL))
-    wait_until(lambda: Batch.objects.filter(pk=small.pk).exclude(finished_at=None).exists(), timeout=60)
+    wait_until(lambda: has_ended(small), timeout=60)
     started = BatchJob.objects.filter(batch=small.pk).aggregate(wait=Min(F("started_at") - F("created_at")))["wait"]
     huge.cancel()
-    wait_until(lambda: Batch.objects.filter(pk=huge.pk).exclude(finished_at=None).exists(), timeout=60)
+    wait_until(lambda: has_ended(huge), timeout=60)
     return float(started.total_seconds())
 
 

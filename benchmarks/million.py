@@ -8,7 +8,6 @@ or comes when `--scale-factor` of the rows are dead.
 """
 
 import argparse
-import threading
 import time
 from collections.abc import Callable
 from io import StringIO
@@ -20,37 +19,10 @@ from django.db import connection, transaction
 
 from . import environment, report
 from .contend import DONE
-from .laboratory import Batch, BatchJob, batchworker, redis, run, tasks, wait_until
+from .laboratory import Batch, BatchJob, Watch, batchworker, has_ended, redis, run, tasks, wait_until
 
 AFTERWARDS = 10_000
 """No-op jobs before and after everything: how much slower the tables have become."""
-
-
-class Probe:
-    """Locks the row of a batch for a moment, again and again, for the length of a block."""
-
-    def __init__(self, batch: UUID) -> None:
-        self._batch = batch
-        self._over = threading.Event()
-        self.longest = 0.0
-        """Seconds."""
-
-    def __enter__(self) -> "Probe":
-        self._thread = threading.Thread(target=self._ask)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._over.wait(0.02):
-            begun = time.perf_counter()
-            with transaction.atomic():
-                Batch.objects.select_for_update().filter(pk=self._batch).first()
-            self.longest = max(self.longest, time.perf_counter() - begun)
-        connection.close()
 
 
 def main() -> None:
@@ -65,7 +37,7 @@ def main() -> None:
         before = speed()
         scans = statistics_of_jobs()["seq_scan"]
         first = tenth_fails(options.jobs)
-        wait_until(lambda: ended(first), timeout=3600)
+        wait_until(lambda: has_ended(first), timeout=3600)
         redis.delete(DONE)
         redis.set(tasks.MENDED, 1)
         failed = options.jobs // tasks.EVERY
@@ -116,27 +88,31 @@ def tenth_fails(jobs: int) -> Batch:
     return batch
 
 
-def ended(batch: Batch) -> bool:
-    return Batch.objects.filter(pk=batch.pk).exclude(finished_at=None).exists()
-
-
 def cancel(batch: Batch) -> None:
     batch.cancel()
-    wait_until(lambda: ended(batch), timeout=600)
+    wait_until(lambda: has_ended(batch), timeout=600)
 
 
 def prune() -> None:
     call_command("batches", "prune", "--cancelled", "0s", stdout=StringIO())
 
 
+def wait_for(batch: UUID) -> float:
+    """Seconds until its row could be locked."""
+    begun = time.perf_counter()
+    with transaction.atomic():
+        Batch.objects.select_for_update().filter(pk=batch).first()
+    return time.perf_counter() - begun
+
+
 def line(act: str, jobs: int, batch: Batch, do: Callable[[], Any]) -> list[str]:
-    with Probe(batch.pk) as probe:
+    with Watch(lambda: wait_for(batch.pk), every=0.02) as waits:
         begun = time.perf_counter()
         do()
         seconds = time.perf_counter() - begun
     found = statistics_of_jobs()
     cells = [
-        act, f"{jobs:,}", f"{seconds:.1f}", f"{jobs / seconds:,.0f}", f"{probe.longest * 1000:.0f}",
+        act, f"{jobs:,}", f"{seconds:.1f}", f"{jobs / seconds:,.0f}", f"{waits.most * 1000:.0f}",
         f"{found['n_dead_tup']:,}", f"{found['size'] / 2**20:,.0f}",
     ]  # fmt: skip
     print(" ".join(cells), flush=True)

@@ -7,34 +7,16 @@ creator at most 150 MB; the coordinator's memory flat. Memory is resident memory
 """
 
 import argparse
-import threading
 
 from . import environment, report
-from .laboratory import batchworker, peak, processor_seconds, redis, run, tasks
+from .laboratory import Watch, batchworker, peak, processor_seconds, redis, run, tasks
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
-class RedisMemory:
-    """Watches the memory of Redis for the length of a block."""
-
-    def __enter__(self) -> "RedisMemory":
-        self._over = threading.Event()
-        self.idle = self.most = self._used()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self.most = max(self.most, self._used())
-
-    def _used(self) -> float:
-        return redis.info("memory")["used_memory"] / 2**20
+def memory_of_redis() -> float:
+    """MiB."""
+    return redis.info("memory")["used_memory"] / 2**20
 
 
 def main() -> None:
@@ -46,7 +28,8 @@ def main() -> None:
         for size in (size for size in SIZES if size <= options.largest):
             processes = (worker.coordinator, *worker.executors, "self")
             used = processor_seconds(*processes)
-            with RedisMemory() as memory:
+            idle = memory_of_redis()
+            with Watch(memory_of_redis, every=0.05) as memory:
                 seconds, _ = run(tasks.noop, ((index,) for index in range(size)))
             cost, used = seconds / size, processor_seconds(*processes) - used
             smallest = smallest or cost
@@ -54,7 +37,7 @@ def main() -> None:
                 [
                     f"{size:,}", f"{seconds:.1f}", f"{size / seconds:,.0f}", f"{cost / smallest:.2f}",
                     f"{used / size * 1e6:.0f}", f"{peak():.0f}", f"{peak(worker.coordinator):.0f}",
-                    f"{max(map(peak, worker.executors)):.0f}", f"{memory.most - memory.idle:.1f}",
+                    f"{max(map(peak, worker.executors)):.0f}", f"{memory.most - idle:.1f}",
                 ]
             )  # fmt: skip
             print(" ".join(lines[-1]), flush=True)
