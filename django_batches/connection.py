@@ -3,9 +3,11 @@
 The rows are the truth. A poke only makes the coordinator look sooner than its poll of every second would.
 """
 
+import json
 import logging
 import re
 import time
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +28,8 @@ POKE_TIMEOUT = 0.1
 POKE_PAUSE = 10.0
 """Seconds without further pokes after one that failed."""
 ANYTHING, JOBS, LOOK = b"poke", b"jobs", b"look"
-"""What a poke asks for: all that may be due, nothing but jobs to start, a comparison of the books with Redis."""
+"""What a poke asks for: all that may be due, jobs to start (of one batch, on these queues), a comparison of the books
+with Redis."""
 
 
 _BATCH_JOB = re.compile(r"batch-[A-Za-z0-9]+-[0-9a-f]{32}-\d+")
@@ -129,10 +132,24 @@ _poker: Redis | None = None
 _silent_until = 0.0
 
 
-def poke(*held: UUID, what: bytes = ANYTHING) -> None:
+def added_to(batch_id: UUID, queues: Iterable[str]) -> str:
+    """The text of a poke about jobs that were added to a batch on these queues."""
+    return json.dumps([batch_id.hex, *queues])
+
+
+def read_added(text: bytes) -> tuple[UUID, list[str]]:
+    """The batch and the queues of such a text; raises `ValueError` where it is none."""
+    found = json.loads(text)
+    if not isinstance(found, list) or not found or not all(isinstance(part, str) for part in found):
+        raise ValueError("it is not the list that a creator writes")
+    return UUID(found[0]), found[1:]
+
+
+def poke(*held: UUID, added: str = "") -> None:
     """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
 
-    `held` are batches that were cancelled or paused: from this moment their jobs are not started any more.
+    `held` are batches that were cancelled or paused: from this moment their jobs are not started any more. `added` is
+    the text of `added_to`, where that is all there is to do.
     """
     global _poker, _silent_until
     if time.monotonic() < _silent_until:
@@ -146,7 +163,7 @@ def poke(*held: UUID, what: bytes = ANYTHING) -> None:
         pipeline = _poker.pipeline(transaction=False)
         if held:
             pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
-        pipeline.xadd(keys.pokes, {what: 1}, maxlen=10, approximate=True)
+        pipeline.xadd(keys.pokes, {JOBS: added} if added else {ANYTHING: 1}, maxlen=10, approximate=True)
         pipeline.expire(keys.pokes, 86_400)
         pipeline.execute()
     except (RedisError, OSError) as error:

@@ -10,7 +10,7 @@ from .coordinator.dispatch import message_of
 from .execution import Message, perform
 from .outcomes import Kind
 from .states import JobStatus
-from .transitions import children, dispatching, recording, retrying, rows, steering
+from .transitions import children, dispatching, due, recording, retrying, rows, steering
 from .transitions.dispatching import Claimed
 
 WORKER = "drain"
@@ -42,8 +42,8 @@ def _claim() -> list[Claimed]:
     dispatching.promote_due(fence)
     dispatching.promote_retries()
     claimed = dispatching.claim_callbacks(dispatching.WINDOW, fence)
-    for queue in dispatching.queues_with_jobs():
-        claimed += dispatching.claim_jobs(queue, dispatching.WINDOW, None, fence)[0]
+    for queue in due.queues():
+        claimed += dispatching.claim_jobs(queue, dispatching.WINDOW, fence)
     return claimed
 
 

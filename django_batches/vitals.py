@@ -11,7 +11,7 @@ from redis import Redis
 
 from .connection import Keys
 from .states import IN_FLIGHT, JobStatus
-from .transitions import dispatching, rows
+from .transitions import due, rows
 
 if TYPE_CHECKING:
     from .models import Batch
@@ -85,7 +85,7 @@ def oldest_due(now: datetime) -> dict[str, float]:
     found = {
         "callback": callback.values_list(Coalesce("due_at", "created_at"), flat=True).first(),
         "scheduled": scheduled.values_list("due_at", flat=True).first(),
-        "job": min((at for queue in dispatching.queues_with_jobs() for at in _first_jobs(queue)), default=None),
+        "job": min((at for queue in due.queues() for at in _first_jobs(queue)), default=None),
     }
     return {kind: max(0.0, (now - at).total_seconds()) if at else 0.0 for kind, at in found.items()}
 

@@ -15,7 +15,7 @@ from django_batches.coordinator.reconcile import Reconciler
 from django_batches.coordinator.record import Recorder
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind, Outcome, fingerprint
-from django_batches.transitions import dispatching
+from django_batches.transitions import dispatching, due
 from django_batches.worker.board import Board
 from django_batches.worker.executor import Executor, Post
 
@@ -39,6 +39,7 @@ class Road:
     def dispatch(self):
         """Claims and pushes what is due."""
         dispatching.promote_due(self.lease)
+        self.dispatcher.look_everywhere()
         return self.dispatcher.dispatch_callbacks() + self.dispatcher.dispatch_jobs()
 
     def work(self, executor=None):
@@ -88,8 +89,7 @@ def claim(batch=None, *, callbacks=False):
     if callbacks:
         claimed = dispatching.claim_callbacks(LIMIT, timezone.now)
     else:
-        queues = dispatching.queues_with_jobs()
-        claimed = [job for queue in queues for job in dispatching.claim_jobs(queue, LIMIT, None, timezone.now)[0]]
+        claimed = [job for queue in due.queues() for job in dispatching.claim_jobs(queue, LIMIT, timezone.now)]
     return [job for job in claimed if batch is None or job.batch_id == batch.pk]
 
 

@@ -10,12 +10,13 @@ from rq import Queue
 from rq.job import Job
 
 from django_batches import Batch
+from django_batches.connection import Keys
 from django_batches.coordinator import loop, reconcile
 from django_batches.coordinator.lease import Lease, LeaseLost
-from django_batches.coordinator.loop import Coordinator
+from django_batches.coordinator.loop import Coordinator, Every
 from django_batches.models import Lease as LeaseRow
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows
+from django_batches.transitions import due, recording, repairing, rows
 from django_batches.worker.board import Board
 from django_batches.worker.executor import Executor, Post
 
@@ -282,6 +283,14 @@ class TestReconciler:
         assert road.reconciler.mark_running() == 0
 
 
+class FakeTime:
+    def __init__(self, now):
+        self.now = now
+
+    def monotonic(self):
+        return self.now
+
+
 class TestLoop:
     @pytest.fixture
     def coordinator(self, redis):
@@ -291,10 +300,50 @@ class TestLoop:
         return coordinator
 
     def test_a_row_without_a_poke_is_found_by_the_poll(self, coordinator, redis, monkeypatch):
-        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, what: None)
+        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, added: None)
         fill(2)
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 2
+
+    def test_without_a_poll_it_finds_what_was_added_and_what_came_back(self, coordinator, redis, monkeypatch):
+        coordinator.turn()
+        coordinator._poll = Every(3600, at_once=False)
+        monkeypatch.setattr(due, "queues", pytest.fail)
+        first, second = fill(), fill(queue="images")
+        coordinator.turn()
+        assert [redis.llen(f"rq:queue:{queue}") for queue in ("default", "images")] == [1, 1]
+        given_back = outcome_of(first.jobs.get(), Kind.INTERRUPTED)
+        redis.xadd(Keys().outcomes, {"o": given_back.dumps()})
+        coordinator.turn()
+        assert [(job.status, job.dispatch) for job in (first.jobs.get(), second.jobs.get())] == [
+            ("queued", 2), ("queued", 1),
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("text", ["", "1", '"images"', "[]", "[1]", '["no key"]', '["no key", 1]', "[[]]"])
+    def test_a_poke_of_another_version_means_anything(self, coordinator, redis, monkeypatch, text):
+        coordinator.turn()
+        coordinator._poll = Every(3600, at_once=False)
+        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, added: None)
+        fill()
+        redis.xadd(Keys().pokes, {"jobs": text})
+        coordinator.turn()
+        assert redis.llen("rq:queue:default") == 1
+
+    def test_slow_looks_from_the_start_take_a_tenth_of_its_time(self, coordinator, monkeypatch):
+        clock, looks = FakeTime(100.0), []
+
+        def look():
+            looks.append(clock.now)
+            clock.now += 0.3
+
+        monkeypatch.setattr(loop, "time", clock)
+        monkeypatch.setattr(coordinator._dispatcher, "look_everywhere", look)
+        while clock.now < 107:
+            coordinator._dispatch(polls=True, everywhere=False)
+            clock.now += 0.5
+        assert looks == pytest.approx([100, 103.3, 106.6], abs=0.5)
+        coordinator._dispatch(polls=False, everywhere=True)
+        assert len(looks) == 4
 
     def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
         executor = Executor(Post(0, "executor", (), Board(1), os.getppid()))

@@ -9,7 +9,7 @@ from django_batches.coordinator.dispatch import Flow
 from django_batches.coordinator.lease import LeaseLost
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import dispatching, recording
+from django_batches.transitions import dispatching, due, recording
 
 from . import tasks
 from .road import claim, outcome_of
@@ -25,7 +25,7 @@ def fill(count, queue="default", **options):
 
 def test_a_claim_gives_a_dispatch_and_a_place_in_the_window(road):
     batch = fill(3)
-    claimed, _ = dispatching.claim_jobs("default", 2, None, road.lease)
+    claimed = dispatching.claim_jobs("default", 2, road.lease)
     assert [(job.arguments, job.dispatch) for job in claimed] == [("[[0],{}]", 1), ("[[1],{}]", 1)]
     batch.refresh_from_db()
     assert (batch.in_flight, batch.pending) == (2, 3)
@@ -34,7 +34,7 @@ def test_a_claim_gives_a_dispatch_and_a_place_in_the_window(road):
 
 def test_a_queue_is_filled_in_turns_over_the_batches(road):
     large, small = fill(50), fill(3)
-    claimed, _ = dispatching.claim_jobs("default", 8, None, road.lease)
+    claimed = dispatching.claim_jobs("default", 8, road.lease)
     assert [job.batch_id for job in claimed].count(small.pk) == 3
     assert [job.batch_id for job in claimed].count(large.pk) == 5
 
@@ -42,19 +42,19 @@ def test_a_queue_is_filled_in_turns_over_the_batches(road):
 def test_the_queues_with_jobs_are_found_whatever_their_number(road):
     for queue in ("b", "a", "c"):
         fill(2, queue)
-    assert dispatching.queues_with_jobs() == ["a", "b", "c"]
+    assert due.queues() == ["a", "b", "c"]
     claim()
-    assert dispatching.queues_with_jobs() == []
+    assert due.queues() == []
 
 
 def test_a_batch_keeps_to_its_window(road, monkeypatch):
     monkeypatch.setattr(dispatching, "WINDOW", 5)
     batch = fill(20)
-    first, _ = dispatching.claim_jobs("default", 100, None, road.lease)
+    first = dispatching.claim_jobs("default", 100, road.lease)
     assert len(first) == 5
-    assert dispatching.claim_jobs("default", 100, None, road.lease)[0] == []
+    assert dispatching.claim_jobs("default", 100, road.lease) == []
     recording.record([outcome_of(job) for job in first[:2]])
-    assert len(dispatching.claim_jobs("default", 100, None, road.lease)[0]) == 2
+    assert len(dispatching.claim_jobs("default", 100, road.lease)) == 2
     batch.refresh_from_db()
     assert batch.in_flight == 5
 
@@ -62,25 +62,75 @@ def test_a_batch_keeps_to_its_window(road, monkeypatch):
 def test_paused_and_cancelled_batches_are_passed_over(road):
     fill(2).pause()
     free = fill(2)
-    claimed, _ = dispatching.claim_jobs("default", 100, None, road.lease)
+    claimed = dispatching.claim_jobs("default", 100, road.lease)
     assert {job.batch_id for job in claimed} == {free.pk}
 
 
 def test_more_batches_than_one_claim_looks_at_come_by_turns(road, monkeypatch):
-    monkeypatch.setattr(dispatching, "BATCHES_PER_CLAIM", 2)
+    monkeypatch.setattr(due, "BATCHES", 2)
     batches = [fill(5) for _ in range(5)]
-    seen, after = [], None
+    seen, frontier = [], due.Frontier()
     for _ in range(3):
-        claimed, after = dispatching.claim_jobs("default", 2, after, road.lease)
-        seen += [job.batch_id for job in claimed]
+        seen += [job.batch_id for job in dispatching.claim_jobs("default", 2, road.lease, frontier)]
     assert set(seen) == {batch.pk for batch in batches}
+
+
+def test_claims_go_on_where_the_last_one_ended_and_what_comes_back_is_included(road):
+    batch, frontier = fill(6), due.Frontier()
+
+    def claimed(limit):
+        return [job.position for job in dispatching.claim_jobs("default", limit, road.lease, frontier)]
+
+    first = dispatching.claim_jobs("default", 2, road.lease, frontier)
+    recording.record([outcome_of(job, Kind.HELD) for job in first])
+    assert claimed(2) == [2, 3]
+    frontier.include(batch.pk)
+    assert claimed(1) == [0]
+    frontier.restart()
+    assert claimed(9) == [1, 4, 5] and frontier.is_reached
+
+
+def test_large_batches_are_stepped_over_and_those_between_them_are_found(road, monkeypatch):
+    monkeypatch.setattr(due, "LARGE", 2)
+    first, second, third, fourth = batches = [fill(count) for count in (5, 1, 5, 1)]
+    frontier = due.Frontier()
+    assert frontier.look("default") == [batch.pk for batch in batches]
+    claimed = [dispatching.claim_jobs("default", 8, road.lease, frontier) for _ in range(2)]
+    assert [len(jobs) for jobs in claimed] == [8, 4] and frontier.is_reached
+    assert frontier.positions == {batch.pk: batch.total for batch in Batch.objects.all()}
+    assert frontier.look("default") == []
+    for later in (first, fourth, second, third):
+        later.enqueue(tasks.ok)
+    assert frontier.look("default") == [batch.pk for batch in batches]
+
+
+def test_a_batch_whose_creator_is_behind_is_found_below_the_frontier(road):
+    """Its key is older than those of batches that were claimed already."""
+    old, new = fill(2), fill(2)
+    frontier = due.Frontier()
+    frontier.include(new.pk)
+    assert not frontier.is_reached and frontier.look("default") == [old.pk, new.pk]
+    frontier.before = old.pk
+    assert frontier.look("default") == [new.pk]
+    frontier.include(old.pk)
+    assert frontier.look("default") == [old.pk, new.pk]
+
+
+def test_the_frontier_stays_before_a_batch_that_is_passed_over(road):
+    passed, free, frontier = fill(3), fill(3), due.Frontier()
+    passed.pause()
+    assert {job.batch_id for job in dispatching.claim_jobs("default", 9, road.lease, frontier)} == {free.pk}
+    assert not frontier.is_reached
+    passed.resume()
+    assert {job.batch_id for job in dispatching.claim_jobs("default", 9, road.lease, frontier)} == {passed.pk}
+    assert frontier.is_reached
 
 
 def test_a_lost_lease_claims_nothing(road):
     fill(2)
     road.lease.token += 1
     with pytest.raises(LeaseLost):
-        dispatching.claim_jobs("default", 2, None, road.lease)
+        dispatching.claim_jobs("default", 2, road.lease)
     assert not BatchJob.objects.filter(status="queued").exists()
 
 

@@ -4,6 +4,7 @@ from django.template import Context, Template
 from django.test import override_settings
 
 from django_batches import Batch, opening
+from django_batches.connection import read_added
 from django_batches.exceptions import BatchCancelled, BatchError, BatchFinished, FunctionNotAllowed
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
@@ -138,12 +139,12 @@ def test_the_rollback_of_a_savepoint_leaves_nothing():
 
 def test_nothing_is_poked_before_the_commit_and_once_after(monkeypatch):
     pokes = []
-    monkeypatch.setattr(creating, "poke", lambda *held, what: pokes.append(what))
+    monkeypatch.setattr(creating, "poke", lambda *held, added: pokes.append(added))
     with transaction.atomic():
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)
         assert pokes == []
-    assert pokes
+    assert read_added(pokes[0]) == (batch.pk, ["default"])
 
 
 def test_an_error_that_broke_the_transaction_is_the_one_that_is_raised():

@@ -30,7 +30,7 @@ from django_batches.exceptions import BatchError, BatchExists, BatchFinished
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.states import IN_FLIGHT, WAITING_HERE
-from django_batches.transitions import children, dispatching, recording, repairing, retrying, steering
+from django_batches.transitions import children, dispatching, due, recording, repairing, retrying, steering
 
 from . import tasks
 from .books import EVENTS, Books, aggregates_broken, drift, keep_books, name
@@ -189,8 +189,8 @@ class TheBooks(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def claim(self, limit):
-        for queue in dispatching.queues_with_jobs():
-            self.start(dispatching.claim_jobs(queue, limit, None, timezone.now)[0])
+        for queue in due.queues():
+            self.start(dispatching.claim_jobs(queue, limit, timezone.now))
         self.start(dispatching.claim_callbacks(limit, timezone.now))
 
     @rule(seen=st.booleans())

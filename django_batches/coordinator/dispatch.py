@@ -6,6 +6,7 @@ small whatever the size of a batch.
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -13,8 +14,9 @@ from django.db import IntegrityError
 from redis import Redis
 
 from ..scripts import Pushed, Scripts
-from ..transitions import dispatching, repairing
+from ..transitions import dispatching, due, repairing
 from ..transitions.dispatching import Claimed
+from ..transitions.due import Frontier
 from .lease import Lease, LeaseLost
 
 FLOOR = 4
@@ -38,7 +40,7 @@ class Flow:
     """The moment of `length`: the last change of it, or the last look at an empty queue."""
     taken: deque[tuple[float, float, int]] = field(default_factory=deque)
     """How many were taken: (until, in how many seconds, count)."""
-    next_batch: UUID | None = None
+    frontier: Frontier = field(default_factory=Frontier)
 
     def look(self, length: int, now: float) -> None:
         """Notes how many were taken since the last look or push."""
@@ -101,11 +103,26 @@ class Dispatcher:
             self._push(queue, [job for job in claimed if job.queue == queue], front=True)
 
     def dispatch_jobs(self) -> int:
-        """As many jobs as the queues have room for."""
-        queues = dispatching.queues_with_jobs()
+        """As many jobs as the queues have room for, of those that are known to wait; see `look_everywhere`."""
+        queues = [queue for queue, flow in self._flows.items() if not flow.frontier.is_reached]
         if not queues:
             return 0
         return sum(self._fill(queue, room) for queue, room in self._rooms(queues).items() if room)
+
+    def look_everywhere(self) -> None:
+        """The next dispatch looks at all queues from the start."""
+        for flow in self._flows.values():
+            flow.frontier.is_reached = True
+        for queue in due.queues():
+            self._flow(queue).frontier.restart()
+
+    def include(self, batch_id: UUID, queues: Iterable[str] | None = None) -> None:
+        """Jobs of this batch wait on these queues, or on any of those that are known."""
+        for queue in list(self._flows) if queues is None else queues:
+            self._flow(queue).frontier.include(batch_id)
+
+    def _flow(self, queue: str) -> Flow:
+        return self._flows.setdefault(queue, Flow())
 
     def _rooms(self, queues: list[str]) -> dict[str, int]:
         keys = self._scripts.keys
@@ -117,7 +134,7 @@ class Dispatcher:
         now = time.monotonic()
         rooms = {}
         for index, queue in enumerate(queues):
-            flow = self._flows.setdefault(queue, Flow())
+            flow = self._flow(queue)
             flow.look(found[2 * index], now)
             rooms[queue] = flow.room(found[2 * index + 1])
         return rooms
@@ -125,10 +142,10 @@ class Dispatcher:
     def _fill(self, queue: str, room: int) -> int:
         flow = self._flows[queue]
         try:
-            claimed, flow.next_batch = dispatching.claim_jobs(queue, room, flow.next_batch, self._lease)
+            claimed = dispatching.claim_jobs(queue, room, self._lease, flow.frontier)
         except IntegrityError:
             # A CHECK refuses counters that differ from their rows: no batch of the queue would move any more.
-            asked = dispatching.batches_with_jobs(queue, flow.next_batch)
+            asked = flow.frontier.look(queue)
             repaired = [key for key in asked if repairing.repair_counters(key, skip_locked=True)]
             if not repaired:
                 raise

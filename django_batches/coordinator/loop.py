@@ -10,7 +10,7 @@ from django.db import Error
 from redis.exceptions import RedisError
 
 from ..conf import settings
-from ..connection import JOBS, Keys, client
+from ..connection import Keys, client
 from ..transitions import children, dispatching, repairing, retrying, rows, steering
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
@@ -30,6 +30,10 @@ COUNTERS = 600.0
 PRUNE = 600.0
 POSTPONED = 0.05
 LONGEST_PAUSE = 2.0
+SHARE = 0.1
+"""Of its time that a coordinator looks at queues from the start, where nobody has asked for it."""
+LONGEST_SHARE = 10.0
+"""Seconds after which it looks all the same."""
 FENCE_TTL = 86_400
 
 
@@ -70,6 +74,8 @@ class Coordinator:
         self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
         self._counters = Every(COUNTERS, at_once=False)
         self._prune, self._pruner = Every(PRUNE), Pruner()
+        self._look_at = 0.0
+        """When the next poll looks at the queues from the start."""
 
     def run(self) -> None:
         """Stays up while Redis or the database is away, and says so once."""
@@ -113,11 +119,14 @@ class Coordinator:
                 told += count
         if told or (recorded and recorded.callbacks > len(recorded.claimed)):
             self._dispatcher.dispatch_callbacks()
-        if polls or poked or recorded:
-            # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
-            self._dispatcher.dispatch_jobs()
+        for batch_id, queues in self._recorder.added:
+            self._dispatcher.include(batch_id, queues)
+        for batch_id in recorded.put_back if recorded else ():
+            self._dispatcher.include(batch_id)
+        # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
+        self._dispatch(polls, everywhere=bool(poked or told))
         # Not for every chunk of jobs that somebody adds: it is a dozen statements.
-        is_asked = polls or poked - {JOBS}
+        is_asked = polls or bool(poked)
         if is_asked or (recorded and recorded.has_given_up):
             self._carry_on()
         if is_asked:
@@ -128,6 +137,21 @@ class Coordinator:
             logger.warning("%s goes on: Redis and the database are back.", self.name)
             self._trouble = ""
         return len(entries)
+
+    def _dispatch(self, polls: bool, *, everywhere: bool) -> None:
+        """Jobs to RQ; from the start of the queues where somebody asks for it, and at the polls.
+
+        A look from the start passes all rows that were claimed since the last vacuum, which takes long where there are
+        millions: it is put off then, for it finds only what nobody has poked about.
+        """
+        begun = time.monotonic()
+        everywhere = everywhere or (polls and begun >= self._look_at)
+        if everywhere:
+            self._dispatcher.look_everywhere()
+        self._dispatcher.dispatch_jobs()
+        if everywhere:
+            took = time.monotonic() - begun
+            self._look_at = begun + min(took / SHARE, LONGEST_SHARE)
 
     def _work_off(self) -> None:
         """Applies what the executors of this worker have told. Those of others may go on telling for ever."""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from redis import Redis
 
-from ..connection import LOOK, Keys
+from ..connection import ANYTHING, JOBS, LOOK, Keys, read_added
 from ..outcomes import Outcome
 from ..scripts import Scripts
 from ..transitions import children, recording
@@ -49,6 +49,8 @@ class Recorder:
         """The batches of postponed outcomes: since the last rewind, and between the two before."""
         self.is_asked_to_look = False
         """Somebody wants the books compared with Redis now."""
+        self.added: list[tuple[UUID, list[str]]] = []
+        """Batches to which jobs were added, and on which queues, by the pokes of the last read."""
         self.counts: Counter[str] = Counter()
         """Outcomes by kind since the last `totals.add`."""
 
@@ -75,13 +77,21 @@ class Recorder:
         self._read_at, self._free_at = now, now + (min(LINGER, gathering) if count > FEW else 0.0)
 
     def read(self, block: int) -> tuple[list[tuple[bytes, bytes]], set[bytes]]:
-        """The next outcomes as (entry, text), and what was poked; waits up to `block` milliseconds."""
+        """The next outcomes as (entry, text), and what was poked but `added`; waits up to `block` milliseconds."""
         if self._pokes == "$":
             self._pokes = self._last_id(self._keys.pokes)
         streams: Any = {self._keys.outcomes: self._position, self._keys.pokes: self._pokes}
         found: Any = self._redis.xread(streams, count=CHUNK, block=max(1, block))
         pokes = _entries(found, self._keys.pokes)
-        poked = {fields[0] for _, fields in pokes}
+        self.added, poked = [], set()
+        for _, (what, text, *_) in pokes:
+            if what != JOBS:
+                poked.add(what)
+                continue
+            try:
+                self.added.append(read_added(text))
+            except ValueError:  # of another version
+                poked.add(ANYTHING)
         if pokes:
             self._pokes = pokes[-1][0]
             self.is_asked_to_look |= LOOK in poked

@@ -18,7 +18,7 @@ from ..conf import settings
 from ..coordinator import lease
 from ..progress import state
 from ..states import BATCH_ENDED, JobStatus
-from ..transitions import dispatching, rows
+from ..transitions import due, rows
 from ..wording import duration, moment, number
 from .below import Below, named
 from .finding import FRESH, Finding
@@ -60,7 +60,7 @@ def stuck(batches: "Iterable[Batch]", asked: Asked | None = None) -> "Iterator[t
     Not the paused ones: that was somebody's wish.
     """
     asked, now = asked or Asked(), timezone.now()
-    said = asked(dispatching.queues_with_jobs())
+    said = asked(due.queues())
     everywhere = _everywhere(said, now)
     # Only where nobody works it matters who waits there: mostly nothing is asked per batch.
     deserted = [queue for queue, count in said.workers.items() if not count]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
-from ..transitions import dispatching, rows
+from ..transitions import due, rows
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -19,7 +19,7 @@ MOST = 1_000
 def to_run(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
     """(batch, queue) where jobs of the batch wait for their place in the queue, among these queues."""
     keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
-    queues = (dispatching.queues_with_jobs() if among is None else among) if keys else []
+    queues = (due.queues() if among is None else among) if keys else []
     if not queues:
         return set()
     pairs = [[key, queue] for key in keys for queue in queues]

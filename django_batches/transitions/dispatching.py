@@ -12,13 +12,13 @@ from uuid import UUID
 
 from ..states import IN_FLIGHT, JobStatus
 from . import rows
+from .due import Frontier
 
 if TYPE_CHECKING:
     from ..models import Batch
 
 WINDOW = 2_000
 """Jobs of one batch that may be in RQ at a time: bounds Redis, makes pause and cancel quick."""
-BATCHES_PER_CLAIM = 200
 
 
 class Claimed(NamedTuple):
@@ -35,54 +35,44 @@ class Claimed(NamedTuple):
     attempts: int
     max_attempts: int
     no_retry: str
+    position: int
 
 
 _FIELDS = (
     "j.id, j.dispatch, COALESCE(j.batch_id, j.callback_of_id), j.event, j.func, j.arguments, j.queue, j.timeout,"
-    " j.attempts, j.max_attempts, j.no_retry"
+    " j.attempts, j.max_attempts, j.no_retry, j.position"
 )
 _RETURNED = _FIELDS.replace("j.", "")
 
 
-def queues_with_jobs() -> list[str]:
-    """The queues on which jobs wait to be claimed: one index probe per queue, whatever the number of jobs."""
-    due = "FROM {job} WHERE status = 'created' AND batch_id IS NOT NULL"
-    found = rows.execute(
-        (
-            f"WITH RECURSIVE due(queue) AS (SELECT MIN(queue) {due} UNION ALL"
-            f" SELECT (SELECT MIN(queue) {due} AND queue > due.queue) FROM due WHERE due.queue IS NOT NULL)"
-            " SELECT queue FROM due WHERE queue IS NOT NULL"
-        ).format(job=rows.JOB),
-        [],
-    )
-    return [queue for (queue,) in found]
-
-
 def claim_jobs(
-    queue: str, limit: int, after: UUID | None, fence: Callable[[], datetime]
-) -> tuple[list[Claimed], UUID | None]:
-    """Claims up to `limit` jobs of a queue, in turns over its batches, the first batch being the one after `after`.
+    queue: str, limit: int, fence: Callable[[], datetime], frontier: Frontier | None = None
+) -> list[Claimed]:
+    """Claims up to `limit` jobs of a queue, in turns over its batches, from the frontier on, which moves.
 
-    Returns them and the batch with which the next claim goes on. Batches that are paused, cancelled, at their window
-    or locked by somebody are passed over.
+    Batches that are paused, cancelled, at their window or locked by somebody are passed over.
     """
+    frontier = frontier or Frontier()
+    ids = frontier.look(queue)  # before the transaction: where nothing waits, there is none to be written to the disk
+    if not ids:
+        return []
     with rows.atomic():
         fence()
-        ids = batches_with_jobs(queue, after)
         batches = {
             key: batch
             for key, batch in rows.lock_batches(ids, skip_locked=True).items()
             if not (batch.is_paused or batch.cancelled_at or batch.finished_at) and _room(batch) > 0
         }
-        rooms = [(key, min(_room(batch), limit)) for key, batch in batches.items()]
+        rooms = [(key, min(_room(batch), limit), frontier.positions.get(key, 0)) for key, batch in batches.items()]
         claimed = _claim(queue, rooms, limit) if rooms else []
         counts: dict[UUID, int] = defaultdict(int)
         for job in claimed:
             counts[job.batch_id] += 1
         if counts:
             _add_in_flight(counts)
-    last = ids[-1] if len(ids) == BATCHES_PER_CLAIM else None
-    return claimed, last
+    is_all = len(rooms) == len(ids) and len(claimed) < limit and all(counts[key] < room for key, room, _ in rooms)
+    frontier.claimed(ids, claimed, is_all=is_all)
+    return claimed
 
 
 def _room(batch: "Batch") -> int:
@@ -150,35 +140,19 @@ def mark_running(executions: Sequence[tuple[UUID, int, datetime, str]], fence: C
         )
 
 
-def batches_with_jobs(queue: str, after: UUID | None) -> list[UUID]:
-    """The batches with jobs to claim on a queue, in order of their keys: one index probe per batch."""
-    next_batch = (
-        f"SELECT batch_id FROM {rows.JOB} WHERE status = 'created' AND batch_id IS NOT NULL AND queue = %s"
-        " AND batch_id > {after} ORDER BY batch_id LIMIT 1"
-    )
-    start = rows.parameter(after or UUID(int=0))
-    found = rows.execute(
-        f"WITH RECURSIVE due(batch_id) AS (SELECT * FROM ({next_batch.format(after='%s')}) AS first UNION ALL"
-        f" SELECT ({next_batch.format(after='due.batch_id')}) FROM due WHERE due.batch_id IS NOT NULL)"
-        " SELECT batch_id FROM due WHERE batch_id IS NOT NULL LIMIT %s",
-        [queue, start, queue, BATCHES_PER_CLAIM],
-    )
-    if not found and after:
-        return batches_with_jobs(queue, None)
-    return [rows.as_uuid(key) for (key,) in found]
-
-
-def _claim(queue: str, rooms: list[tuple[UUID, int]], limit: int) -> list[Claimed]:
+def _claim(queue: str, rooms: list[tuple[UUID, int, int]], limit: int) -> list[Claimed]:
+    """`rooms` are batches, how many of each at most, and from which position on."""
     if rows.connection().vendor == "postgresql":
-        table, params = rows.values({"batch_id": "uuid", "room": "int"}, rooms)
+        table, params = rows.values({"batch_id": "uuid", "room": "int", "start": "int"}, rooms)
         claimed = rows.execute(
-            f"WITH chosen AS MATERIALIZED (SELECT t.id FROM {table} CROSS JOIN LATERAL ("
+            f"UPDATE {rows.JOB} j SET status = 'queued', dispatch = j.dispatch + 1"
+            # An array and no join: the planner knows how many rows it would join, and prefers to read the whole table
+            # up to 100,000 rows. And not plainly status = 'created': it may then read a whole partial index instead.
+            f" WHERE j.status || '' = 'created' AND j.id = ANY(ARRAY(SELECT t.id FROM {table} CROSS JOIN LATERAL ("
             f"SELECT c.id, row_number() OVER (ORDER BY c.position) AS turn FROM {rows.JOB} c"
             " WHERE c.batch_id = v_batch_id AND c.queue = %s AND c.status = 'created' AND c.batch_id IS NOT NULL"
-            " ORDER BY c.position LIMIT v_room) t ORDER BY t.turn, v_batch_id LIMIT %s)"
-            f" UPDATE {rows.JOB} j SET status = 'queued', dispatch = j.dispatch + 1 FROM chosen"
-            # Not plainly j.status = 'created': the planner may then read a whole partial index for each chosen row.
-            f" WHERE j.id = chosen.id AND j.status || '' = 'created' RETURNING {_FIELDS}",
+            " AND c.position >= v_start ORDER BY c.position LIMIT v_room) t ORDER BY t.turn, v_batch_id LIMIT %s))"
+            f" RETURNING {_FIELDS}",
             [*params, queue, limit],
         )
         return _claimed(claimed)
@@ -186,11 +160,11 @@ def _claim(queue: str, rooms: list[tuple[UUID, int]], limit: int) -> list[Claime
         [
             list(
                 rows.jobs()
-                .filter(batch=key, queue=queue, status=JobStatus.CREATED)
+                .filter(batch=key, queue=queue, status=JobStatus.CREATED, position__gte=start)
                 .order_by("position")
                 .values_list("pk", flat=True)[:room]
             )
-            for key, room in rooms
+            for key, room, start in rooms
         ]
     )[:limit]
     table, params = rows.values({"id": "uuid"}, [[key] for key in ids])

@@ -94,6 +94,8 @@ class Recorded:
     """A job waits for children, or the child of one may have ended: its parent may have to be told."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
+    put_back: set[UUID] = field(default_factory=set)
+    """Batches of which jobs wait to be claimed again."""
 
     def joined(self, other: "Recorded") -> "Recorded":
         return Recorded(
@@ -106,6 +108,7 @@ class Recorded:
             self.given_up + other.given_up,
             self.is_for_parents or other.is_for_parents,
             self.superseded + other.superseded,
+            self.put_back | other.put_back,
         )
 
 
@@ -164,8 +167,19 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
     is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
         batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
     )
-    done = ready + orphans
-    return Recorded(done, postponed, failures, callbacks, claimed, gave_up, given_up, is_for_parents, superseded)
+    put_back = {change.outcome.batch_id for change in won if change.status == JobStatus.CREATED}
+    return Recorded(
+        ready + orphans,
+        postponed,
+        failures,
+        callbacks,
+        claimed,
+        gave_up,
+        given_up,
+        is_for_parents,
+        superseded,
+        put_back,
+    )
 
 
 def _sort(
@@ -212,10 +226,12 @@ def _written(
     numbered = rows.connection().vendor == "postgresql"
     table, params = rows.values(columns, values, numbered=numbered)
     among = ", ".join(f"'{status.value}'" for status in statuses)
+    ids = [change.outcome.job_id for change in changes]
     winners = rows.execute(
         f"UPDATE {rows.JOB} SET {assignments} FROM {table} WHERE id = v_id AND dispatch = v_dispatch"
-        f" AND status IN ({among}) RETURNING {'v_number' if numbered else 'id, dispatch'}",
-        params,
+        # The range for the planner alone: the index of what is in flight has all that was, too, until a vacuum.
+        f" AND status IN ({among}) AND id BETWEEN %s AND %s RETURNING {'v_number' if numbered else 'id, dispatch'}",
+        [*params, rows.parameter(min(ids)), rows.parameter(max(ids))],
     )
     if len(winners) == len(changes):
         return changes
