@@ -31,6 +31,7 @@ __all__ = [
     "Watch",
     "Worker",
     "batchworker",
+    "dump",
     "has_ended",
     "peak",
     "processor_seconds",
@@ -53,6 +54,19 @@ def batchworker() -> Iterator["Worker"]:
         run(tasks.noop, [(index,) for index in range(WARM_UP)])
         time.sleep(IDLE)
         yield Worker(process.pid)
+
+
+@contextmanager
+def dump() -> Iterator[None]:
+    """A snapshot is open in the block, as that of pg_dump: no old version of any row can be removed."""
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute(f"SELECT COUNT(*) FROM {BatchJob._meta.db_table}")
+        yield
+    finally:
+        other.close()
 
 
 def run(func: Callable[..., object], calls: object, callback: Callable[..., object] = tasks.done) -> tuple[float, str]:

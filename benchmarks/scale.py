@@ -1,15 +1,17 @@
 """One batch of 1,000 to 1,000,000 jobs: time and processor time per job, memory.
 
-    python -m example_project.servers --postgres -- python -m benchmarks.scale [--largest N]
+    python -m example_project.servers --postgres -- python -m benchmarks.scale [--largest N] [--dump]
 
 Budgets: a job of the largest batch costs at most 1.2 times one of the smallest; Redis at most 10 MB above idle; the
 creator at most 150 MB; the coordinator's memory flat. Memory is resident memory at its peak since the process began.
+With `--dump` a snapshot is open all the while, as that of a pg_dump, so that no vacuum can remove a dead row.
 """
 
 import argparse
+from contextlib import nullcontext
 
 from . import environment, report
-from .laboratory import Watch, batchworker, peak, processor_seconds, redis, run, tasks
+from .laboratory import Watch, batchworker, dump, peak, processor_seconds, redis, run, tasks
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
@@ -22,9 +24,10 @@ def memory_of_redis() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=SIZES[-1])
+    parser.add_argument("--dump", action="store_true", help="beside an open snapshot")
     options = parser.parse_args()
     lines, smallest = [], 0.0
-    with batchworker() as worker:
+    with batchworker() as worker, dump() if options.dump else nullcontext():
         for size in (size for size in SIZES if size <= options.largest):
             processes = (worker.coordinator, *worker.executors, "self")
             used = processor_seconds(*processes)
@@ -46,7 +49,10 @@ def main() -> None:
         "coordinator, MiB", "executor, MiB", "Redis above idle, MiB",
     ]  # fmt: skip
     command = "python -m example_project.servers --postgres -- python -m benchmarks.scale"
-    report.write("From 1,000 to 1,000,000 jobs in a batch", command, environment.described(), report.table(head, lines))
+    title = f"From 1,000 to {lines[-1][0]} jobs in a batch"
+    if options.dump:
+        command, title = f"{command} --dump", f"{title}, while a dump is open"
+    report.write(title, command, environment.described(), report.table(head, lines))
 
 
 if __name__ == "__main__":

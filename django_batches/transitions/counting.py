@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db.models import F
@@ -65,8 +65,11 @@ class Tally:
         self.ended(status, -count)
 
 
-def write(tallies: Iterable[Tally], now: datetime) -> int:
-    """Moves the counters, ends what can end, schedules the callbacks of what happened; returns how many of these."""
+def write(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[list[Any]]:
+    """Moves the counters, ends what can end, schedules the callbacks of what happened; returns their rows.
+
+    Up to `claims` of these that are due are claimed as they are written, for a caller that pushes them.
+    """
     callbacks: list[list[object]] = []
     changes: list[list[object]] = []
     for tally in tallies:
@@ -90,9 +93,11 @@ def write(tallies: Iterable[Tally], now: datetime) -> int:
         )  # fmt: skip
     if changes:
         _update(changes)
+    for row in [row for row in callbacks if len(row) == len(rows.NEW_JOB)][:claims]:
+        row += [JobStatus.QUEUED.value, None, 1]
     if callbacks:
         rows.insert_jobs(callbacks)
-    return len(callbacks)
+    return callbacks
 
 
 def _update(changes: list[list[object]]) -> None:
@@ -178,11 +183,11 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
 
 
 def _scheduled(run_after: float | str | None, now: datetime) -> list[object]:
-    """Status and due time of a callback that is to run later than its event; seconds after it, or a moment."""
+    """Status, due time and dispatch of a callback that runs later than its event: seconds after it, or at a moment."""
     if not run_after:
         return []
     due = datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
-    return [JobStatus.SCHEDULED.value, due]
+    return [JobStatus.SCHEDULED.value, due, 0]
 
 
 def registers(batch: "Batch", event: Event) -> bool:

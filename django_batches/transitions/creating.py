@@ -37,7 +37,7 @@ class NewJob(NamedTuple):
     """Not to be started before."""
 
     def row(self, batch_id: UUID, position: int) -> list[Any]:
-        scheduled = [] if self.due_at is None else [JobStatus.SCHEDULED.value, self.due_at]
+        scheduled = [] if self.due_at is None else [JobStatus.SCHEDULED.value, self.due_at, 0]
         return [self.id, batch_id, None, "", position, 0, *self[1:-1], *scheduled]
 
 

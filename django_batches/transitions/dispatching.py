@@ -82,26 +82,34 @@ def _room(batch: "Batch") -> int:
 
 def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
     """Claims callbacks; they hold no place in a window and go to the front of their queue."""
-    with rows.atomic():
-        fence()
-        return claim_callbacks_here(limit)
-
-
-def claim_callbacks_here(limit: int) -> list[Claimed]:
-    """As `claim_callbacks`, in a transaction that has its fence already."""
     due = (
         f"SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
         f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}"
     )
     # An array, because PostgreSQL may run the sub-select of an IN again and again, which makes nothing of its LIMIT.
     chosen = f"= ANY(ARRAY({due}))" if rows.connection().vendor == "postgresql" else f"IN ({due})"
-    return _claimed(
-        rows.execute(
-            f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1"
-            f" WHERE status = 'created' AND id {chosen} RETURNING {_RETURNED}",
-            [limit],
+    with rows.atomic():
+        fence()
+        return _claimed(
+            rows.execute(
+                f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1"
+                f" WHERE status = 'created' AND id {chosen} RETURNING {_RETURNED}",
+                [limit],
+            )
         )
-    )
+
+
+def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
+    """Those of new rows, in the columns of `rows.insert_jobs`, that were claimed as they were written."""
+    names = list(rows.NEW_JOB_IN_STATUS)
+    found = [dict(zip(names, row, strict=True)) for row in new if row[len(rows.NEW_JOB) :][:1] == [JobStatus.QUEUED]]
+    return [
+        Claimed(
+            job["id"], job["dispatch"], job["batch_id"] or job["callback_of_id"], job["event"], job["func"],
+            job["arguments"], job["queue"], job["timeout"], 0, job["max_attempts"], job["no_retry"], job["position"],
+        )
+        for job in found
+    ]  # fmt: skip
 
 
 def promote_due(fence: Callable[[], datetime]) -> int:

@@ -116,8 +116,8 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
     """Applies outcomes in one transaction; where the database refuses one, that job alone is failed.
 
     `fence` is called first in each transaction: it proves that the caller still keeps the books, and gives the time.
-    Up to `claims` callbacks that are due by then are claimed too: somebody waits for them, and another transaction
-    would be another wait for the disk. The caller has to push them.
+    Up to `claims` of the callbacks that this schedules are claimed too: somebody waits for them, and another
+    transaction would be another wait for the disk. The caller has to push them.
     """
     try:
         return _apply(outcomes, fence, claims)
@@ -157,8 +157,9 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         late = _late_successes(ready, won, tallies, now)
         won += [change for change, _ in late]
         aggregate(won, now)
-        callbacks = counting.write([tallies[key] for key in {change.outcome.batch_id for change in won}], now)
-        claimed = dispatching.claim_callbacks_here(claims) if callbacks and claims else []
+        touched = [tallies[key] for key in {change.outcome.batch_id for change in won}]
+        callbacks = counting.write(touched, now, claims=claims)
+        claimed = dispatching.claimed_as_written(callbacks)
     failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
     superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
     gave_up = any(batch.cancelled_at == now for batch in batches.values())
@@ -172,7 +173,7 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         ready + orphans,
         postponed,
         failures,
-        callbacks,
+        len(callbacks),
         claimed,
         gave_up,
         given_up,

@@ -41,8 +41,8 @@ NEW_JOB = {
 }
 """Columns of a new job row; the others have their defaults in the database."""
 
-NEW_SCHEDULED_JOB = NEW_JOB | {"status": "text", "due_at": "timestamptz"}
-"""Columns of the row of a job that is not to be started before `due_at`."""
+NEW_JOB_IN_STATUS = NEW_JOB | {"status": "text", "due_at": "timestamptz", "dispatch": "int"}
+"""Columns of the row of a job that does not begin as `created`: scheduled, or claimed at once."""
 
 
 _USERS_OWN = ("description", "metadata")
@@ -135,13 +135,13 @@ def execute(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def insert_jobs(rows: Sequence[Sequence[Any]]) -> None:
-    """Inserts job rows of the columns `NEW_JOB` or `NEW_SCHEDULED_JOB`."""
-    scheduled = [row for row in rows if len(row) > len(NEW_JOB)]
-    plain = [row for row in rows if len(row) == len(NEW_JOB)] if scheduled else rows
+    """Inserts job rows of the columns `NEW_JOB` or `NEW_JOB_IN_STATUS`."""
+    others = [row for row in rows if len(row) > len(NEW_JOB)]
+    plain = [row for row in rows if len(row) == len(NEW_JOB)] if others else rows
     if plain:
         _insert(plain, NEW_JOB)
-    if scheduled:
-        _insert(scheduled, NEW_SCHEDULED_JOB)
+    if others:
+        _insert(others, NEW_JOB_IN_STATUS)
 
 
 def _insert(rows: Sequence[Sequence[Any]], kinds: dict[str, str]) -> None:
