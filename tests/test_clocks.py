@@ -9,8 +9,11 @@ from django.utils import timezone
 from django_batches import Batch
 from django_batches.coordinator.lease import Lease
 from django_batches.coordinator.loop import Coordinator
+from django_batches.outcomes import Kind
+from django_batches.transitions import recording
 
 from . import tasks
+from .road import outcome_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
@@ -49,6 +52,24 @@ def test_a_book_keeper_that_is_ahead_gives_up_no_batch_before_its_time(look_afte
         look_after()
     batch.refresh_from_db()
     assert (batch.cancelled_at, batch.overdue_at) == (None, None)
+
+
+@pytest.mark.parametrize("error", [AHEAD, BEHIND])
+def test_a_deadline_is_counted_by_the_clock_of_the_database(look_after, error):
+    with time_machine.travel(timezone.now() + error):
+        batch = open_batch(deadline=1800)
+    expected = pytest.approx((timezone.now() + timedelta(seconds=1800)).timestamp(), abs=60)
+    assert batch.deadline_at.timestamp() == expected
+    look_after()
+    batch.refresh_from_db()
+    assert (batch.overdue_at, batch.deadline_at.timestamp()) == (None, expected)
+    batch.seal()
+    recording.record([outcome_of(batch.jobs.get(), Kind.FAILED)])
+    with time_machine.travel(timezone.now() + error):
+        batch.retry_failed()
+    look_after()
+    batch.refresh_from_db()
+    assert (batch.round, batch.overdue_at, batch.deadline_at.timestamp()) == (1, None, expected)
 
 
 def test_the_batch_of_a_creator_that_is_behind_is_not_given_up(look_after):

@@ -51,8 +51,10 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
         queue = _queue_of_parent(batch.parent_id, batch.parent_dispatch)
         batch.queue = queue if inherits_queue else batch.queue
         batch.is_awaited = True
-    if _has_a_clock():
+    if rows.has_a_clock():
         batch.grown_at = Now()
+    if batch.deadline is not None:
+        batch.deadline_at = rows.deadline(batch.deadline)
     try:
         with rows.atomic():
             rows.batches().bulk_create([batch])
@@ -61,6 +63,8 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
             raise
         raise BatchExists(f"A batch with the key {batch.key!r} has not ended yet.") from None
     batch.grown_at = batch.created_at
+    if batch.deadline is not None:
+        batch.deadline_at = rows.batches().values_list("deadline_at", flat=True).get(pk=batch.pk)
     batch._state.adding = False
 
 
@@ -132,14 +136,9 @@ def _queue_of_parent(job_id: UUID, dispatch: int) -> str:
     return str(found[0] or found[1])
 
 
-def _has_a_clock() -> bool:
-    """Whether the database tells when a batch has grown: a creator whose clock is behind would be taken for dead."""
-    return rows.connection().vendor == "postgresql"
-
-
 def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
     now = rows.parameter(timezone.now())
-    grown, times = ("clock_timestamp()", []) if _has_a_clock() else ("%s", [now])
+    grown, times = ("clock_timestamp()", []) if rows.has_a_clock() else ("%s", [now])
     sealing, sealed_at = (", status = 'running', sealed_at = COALESCE(sealed_at, %s)", [now]) if seal else ("", [])
     found = rows.execute(
         f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"

@@ -53,6 +53,8 @@ def reopen(batch: "Batch") -> None:
         }
     for name, value in changes.items():
         setattr(batch, name, value)
+    if batch.deadline and "deadline_at" in changes:
+        changes["deadline_at"] = rows.deadline(batch.deadline)
     try:
         with rows.atomic():
             rows.batches().filter(pk=batch.pk).update(**changes)

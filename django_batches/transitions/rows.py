@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.apps import apps
 from django.db import connections, router, transaction
 from django.db.models import Model, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -71,6 +74,16 @@ def jobs() -> "QuerySet[BatchJob]":
 
 def related(name: str) -> "QuerySet[Any]":
     return _plain(name)
+
+
+def has_a_clock() -> bool:
+    """Whether the database tells the time: a host whose clock is wrong would give up batches, or say they are late."""
+    return connection().vendor == "postgresql"
+
+
+def deadline(seconds: int) -> Any:
+    """The moment so many seconds from now, to be written; an expression where the database has a clock."""
+    return (Now() if has_a_clock() else timezone.now()) + timedelta(seconds=seconds)
 
 
 def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUID, Batch]":
