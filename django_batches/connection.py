@@ -7,8 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.core.exceptions import ImproperlyConfigured
@@ -132,24 +131,31 @@ _poker: Redis | None = None
 _silent_until = 0.0
 
 
-def added_to(batch_id: UUID, queues: Iterable[str]) -> str:
-    """The text of a poke about jobs that were added to a batch on these queues."""
-    return json.dumps([batch_id.hex, *queues])
+class Added(NamedTuple):
+    """Jobs that were added to a batch: the text of a poke."""
+
+    batch_id: UUID
+    position: int
+    """Of the first of them."""
+    queues: list[str]
+
+    def dumps(self) -> str:
+        return json.dumps([self.batch_id.hex, self.position, self.queues])
+
+    @classmethod
+    def loads(cls, text: bytes) -> "Added":
+        """Raises `ValueError` where it is no such text."""
+        found = json.loads(text)
+        if not isinstance(found, list) or [type(part) for part in found] != [str, int, list]:
+            raise ValueError("it is not the list that a creator writes")
+        return cls(UUID(found[0]), found[1], [str(queue) for queue in found[2]])
 
 
-def read_added(text: bytes) -> tuple[UUID, list[str]]:
-    """The batch and the queues of such a text; raises `ValueError` where it is none."""
-    found = json.loads(text)
-    if not isinstance(found, list) or not found or not all(isinstance(part, str) for part in found):
-        raise ValueError("it is not the list that a creator writes")
-    return UUID(found[0]), found[1:]
-
-
-def poke(*held: UUID, added: str = "") -> None:
+def poke(*held: UUID, added: Added | None = None) -> None:
     """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
 
     `held` are batches that were cancelled or paused: from this moment their jobs are not started any more. `added` is
-    the text of `added_to`, where that is all there is to do.
+    all that there is to do, where it is given.
     """
     global _poker, _silent_until
     if time.monotonic() < _silent_until:
@@ -163,7 +169,7 @@ def poke(*held: UUID, added: str = "") -> None:
         pipeline = _poker.pipeline(transaction=False)
         if held:
             pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
-        pipeline.xadd(keys.pokes, {JOBS: added} if added else {ANYTHING: 1}, maxlen=10, approximate=True)
+        pipeline.xadd(keys.pokes, {JOBS: added.dumps()} if added else {ANYTHING: 1}, maxlen=10, approximate=True)
         pipeline.expire(keys.pokes, 86_400)
         pipeline.execute()
     except (RedisError, OSError) as error:

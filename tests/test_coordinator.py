@@ -319,7 +319,7 @@ class TestLoop:
             ("queued", 2), ("queued", 1),
         ]  # fmt: skip
 
-    @pytest.mark.parametrize("text", ["", "1", '"images"', "[]", "[1]", '["no key"]', '["no key", 1]', "[[]]"])
+    @pytest.mark.parametrize("text", ["", "1", "[]", "{}", "[1, 2, 3]", '["no key", 0, ["default"]]', '["01", 0]'])
     def test_a_poke_of_another_version_means_anything(self, coordinator, redis, monkeypatch, text):
         coordinator.turn()
         coordinator._poll = Every(3600, at_once=False)

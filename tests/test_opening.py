@@ -4,7 +4,6 @@ from django.template import Context, Template
 from django.test import override_settings
 
 from django_batches import Batch, opening
-from django_batches.connection import read_added
 from django_batches.exceptions import BatchCancelled, BatchError, BatchFinished, FunctionNotAllowed
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
@@ -144,7 +143,7 @@ def test_nothing_is_poked_before_the_commit_and_once_after(monkeypatch):
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)
         assert pokes == []
-    assert read_added(pokes[0]) == (batch.pk, ["default"])
+    assert pokes[0] == (batch.pk, 0, ["default"])
 
 
 def test_an_error_that_broke_the_transaction_is_the_one_that_is_raised():

@@ -116,10 +116,10 @@ class Dispatcher:
         for queue in due.queues():
             self._flow(queue).frontier.restart()
 
-    def include(self, batch_id: UUID, queues: Iterable[str] | None = None) -> None:
-        """Jobs of this batch wait on these queues, or on any of those that are known."""
+    def include(self, batch_id: UUID, position: int = 0, queues: Iterable[str] | None = None) -> None:
+        """Jobs of this batch wait from this position on, on these queues or on any of those that are known."""
         for queue in list(self._flows) if queues is None else queues:
-            self._flow(queue).frontier.include(batch_id)
+            self._flow(queue).frontier.include(batch_id, position)
 
     def _flow(self, queue: str) -> Flow:
         return self._flows.setdefault(queue, Flow())

@@ -119,8 +119,8 @@ class Coordinator:
                 told += count
         if told or (recorded and recorded.callbacks > len(recorded.claimed)):
             self._dispatcher.dispatch_callbacks()
-        for batch_id, queues in self._recorder.added:
-            self._dispatcher.include(batch_id, queues)
+        for added in self._recorder.added:
+            self._dispatcher.include(*added)
         for batch_id in recorded.put_back if recorded else ():
             self._dispatcher.include(batch_id)
         # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from redis import Redis
 
-from ..connection import ANYTHING, JOBS, LOOK, Keys, read_added
+from ..connection import ANYTHING, JOBS, LOOK, Added, Keys
 from ..outcomes import Outcome
 from ..scripts import Scripts
 from ..transitions import children, recording
@@ -49,8 +49,8 @@ class Recorder:
         """The batches of postponed outcomes: since the last rewind, and between the two before."""
         self.is_asked_to_look = False
         """Somebody wants the books compared with Redis now."""
-        self.added: list[tuple[UUID, list[str]]] = []
-        """Batches to which jobs were added, and on which queues, by the pokes of the last read."""
+        self.added: list[Added] = []
+        """By the pokes of the last read."""
         self.counts: Counter[str] = Counter()
         """Outcomes by kind since the last `totals.add`."""
 
@@ -89,7 +89,7 @@ class Recorder:
                 poked.add(what)
                 continue
             try:
-                self.added.append(read_added(text))
+                self.added.append(Added.loads(text))
             except ValueError:  # of another version
                 poked.add(ANYTHING)
         if pokes:

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from ..connection import added_to, poke
+from ..connection import Added, poke
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus, JobStatus
 from . import counting, rows
@@ -83,7 +83,7 @@ def add(
         if has_failed:
             counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
         rows.insert_jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
-        poke_on_commit(added="" if has_failed else added_to(batch_id, {job.queue for job in new}))
+        poke_on_commit(added=None if has_failed else Added(batch_id, first, sorted({job.queue for job in new})))
     return batch
 
 
@@ -111,7 +111,7 @@ def discard(batch_id: UUID) -> bool:
     return bool(empty.delete()[0])
 
 
-def poke_on_commit(*held: Any, added: str = "") -> None:
+def poke_on_commit(*held: Any, added: Added | None = None) -> None:
     """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
     # A lambda, because Django logs the name of a robust hook that raises, and a partial has none.
     transaction.on_commit(lambda: poke(*held, added=added), using=rows.alias(), robust=True)

@@ -36,10 +36,11 @@ class Frontier:
         """The next look is one from the start."""
         self.before, self.positions, self.is_reached = NONE, {}, False
 
-    def include(self, batch_id: UUID) -> None:
-        """Jobs of this batch wait, maybe, wherever they are."""
+    def include(self, batch_id: UUID, position: int = 0) -> None:
+        """Jobs of this batch wait, maybe, from this position on."""
         self.before = min(self.before, UUID(int=max(0, batch_id.int - 1)))
-        self.positions.pop(batch_id, None)
+        if self.positions.get(batch_id, 0) > position:
+            self.positions[batch_id] = position
         self.is_reached = False
 
     def look(self, queue: str) -> list[UUID]:
