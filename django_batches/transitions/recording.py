@@ -231,7 +231,7 @@ def _written(
     winners = rows.execute(
         f"UPDATE {rows.JOB} SET {assignments} FROM {table} WHERE id = v_id AND dispatch = v_dispatch"
         # The range for the planner alone: the index of what is in flight has all that was, too, until a vacuum.
-        f" AND status IN ({among}) AND id BETWEEN %s AND %s RETURNING {'v_number' if numbered else 'id, dispatch'}",
+        f" AND id BETWEEN %s AND %s AND status IN ({among}) RETURNING {'v_number' if numbered else 'id, dispatch'}",
         [*params, rows.parameter(min(ids)), rows.parameter(max(ids))],
     )
     if len(winners) == len(changes):
