@@ -1,5 +1,6 @@
 """What the measured batches of django_batches run."""
 
+import heapq
 import time
 
 from django_redis import get_redis_connection
@@ -39,6 +40,22 @@ def fail_sometimes(index: int) -> None:
     """Fails with every tenth index, until it is mended."""
     if index % EVERY == 0 and not get_redis_connection("batches").exists(MENDED):
         raise ValueError("not mended yet")
+
+
+def sort(values: list[int]) -> list[int] | Batch:
+    """The sorted list, or the batch whose success callback gives it."""
+    if len(values) <= 1:
+        return values
+    middle = len(values) // 2
+    with Batch.open("merge") as batch:
+        batch.on_success(merge)
+        batch.map(sort, [values[:middle], values[middle:]])
+    return batch
+
+
+def merge(batch: Batch) -> list[int]:
+    """Callback: the two halves as one list."""
+    return list(heapq.merge(*batch.results()))
 
 
 def done(batch: Batch) -> None:

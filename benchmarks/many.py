@@ -1,12 +1,14 @@
-"""Many batches: small ones by the thousand, small ones with a callback, and one that comes behind a huge one.
+"""Many batches: small ones by the thousand, small ones with a callback, a tree, one that comes behind a huge one.
 
     python -m example_project.servers --postgres -- python -m benchmarks.many [--batches 100000] [--with-callback 20000]
 
-The last part is about fairness: a huge batch fills the queue with jobs of 5 ms, and a batch of ten jobs is created on
-the same queue. Budget: its first job starts within a second.
+Each is compared with one large batch. Budget: a job or callback of the batches with a callback, and of the tree, costs
+at most twice as much. The last part is about fairness: a huge batch fills the queue with jobs of 5 ms, and a batch of
+ten jobs is created on the same queue. Budget: its first job starts within a second.
 """
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -16,8 +18,11 @@ from django.db.models import F, Min
 
 from . import environment, report
 from .contend import DONE
-from .laboratory import Batch, BatchJob, batchworker, has_ended, peak, redis, tasks, wait_until
+from .laboratory import Batch, BatchJob, batchworker, has_ended, peak, redis, run, tasks, wait_until
 
+LARGE = 20_000
+"""Jobs of the batch with which all are compared."""
+NUMBERS = 4_096
 HUGE = 20_000
 SMALL = 10
 ROUNDS = 10
@@ -30,14 +35,30 @@ def main() -> None:
     parser.add_argument("--open", type=int, default=1_000, help="of ten jobs, all open before one is sealed")
     options = parser.parse_args()
     with batchworker() as worker:
+        cost = run(tasks.noop, ((index,) for index in range(LARGE)))[0] / LARGE
+
+        def line(name: str, batches: int, each: int, create: Callable[[], None]) -> list[str]:
+            seconds = until_all_have_ended(create)
+            count = batches * each
+            found = [
+                name, f"{batches:,}", f"{seconds:.1f}", f"{batches / seconds:,.0f}", f"{count / seconds:,.0f}",
+                f"{seconds / count / cost:.2f}",
+            ]  # fmt: skip
+            print(" ".join(found), flush=True)
+            return found
+
         lines = [
+            line("one large batch", 1, LARGE, lambda: one_by_one(1, LARGE)),
             line("ten jobs", options.batches, 10, lambda: one_by_one(options.batches, 10)),
-            line("five jobs and a callback", options.with_callback, 5, lambda: told(options.with_callback)),
+            line("five jobs and a callback", options.with_callback, 6, lambda: told(options.with_callback)),
             line("ten jobs, all open at once", options.open, 10, lambda: all_open(options.open)),
+            line(f"a merge sort of {NUMBERS:,} numbers", NUMBERS, 3, merge_sort),
         ]
         memory = peak(worker.coordinator)
         waits = [wait_of_a_small_batch() for _ in range(ROUNDS)]
-    head = ["batches of", "batches", "seconds", "batches/s", "jobs/s"]
+    head = [
+        "batches of", "batches", "seconds", "batches/s", "jobs and callbacks/s", "cost of one, ÷ that in a large batch",
+    ]  # fmt: skip
     text = report.table(head, lines)
     text += (
         f"\n\nCoordinator at its peak: {memory:.0f} MiB. A batch of {SMALL} jobs behind one of {HUGE:,} of 5 ms: its"
@@ -47,15 +68,12 @@ def main() -> None:
     report.write("Many batches", command, environment.described(), text)
 
 
-def line(name: str, batches: int, jobs: int, create: Callable[[], None]) -> list[str]:
-    """From the first batch to the end of the last one."""
+def until_all_have_ended(create: Callable[[], None]) -> float:
+    """Seconds from the first batch to the end of the last one."""
     begun = time.perf_counter()
     create()
     wait_until(lambda: not Batch.objects.filter(finished_at=None).exists(), timeout=3600)
-    seconds = time.perf_counter() - begun
-    found = [name, f"{batches:,}", f"{seconds:.1f}", f"{batches / seconds:,.0f}", f"{batches * jobs / seconds:,.0f}"]
-    print(" ".join(found), flush=True)
-    return found
+    return time.perf_counter() - begun
 
 
 def one_by_one(batches: int, jobs: int) -> None:
@@ -78,6 +96,15 @@ def all_open(batches: int) -> None:
     with ExitStack() as stack:
         for batch in [stack.enter_context(Batch.open("open")) for _ in range(batches)]:
             batch.map(tasks.noop, range(10))
+
+
+def merge_sort() -> None:
+    """A batch for each split, its two halves as jobs, its callback the merge."""
+    numbers = random.Random(1).sample(range(NUMBERS), NUMBERS)
+    with Batch.open("sort") as batch:
+        batch.enqueue(tasks.sort, numbers)
+    wait_until(lambda: has_ended(batch), timeout=600)
+    assert list(batch.results()) == [sorted(numbers)]
 
 
 def wait_of_a_small_batch() -> float:
