@@ -64,6 +64,10 @@ class Keys:
         _, _, key, dispatch = rq_id.split("-")
         return UUID(key), int(dispatch)
 
+    def is_own(self, rq_id: str) -> bool:
+        """Whether it is a batch job of this project."""
+        return bool(_BATCH_JOB.fullmatch(rq_id)) and rq_id.startswith(f"batch-{self.namespace}-")
+
     def is_foreign(self, rq_id: str) -> bool:
         """Whether it is a batch job of another project on this Redis."""
         return bool(_BATCH_JOB.fullmatch(rq_id)) and not rq_id.startswith(f"batch-{self.namespace}-")

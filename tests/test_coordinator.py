@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Queue
-from rq.job import Job
+from rq.job import Job, JobStatus
 
 from django_batches import Batch
 from django_batches.connection import Keys
@@ -249,6 +249,25 @@ class TestReconciler:
         road.run()
         assert_books_are_right(batch)
         assert (batch.status, batch.jobs.get().losses) == ("succeeded", 0)
+
+    @pytest.mark.parametrize("act", ["cancel", "fail"])
+    def test_what_rq_writes_of_a_job_that_has_just_ended_is_swept_away(self, road, redis, act, monkeypatch):
+        for queue in ("default", "images"):
+            fill(1, queue=queue)
+        road.dispatch()
+        late, waiting = (Queue(queue, connection=redis).jobs[0] for queue in ("default", "images"))
+        assert (road.work(road.new_executor(queues=["default"])), road.record()) == (1, 1)
+        # RQ looks first, and what it writes comes after the end.
+        monkeypatch.setattr(Job, "_fetch_status", lambda job: JobStatus.STARTED)
+        for job in (late, waiting):
+            if act == "cancel":
+                job.cancel()
+            else:
+                job.set_status("failed")
+                job.failed_job_registry.add(job, -1)
+        assert redis.ttl(late.key) == -1
+        assert road.reconciler.sweep() == 1
+        assert redis.keys("rq:job:*") == [waiting.key.encode()]
 
     @pytest.mark.parametrize(
         ("act", "status"),

@@ -185,6 +185,7 @@ class Coordinator:
         if self._reconcile.is_due():
             self._reconciler.look()
             self._reconciler.act()  # at once where the stream is applied, as it mostly is
+            self._reconciler.sweep()
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
         now = database_time()

@@ -20,7 +20,7 @@ from django.utils import timezone
 from redis import Redis
 from rq.utils import utcparse
 
-from ..connection import Keys
+from ..connection import Keys, known_queues
 from ..outcomes import Kind, Outcome, fingerprint
 from ..payloads import clean_name
 from ..transitions import dispatching, recording
@@ -102,8 +102,26 @@ class Reconciler:
             follow_up(recorded)
             self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
-            self._forget([(outcome, queue) for outcome, queue in part if outcome.execution in done])
+            self._forget([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])
         return len(verdicts)
+
+    def sweep(self) -> int:
+        """Removes what RQ would keep for ever of runs that have ended; returns how many.
+
+        A cancel on a page that comes with the end of the job writes its hash anew.
+        """
+        total = 0
+        for queue in known_queues(self._redis):
+            for registry in ("canceled", "failed"):
+                kept: Any = self._redis.zrange(f"{self._keys.RQ}:{registry}:{queue}", 0, PAGE - 1)
+                runs = {
+                    self._keys.parse(key.decode()) for key in kept if self._keys.is_own(key.decode(errors="replace"))
+                }
+                if runs:
+                    ended = runs - dispatching.still_in_flight(job_id for job_id, _ in runs)
+                    self._forget([(*run, queue) for run in ended])
+                    total += len(ended)
+        return total
 
     def mark_running(self) -> int:
         """Marks the rows of jobs that hold a lease and are `queued` by the books."""
@@ -183,15 +201,15 @@ class Reconciler:
             pipeline.lrange(self._keys.queue(queue), 0, -1)
         return {rq_id.decode() for ids in pipeline.execute() for rq_id in ids}
 
-    def _forget(self, acted: list[tuple[Outcome, str]]) -> None:
-        """Removes what is left of the given up dispatches in Redis, so that nobody starts them any more."""
+    def _forget(self, runs: list[tuple[UUID, int, str]]) -> None:
+        """Removes what is left in Redis of (job, dispatch, queue), so that nobody starts them any more."""
         pipeline = self._redis.pipeline(transaction=False)
-        for outcome, queue in acted:
-            rq_id = self._keys.rq_id(outcome.job_id, outcome.dispatch)
+        for job_id, dispatch, queue in runs:
+            rq_id = self._keys.rq_id(job_id, dispatch)
             pipeline.delete(self._keys.job(rq_id), self._keys.executions(rq_id), f"{self._keys.RQ}:results:{rq_id}")
             pipeline.lrem(self._keys.queue(queue), 0, rq_id)
             pipeline.lrem(f"{self._keys.queue(queue)}:intermediate", 0, rq_id)
-            pipeline.zrem(self._keys.started(queue), f"{rq_id}:{outcome.dispatch}")
+            pipeline.zrem(self._keys.started(queue), f"{rq_id}:{dispatch}")
             for registry in ("failed", "canceled", "finished"):
                 pipeline.zrem(f"{self._keys.RQ}:{registry}:{queue}", rq_id)
         pipeline.execute()

@@ -209,6 +209,12 @@ def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str
     return [(pk, dispatch, b or c, queue, status, c is not None) for pk, dispatch, b, c, queue, status in page]
 
 
+def still_in_flight(ids: Iterable[UUID]) -> set[tuple[UUID, int]]:
+    """Those of the jobs that are in RQ by the books, with their dispatch."""
+    found = rows.jobs().filter(pk__in=list(ids), status__in=IN_FLIGHT)
+    return set(found.values_list("pk", "dispatch"))
+
+
 def has_work(queues: Sequence[str], now: datetime) -> bool:
     """Whether anything is due or in flight on these queues (none: on all); what is held or due later is not."""
     work = rows.jobs().filter(queue__in=queues) if queues else rows.jobs()
