@@ -24,6 +24,8 @@ logger = logging.getLogger("django_batches")
 
 POKE_TIMEOUT = 0.1
 """Seconds for each of connecting and answering: what a web request may lose at most while Redis is away, times two."""
+POKES = 1_000
+"""That are kept: each tells of other jobs, and a turn of the coordinator may take longer than many creators."""
 POKE_PAUSE = 10.0
 """Seconds without further pokes after one that failed."""
 ANYTHING, JOBS, LOOK = b"poke", b"jobs", b"look"
@@ -42,6 +44,7 @@ class Keys:
     def __init__(self, namespace: str | None = None) -> None:
         self.namespace = namespace or settings().NAMESPACE
         self.own = f"batches:{self.namespace}"
+        self.rq_id_pattern = f"batch-{self.namespace}-*"
         self.outcomes = f"{self.own}:outcomes"
         """Stream of what became of each run; read by the coordinator alone."""
         self.pokes = f"{self.own}:pokes"
@@ -173,7 +176,7 @@ def poke(*held: UUID, added: Added | None = None) -> None:
         pipeline = _poker.pipeline(transaction=False)
         if held:
             pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
-        pipeline.xadd(keys.pokes, {JOBS: added.dumps()} if added else {ANYTHING: 1}, maxlen=10, approximate=True)
+        pipeline.xadd(keys.pokes, {JOBS: added.dumps()} if added else {ANYTHING: 1}, maxlen=POKES)
         pipeline.expire(keys.pokes, 86_400)
         pipeline.execute()
     except (RedisError, OSError) as error:

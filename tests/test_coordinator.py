@@ -266,8 +266,14 @@ class TestReconciler:
                 job.set_status("failed")
                 job.failed_job_registry.add(job, -1)
         assert redis.ttl(late.key) == -1
+        others = ["of-rq-itself", f"batch-other-{'0' * 32}-1"]
+        redis.zadd(f"rq:{'canceled' if act == 'cancel' else 'failed'}:default", dict.fromkeys(others, 1))
         assert road.reconciler.sweep() == 1
         assert redis.keys("rq:job:*") == [waiting.key.encode()]
+        registry = (
+            late.failed_job_registry if act == "fail" else Queue("default", connection=redis).canceled_job_registry
+        )
+        assert sorted(registry.get_job_ids(cleanup=False)) == sorted(others)
 
     @pytest.mark.parametrize(
         ("act", "status"),
@@ -353,14 +359,14 @@ class TestLoop:
 
         def look():
             looks.append(clock.now)
-            clock.now += 0.3
+            clock.now += 0.1
 
         monkeypatch.setattr(loop, "time", clock)
         monkeypatch.setattr(coordinator._dispatcher, "look_everywhere", look)
         while clock.now < 107:
             coordinator._dispatch(polls=True, everywhere=False)
             clock.now += 0.5
-        assert looks == pytest.approx([100, 103.3, 106.6], abs=0.5)
+        assert looks == pytest.approx([100, 103.1, 106.2], abs=0.5)
         coordinator._dispatch(polls=False, everywhere=True)
         assert len(looks) == 4
 

@@ -128,6 +128,30 @@ def test_the_frontier_stays_before_a_batch_that_is_passed_over(road):
     assert frontier.is_reached
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_waits_before_the_batch_whose_turn_it_is_is_not_forgotten(road, monkeypatch, restarts):
+    monkeypatch.setattr(due, "BATCHES", 2)
+    for _ in range(5):
+        fill(5)
+    frontier, counts = due.Frontier(), []
+    for limit in (2, 2, 100, 100, 100, 100):
+        counts.append(len(dispatching.claim_jobs("default", limit, road.lease, frontier)))
+        assert sum(counts) == 25 or not frontier.is_reached
+        if restarts:
+            frontier.restart()
+    assert counts == [2, 2, 5, 8, 8, 0] and frontier.is_reached != restarts
+
+
+def test_a_job_that_nobody_has_told_of_is_claimed_once_a_look_has_seen_it(road):
+    batch, frontier = fill(5), due.Frontier()
+    first = dispatching.claim_jobs("default", 4, road.lease, frontier)
+    recording.record([outcome_of(first[1], Kind.HELD)])
+    assert [job.position for job in dispatching.claim_jobs("default", 9, road.lease, frontier)] == [4]
+    assert dispatching.claim_jobs("default", 9, road.lease, frontier) == [] and not frontier.is_reached
+    assert [job.position for job in dispatching.claim_jobs("default", 9, road.lease, frontier)] == [1]
+    assert frontier.is_reached and batch.pk
+
+
 def test_a_lost_lease_claims_nothing(road):
     fill(2)
     road.lease.token += 1
@@ -139,9 +163,9 @@ def test_a_lost_lease_claims_nothing(road):
 def test_scheduled_rows_wait_for_their_time(road):
     batch = fill(1, max_attempts=2, backoff=3600)
     recording.record([outcome_of(job, Kind.FAILED) for job in claim()])
-    assert dispatching.promote_due(road.lease) == 0
+    assert dispatching.promote_due(road.lease) == []
     batch.jobs.update(due_at=batch.created_at)
-    assert dispatching.promote_due(road.lease) == 1
+    assert dispatching.promote_due(road.lease) == [(batch.pk, 0, "default")]
     assert batch.jobs.get().status == "created"
 
 

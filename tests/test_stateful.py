@@ -96,6 +96,7 @@ class TheBooks(RuleBasedStateMachine):
         """Runs of which nothing was told."""
         self.left = []
         self.succeeded = {}
+        self.frontiers = {}
 
     def teardown(self):
         try:
@@ -187,10 +188,13 @@ class TheBooks(RuleBasedStateMachine):
 
     # Running
 
-    @rule(limit=st.integers(1, 4))
-    def claim(self, limit):
+    @rule(limit=st.integers(1, 4), restarts=st.booleans())
+    def claim(self, limit, restarts):
         for queue in due.queues():
-            self.start(dispatching.claim_jobs(queue, limit, timezone.now))
+            frontier = self.frontiers.setdefault(queue, due.Frontier())
+            if restarts:
+                frontier.restart()
+            self.start(dispatching.claim_jobs(queue, limit, timezone.now, frontier))
         self.start(dispatching.claim_callbacks(limit, timezone.now))
 
     @rule(seen=st.booleans())

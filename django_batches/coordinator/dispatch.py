@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from uuid import UUID
 
 from django.db import IntegrityError
 from redis import Redis
@@ -16,7 +15,7 @@ from redis import Redis
 from ..scripts import Pushed, Scripts
 from ..transitions import dispatching, due, repairing
 from ..transitions.dispatching import Claimed
-from ..transitions.due import Frontier
+from ..transitions.due import Frontier, Place
 from .lease import Lease, LeaseLost
 
 FLOOR = 4
@@ -116,10 +115,11 @@ class Dispatcher:
         for queue in due.queues():
             self._flow(queue).frontier.restart()
 
-    def include(self, batch_id: UUID, position: int = 0, queues: Iterable[str] | None = None) -> None:
-        """Jobs of this batch wait from this position on, on these queues or on any of those that are known."""
-        for queue in list(self._flows) if queues is None else queues:
-            self._flow(queue).frontier.include(batch_id, position)
+    def include(self, places: Iterable[Place]) -> None:
+        """Jobs wait from these places on."""
+        for batch_id, position, queue in places:
+            for name in list(self._flows) if queue is None else [queue]:
+                self._flow(name).frontier.include(batch_id, position)
 
     def _flow(self, queue: str) -> Flow:
         return self._flows.setdefault(queue, Flow())

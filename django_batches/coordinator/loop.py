@@ -32,6 +32,8 @@ POSTPONED = 0.05
 LONGEST_PAUSE = 2.0
 SHARE = 0.1
 """Of its time that a coordinator looks at queues from the start, where nobody has asked for it."""
+LOOKS = 3
+"""Statements that pass the same rows then: which queues, which batches, the claim."""
 LONGEST_SHARE = 10.0
 """Seconds after which it looks all the same."""
 FENCE_TTL = 86_400
@@ -112,19 +114,20 @@ class Coordinator:
         if polls or (self._recorder.has_postponed and self._rewind.is_due()):
             self._recorder.rewind()
         if polls:
-            dispatching.promote_due(self._lease)
+            self._dispatcher.include(dispatching.promote_due(self._lease))
         told = 0
         if polls or (recorded and recorded.is_for_parents):
             while count := children.tell_parents(self._lease):
                 told += count
         if told or (recorded and recorded.callbacks > len(recorded.claimed)):
             self._dispatcher.dispatch_callbacks()
-        for added in self._recorder.added:
-            self._dispatcher.include(*added)
-        for batch_id in recorded.put_back if recorded else ():
-            self._dispatcher.include(batch_id)
+        for batch_id, position, queues in self._recorder.added:
+            self._dispatcher.include((batch_id, position, queue) for queue in queues)
+        self._dispatcher.include(recorded.put_back if recorded else ())
+        self._dispatcher.include(self._reconciler.put_back)
+        self._reconciler.put_back = []
         # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
-        self._dispatch(polls, everywhere=bool(poked or told))
+        self._dispatch(polls, everywhere=bool(poked))
         # Not for every chunk of jobs that somebody adds: it is a dozen statements.
         is_asked = polls or bool(poked)
         if is_asked or (recorded and recorded.has_given_up):
@@ -142,16 +145,14 @@ class Coordinator:
         """Jobs to RQ; from the start of the queues where somebody asks for it, and at the polls.
 
         A look from the start passes all rows that were claimed since the last vacuum, which takes long where there are
-        millions: it is put off then, for it finds only what nobody has poked about.
+        millions: it is put off then, for it finds only what nobody has told.
         """
         begun = time.monotonic()
-        everywhere = everywhere or (polls and begun >= self._look_at)
-        if everywhere:
+        if everywhere or (polls and begun >= self._look_at):
             self._dispatcher.look_everywhere()
-        self._dispatcher.dispatch_jobs()
-        if everywhere:
             took = time.monotonic() - begun
-            self._look_at = begun + min(took / SHARE, LONGEST_SHARE)
+            self._look_at = begun + min(LOOKS * took / SHARE, LONGEST_SHARE)
+        self._dispatcher.dispatch_jobs()
 
     def _work_off(self) -> None:
         """Applies what the executors of this worker have told. Those of others may go on telling for ever."""
@@ -167,6 +168,7 @@ class Coordinator:
         self._dispatcher = Dispatcher(self._redis, self._lease)
         self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
         self._poll, self._rewind = Every(POLL), Every(POSTPONED)
+        self._look_at = 0.0  # the new dispatcher knows of no queue
         self._reconcile.soon()  # whatever ended the last turn may have come between a claim and its push
 
     def _newest_token(self) -> int:

@@ -12,6 +12,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from ..connection import Keys, known_queues
 from ..outcomes import Kind, Outcome, fingerprint
 from ..payloads import clean_name
 from ..transitions import dispatching, recording
+from ..transitions.due import Place
 from .lease import Lease
 from .record import Recorder, follow_up
 
@@ -57,6 +59,8 @@ class Reconciler:
         self._keys = Keys()
         self._verdicts: list[tuple[Outcome, str]] = []
         self._noted = b""
+        self.put_back: list[Place] = []
+        """Where jobs wait again that the last acts have given up."""
         self._suspects = {} if suspects is None else suspects
         """Jobs without a trace, and since when, by the monotonic clock."""
 
@@ -100,6 +104,7 @@ class Reconciler:
             part = verdicts[start : start + PAGE]
             recorded = recording.record([outcome for outcome, _ in part], self._lease)
             follow_up(recorded)
+            self.put_back += recorded.put_back
             self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
             self._forget([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])
@@ -113,10 +118,9 @@ class Reconciler:
         total = 0
         for queue in known_queues(self._redis):
             for registry in ("canceled", "failed"):
-                kept: Any = self._redis.zrange(f"{self._keys.RQ}:{registry}:{queue}", 0, PAGE - 1)
-                runs = {
-                    self._keys.parse(key.decode()) for key in kept if self._keys.is_own(key.decode(errors="replace"))
-                }
+                mine = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", self._keys.rq_id_pattern, PAGE)
+                kept = [key.decode(errors="replace") for key, _ in islice(mine, PAGE)]
+                runs = {self._keys.parse(rq_id) for rq_id in kept if self._keys.is_own(rq_id)}
                 if runs:
                     ended = runs - dispatching.still_in_flight(job_id for job_id, _ in runs)
                     self._forget([(*run, queue) for run in ended])

@@ -58,13 +58,13 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
     try:
         with rows.atomic():
             rows.batches().bulk_create([batch])
+            if batch.deadline is not None:
+                batch.deadline_at = rows.batches().values_list("deadline_at", flat=True).get(pk=batch.pk)
     except IntegrityError:
         if not batch.key:
             raise
         raise BatchExists(f"A batch with the key {batch.key!r} has not ended yet.") from None
     batch.grown_at = batch.created_at
-    if batch.deadline is not None:
-        batch.deadline_at = rows.batches().values_list("deadline_at", flat=True).get(pk=batch.pk)
     batch._state.adding = False
 
 

@@ -37,6 +37,8 @@ class Change:
     lost: int = 0
     due_at: datetime | None = None
     reason: str = ""
+    place: tuple[int, str | None] = (0, None)
+    """Position and queue of the job, where it was read."""
 
     @property
     def has_ended(self) -> bool:
@@ -82,7 +84,9 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
         elif outcome.kind == Kind.HELD:
             changes.append(Change(outcome, _back(batch, outcome)))
         elif job := found.get(outcome.job_id):
-            changes.append(_unfinished(outcome, job, batch, now))
+            change = _unfinished(outcome, job, batch, now)
+            change.place = (job.position, job.queue)
+            changes.append(change)
     return changes
 
 

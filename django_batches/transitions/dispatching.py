@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ..states import IN_FLIGHT, JobStatus
 from . import rows
-from .due import Frontier
+from .due import Frontier, Place
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -70,8 +70,12 @@ def claim_jobs(
             counts[job.batch_id] += 1
         if counts:
             _add_in_flight(counts)
-    is_all = len(rooms) == len(ids) and len(claimed) < limit and all(counts[key] < room for key, room, _ in rooms)
-    frontier.claimed(ids, claimed, is_all=is_all)
+    has_room = len(claimed) < limit
+    astray = [key for key, _, start in rooms if start and has_room and not counts.get(key)]
+    for key in astray:  # the look has seen a job of it, so it is before the place from which this claim went on
+        del frontier.positions[key]
+    is_all = has_room and len(rooms) == len(ids) and all(counts.get(key, 0) < room for key, room, _ in rooms)
+    frontier.claimed(ids, claimed, is_all=is_all and not astray)
     return claimed
 
 
@@ -112,17 +116,18 @@ def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
     ]  # fmt: skip
 
 
-def promote_due(fence: Callable[[], datetime]) -> int:
-    """Scheduled rows whose time has come, by the database's clock, wait for a claim again."""
+def promote_due(fence: Callable[[], datetime]) -> list[Place]:
+    """Scheduled rows whose time has come, by the database's clock, wait for a claim again; where the jobs stand."""
     if not rows.jobs().filter(status=JobStatus.SCHEDULED).exists():
-        return 0
+        return []
     with rows.atomic():
         promoted = rows.execute(
             f"UPDATE {rows.JOB} SET status = 'created' WHERE status = 'scheduled' AND id IN (SELECT id FROM {rows.JOB}"
-            f" WHERE status = 'scheduled' AND due_at <= %s{rows.for_update_skip_locked()}) RETURNING id",
+            f" WHERE status = 'scheduled' AND due_at <= %s{rows.for_update_skip_locked()})"
+            " RETURNING batch_id, position, queue",
             [rows.parameter(fence())],
         )
-    return len(promoted)
+    return [(rows.as_uuid(batch), position, queue) for batch, position, queue in promoted if batch]
 
 
 def promote_retries() -> int:

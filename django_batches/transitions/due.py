@@ -13,6 +13,9 @@ BATCHES = 200
 LARGE, STEPS = 1_000, 4
 """Jobs that a batch must have behind its frontier to be stepped over in a look, and how many batches are."""
 
+Place = tuple[UUID, int, str | None]
+"""Where a job waits: batch, position, queue (None: any)."""
+
 
 @dataclass
 class Frontier:
@@ -30,10 +33,12 @@ class Frontier:
     turn: UUID | None = None
     """The batch after which the next claim begins, where there are more than one claim looks at."""
     is_reached: bool = False
-    """No job waits."""
+    """No job waits, by all that was told."""
+    _is_part: bool = False
+    """The last look began in the middle, with the batch whose turn it was."""
 
     def restart(self) -> None:
-        """The next look is one from the start."""
+        """Looks begin from the start again; before that goes the batch whose turn it is."""
         self.before, self.positions, self.is_reached = NONE, {}, False
 
     def include(self, batch_id: UUID, position: int = 0) -> None:
@@ -49,7 +54,8 @@ class Frontier:
         if not ids and self.turn:
             self.turn = None
             ids = self._batches(queue, self.before)
-        if ids and not self.turn:
+        self._is_part = self.turn is not None
+        if ids and not self._is_part:
             self.before = UUID(int=ids[0].int - 1)
         self.is_reached = not ids
         return ids
@@ -60,7 +66,7 @@ class Frontier:
         With `is_all` none of them has another one.
         """
         self.turn = ids[-1] if len(ids) == BATCHES else None
-        self.is_reached = is_all and self.turn is None
+        self.is_reached = is_all and self.turn is None and not self._is_part
         for job in jobs:
             if job.position >= self.positions.get(job.batch_id, 0):
                 self.positions[job.batch_id] = job.position + 1
@@ -89,7 +95,11 @@ _BETWEEN = (
     f" SELECT ({_NEXT.format(after='due.batch_id')}) FROM due WHERE due.batch_id IS NOT NULL)"
     " SELECT batch_id FROM due WHERE batch_id IS NOT NULL) AS between_two"
 )
-_FROM = f"SELECT * FROM (SELECT batch_id {_DUE} AND queue = %s AND batch_id = %s AND position >= %s LIMIT 1) AS large"
+# Ordered, or PostgreSQL prefers to read the table until it meets a row of a batch that is most of it.
+_FROM = (
+    f"SELECT * FROM (SELECT batch_id {_DUE} AND queue = %s AND batch_id = %s AND position >= %s"
+    " ORDER BY position LIMIT 1) AS large"
+)
 
 
 def queues() -> list[str]:

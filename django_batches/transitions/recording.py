@@ -22,6 +22,7 @@ from .aggregating import aggregate
 from .counting import Tally
 from .deciding import Change, decide
 from .dispatching import Claimed
+from .due import Place
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -83,7 +84,7 @@ class Recorded:
     failures: list[Change] = field(default_factory=list)
     """Jobs that failed for good without a worker that could have logged it."""
     callbacks: int = 0
-    """How many callbacks this scheduled."""
+    """How many callbacks this scheduled or put back."""
     claimed: list[Claimed] = field(default_factory=list)
     """The callbacks that were claimed at once, to be pushed after the commit."""
     has_given_up: bool = False
@@ -94,8 +95,8 @@ class Recorded:
     """A job waits for children, or the child of one may have ended: its parent may have to be told."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
-    put_back: set[UUID] = field(default_factory=set)
-    """Batches of which jobs wait to be claimed again."""
+    put_back: list[Place] = field(default_factory=list)
+    """Where jobs wait to be claimed again."""
 
     def joined(self, other: "Recorded") -> "Recorded":
         return Recorded(
@@ -108,7 +109,7 @@ class Recorded:
             self.given_up + other.given_up,
             self.is_for_parents or other.is_for_parents,
             self.superseded + other.superseded,
-            self.put_back | other.put_back,
+            self.put_back + other.put_back,
         )
 
 
@@ -168,12 +169,13 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
     is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
         batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
     )
-    put_back = {change.outcome.batch_id for change in won if change.status == JobStatus.CREATED}
+    again = [change for change in won if change.status == JobStatus.CREATED]
+    put_back = [(change.outcome.batch_id, *change.place) for change in again if change.outcome.is_job_of_batch]
     return Recorded(
         ready + orphans,
         postponed,
         failures,
-        len(callbacks),
+        len(callbacks) + len(again) - len(put_back),
         claimed,
         gave_up,
         given_up,
@@ -227,12 +229,13 @@ def _written(
     numbered = rows.connection().vendor == "postgresql"
     table, params = rows.values(columns, values, numbered=numbered)
     among = ", ".join(f"'{status.value}'" for status in statuses)
-    ids = [change.outcome.job_id for change in changes]
+    # A range for the planner alone: the index of what is in flight has all that was, too, until a vacuum.
+    ids = [change.outcome.job_id for change in changes] if statuses is IN_FLIGHT else []
+    within, bounds = (" AND id BETWEEN %s AND %s", [min(ids), max(ids)]) if ids else ("", [])
     winners = rows.execute(
         f"UPDATE {rows.JOB} SET {assignments} FROM {table} WHERE id = v_id AND dispatch = v_dispatch"
-        # The range for the planner alone: the index of what is in flight has all that was, too, until a vacuum.
-        f" AND id BETWEEN %s AND %s AND status IN ({among}) RETURNING {'v_number' if numbered else 'id, dispatch'}",
-        [*params, rows.parameter(min(ids)), rows.parameter(max(ids))],
+        f"{within} AND status IN ({among}) RETURNING {'v_number' if numbered else 'id, dispatch'}",
+        [*params, *map(rows.parameter, bounds)],
     )
     if len(winners) == len(changes):
         return changes
