@@ -57,6 +57,8 @@ class Keys:
         """The newest token of a coordinator that has written here."""
         self.held = f"{self.own}:held"
         """Set of the cancelled and paused batches, whose jobs must not be started."""
+        self.suspects = f"{self.own}:suspects"
+        """Hash of the jobs that had no trace in Redis at the last look, and since when."""
         self.totals = f"{self.own}:totals"
         """Hash of what the coordinators have counted, for the metrics."""
 

@@ -14,6 +14,7 @@ from django_batches.connection import Keys
 from django_batches.coordinator import loop, reconcile
 from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.coordinator.loop import Coordinator, Every
+from django_batches.coordinator.suspects import Suspects
 from django_batches.models import Lease as LeaseRow
 from django_batches.outcomes import Kind
 from django_batches.transitions import due, recording, repairing, rows
@@ -41,12 +42,19 @@ def assert_books_are_right(batch):
 def reconciled(road):
     """Two looks, as far apart as they must be, and what follows from them."""
     road.reconciler.look()
-    for rq_id in road.reconciler._suspects:
-        road.reconciler._suspects[rq_id] -= reconcile.SECOND_LOOK
+    for rq_id in road.reconciler._suspects.since:
+        road.reconciler._suspects.since[rq_id] -= reconcile.SECOND_LOOK
     road.reconciler.look()
     while road.record():
         pass
     return road.reconciler.act()
+
+
+def suspected(redis):
+    """Since when, by Redis' clock."""
+    found = {field.decode(): value for field, value in redis.hgetall(Keys().suspects).items()}
+    found.pop("server", None)
+    return {rq_id: float(since) for rq_id, since in found.items()}
 
 
 class TestLease:
@@ -153,11 +161,50 @@ class TestReconciler:
         assert coordinator._lease.acquire()
         coordinator._begin()
         assert coordinator._reconciler.look() == 0
-        (since,) = coordinator._suspects.values()
+        (since,) = coordinator._suspects.since.values()
         coordinator._begin()  # as after an error
         assert coordinator._reconciler.suspects == 1
-        coordinator._suspects.update(dict.fromkeys(coordinator._suspects, since - reconcile.SECOND_LOOK))
+        coordinator._suspects.since = dict.fromkeys(coordinator._suspects.since, since - reconcile.SECOND_LOOK)
         assert coordinator._reconciler.look() == 1
+
+    def test_book_keepers_that_come_and_go_hand_over_what_they_suspect(self, road, redis, monkeypatch):
+        """Each keeps the books for one look; what is lost comes back all the same."""
+        batch = fill(1)
+        road.dispatch()
+        redis.lpop("rq:queue:default")
+        road.lease.release()
+        monkeypatch.setattr(loop.Coordinator, "_wait", lambda coordinator, seconds: None)
+
+        def keep_for_a_turn(number):
+            answers = iter([False, False])
+            Coordinator(f"keeper {number}", lambda: next(answers, True)).run()
+
+        keep_for_a_turn(1)
+        since = suspected(redis)
+        keep_for_a_turn(2)
+        assert suspected(redis) == pytest.approx(since, abs=0.01) and batch.jobs.get().dispatch == 1
+        redis.hset(Keys().suspects, mapping=dict.fromkeys(since, since[next(iter(since))] - reconcile.SECOND_LOOK))
+        keep_for_a_turn(3)
+        keep_for_a_turn(4)
+        assert batch.jobs.get().dispatch == 2 and suspected(redis) == {}
+
+    def test_what_a_server_knows_from_before_its_start_is_no_suspicion(self, road, redis):
+        fill(1)
+        road.dispatch()
+        redis.lpop("rq:queue:default")
+        road.reconciler.look()
+        road.reconciler._suspects.hand_over(redis)
+        redis.hset(Keys().suspects, "of somebody else", "no time")
+        known, other = Suspects(), Suspects()
+        known.take_over(redis)
+        assert known.since == pytest.approx(road.reconciler._suspects.since, abs=0.01)
+        redis.hset(Keys().suspects, "server", "another one")
+        other.take_over(redis)
+        assert other.since == {}
+        road.reconciler._suspects.since = {}
+        road.reconciler._suspects.hand_over(redis)
+        known.take_over(redis)
+        assert known.since == {}, "somebody has looked meanwhile, and found a trace"
 
     @pytest.mark.postgresql
     def test_a_batch_that_somebody_holds_locked_delays_the_recovery_of_no_other(self, road, redis, monkeypatch):

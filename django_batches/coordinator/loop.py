@@ -18,6 +18,7 @@ from .lease import Lease, LeaseLost, database_time
 from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
+from .suspects import Suspects
 
 logger = logging.getLogger("django_batches")
 
@@ -70,7 +71,7 @@ class Coordinator:
         self._keys = Keys()
         self._lease = Lease(name)
         self._trouble = ""
-        self._suspects: dict[str, float] = {}
+        self._suspects = Suspects()
         """Outlives the loss of a connection: or each would put off the second look at what is lost."""
         self._running = Every(RUNNING, at_once=False)
         self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
@@ -167,6 +168,7 @@ class Coordinator:
         self._recorder = Recorder(self._redis, self._lease)
         self._dispatcher = Dispatcher(self._redis, self._lease)
         self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
+        self._suspects.take_over(self._redis)
         self._poll, self._rewind = Every(POLL), Every(POSTPONED)
         self._look_at = 0.0  # the new dispatcher knows of no queue
         self._reconcile.soon()  # whatever ended the last turn may have come between a claim and its push
@@ -186,6 +188,7 @@ class Coordinator:
             self._reconciler.mark_running()
         if self._reconcile.is_due():
             self._reconciler.look()
+            self._suspects.hand_over(self._redis)
             self._reconciler.act()  # at once where the stream is applied, as it mostly is
             self._reconciler.sweep()
             if self._reconciler.has_suspects:

@@ -28,6 +28,7 @@ from ..transitions import dispatching, recording
 from ..transitions.due import Place
 from .lease import Lease
 from .record import Recorder, follow_up
+from .suspects import Suspects
 
 PAGE = 1_000
 SECOND_LOOK = 12.0
@@ -50,9 +51,7 @@ class InFlight:
 class Reconciler:
     """Looks, waits until the stream is applied, then acts."""
 
-    def __init__(
-        self, redis: Redis, lease: Lease, recorder: Recorder, suspects: dict[str, float] | None = None
-    ) -> None:
+    def __init__(self, redis: Redis, lease: Lease, recorder: Recorder, suspects: Suspects | None = None) -> None:
         self._redis = redis
         self._lease = lease
         self._recorder = recorder
@@ -61,8 +60,7 @@ class Reconciler:
         self._noted = b""
         self.put_back: list[Place] = []
         """Where jobs wait again that the last acts have given up."""
-        self._suspects = {} if suspects is None else suspects
-        """Jobs without a trace, and since when, by the monotonic clock."""
+        self._suspects = suspects or Suspects()
 
     def look(self) -> int:
         """Compares all rows in flight with Redis; returns how many verdicts wait for the stream."""
@@ -70,8 +68,7 @@ class Reconciler:
         suspects: dict[str, float] = {}
         for page in self._pages():
             self._verdicts += self._judge(page, suspects)
-        self._suspects.clear()
-        self._suspects |= suspects
+        self._suspects.since = suspects
         self._noted = self._recorder.last_id()
         return len(self._verdicts)
 
@@ -83,12 +80,12 @@ class Reconciler:
     @property
     def has_suspects(self) -> bool:
         """Whether a second look is worth while before the next regular one."""
-        return bool(self._suspects)
+        return bool(self._suspects.since)
 
     @property
     def suspects(self) -> int:
         """How many jobs had no trace in the last look."""
-        return len(self._suspects)
+        return len(self._suspects.since)
 
     def act(self) -> int:
         """Applies the verdicts of the last look once the stream is applied up to it; returns how many.
@@ -179,7 +176,7 @@ class Reconciler:
         if any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions):
             return None  # of a plain RQ worker
         if status in (None, b"queued", b"started"):
-            suspects[rq_id] = self._suspects.get(rq_id, time.monotonic())
+            suspects[rq_id] = self._suspects.since.get(rq_id, time.monotonic())
             if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
                 return None
             return _LOST[status]
