@@ -94,6 +94,19 @@ def test_a_job_without_its_hash_is_passed_over(scripts, push, redis):
     assert scripts.turn("w", ["default"]).rq_id == there.rq_id
 
 
+def test_a_job_that_rq_requeues_in_the_moment_of_its_end_leaves_nothing(scripts, push, redis):
+    """RQ writes the fields that it knows, so that nothing of ours is in the hash."""
+    ended, there = push(2)
+    queue = Queue("default", connection=redis)
+    job = queue.fetch_job(ended.rq_id)
+    assert scripts.turn("w", ["default"]).rq_id == ended.rq_id
+    scripts.turn("w", ["default"], take=False, finished=ended.rq_id, outcome=outcome(ended.rq_id, scripts))
+    queue._enqueue_job(job, at_front=True)  # as django-rq's page, which asks for no status
+    assert redis.ttl(job.key) == -1
+    assert scripts.turn("w", ["default"]).rq_id == there.rq_id
+    assert not redis.exists(job.key) and listed(redis) == []
+
+
 def test_queues_are_looked_at_in_order(scripts, push):
     push(1, "low")
     (high,) = push(1, "high")

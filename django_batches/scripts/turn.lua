@@ -106,6 +106,9 @@ for _, list in ipairs(lists) do
         busy()
         return {'job', id, fields[3], fields[4], queue, string.format('%.3f', time)}
       end
+    elseif fields[1] and not fields[2] then
+      -- Requeued by RQ in the moment of its end: it has written its own fields anew, without an expiry.
+      forget(id, queue)
     end
   end
 end
