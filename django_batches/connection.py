@@ -44,7 +44,8 @@ class Keys:
     def __init__(self, namespace: str | None = None) -> None:
         self.namespace = namespace or settings().NAMESPACE
         self.own = f"batches:{self.namespace}"
-        self.rq_id_pattern = f"batch-{self.namespace}-*"
+        self.rq_ids = f"batch-{self.namespace}-"
+        """With which the ids of our jobs in RQ begin."""
         self.outcomes = f"{self.own}:outcomes"
         """Stream of what became of each run; read by the coordinator alone."""
         self.pokes = f"{self.own}:pokes"
@@ -63,7 +64,7 @@ class Keys:
         """Hash of what the coordinators have counted, for the metrics."""
 
     def rq_id(self, job_id: UUID, dispatch: int) -> str:
-        return f"batch-{self.namespace}-{job_id.hex}-{dispatch}"
+        return f"{self.rq_ids}{job_id.hex}-{dispatch}"
 
     def parse(self, rq_id: str) -> tuple[UUID, int]:
         _, _, key, dispatch = rq_id.split("-")
@@ -71,11 +72,11 @@ class Keys:
 
     def is_own(self, rq_id: str) -> bool:
         """Whether it is a batch job of this project."""
-        return bool(_BATCH_JOB.fullmatch(rq_id)) and rq_id.startswith(f"batch-{self.namespace}-")
+        return bool(_BATCH_JOB.fullmatch(rq_id)) and rq_id.startswith(self.rq_ids)
 
     def is_foreign(self, rq_id: str) -> bool:
         """Whether it is a batch job of another project on this Redis."""
-        return bool(_BATCH_JOB.fullmatch(rq_id)) and not rq_id.startswith(f"batch-{self.namespace}-")
+        return bool(_BATCH_JOB.fullmatch(rq_id)) and not rq_id.startswith(self.rq_ids)
 
     def job(self, rq_id: str) -> str:
         return f"{self.RQ}:job:{rq_id}"
@@ -131,8 +132,12 @@ def client(**options: Any) -> Redis:
 
 def ask_to_look(redis: Redis) -> None:
     """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
+    _add(redis, LOOK)
+
+
+def _add(redis: Redis, what: bytes, text: str = "") -> None:
     pokes = Keys().pokes
-    redis.xadd(pokes, {LOOK: 1}, maxlen=10, approximate=True)
+    redis.xadd(pokes, {what: text}, maxlen=POKES)
     redis.expire(pokes, 86_400)
 
 
@@ -178,8 +183,7 @@ def poke(*held: UUID, added: Added | None = None) -> None:
         pipeline = _poker.pipeline(transaction=False)
         if held:
             pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
-        pipeline.xadd(keys.pokes, {JOBS: added.dumps()} if added else {ANYTHING: 1}, maxlen=POKES)
-        pipeline.expire(keys.pokes, 86_400)
+        _add(pipeline, *((JOBS, added.dumps()) if added else (ANYTHING,)))
         pipeline.execute()
     except (RedisError, OSError) as error:
         _silent_until = time.monotonic() + POKE_PAUSE

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asgiref.sync import sync_to_async
@@ -85,7 +85,6 @@ class BatchVerbs:
         )
         if deadline is not None:
             batch.deadline = whole_seconds(deadline, "deadline")
-            batch.deadline_at = batch.created_at + timedelta(seconds=batch.deadline)
         return Opening(batch, inherits_queue=queue is None)
 
     @property

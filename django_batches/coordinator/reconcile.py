@@ -115,7 +115,7 @@ class Reconciler:
         total = 0
         for queue in known_queues(self._redis):
             for registry in ("canceled", "failed"):
-                mine = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", self._keys.rq_id_pattern, PAGE)
+                mine = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", f"{self._keys.rq_ids}*", PAGE)
                 kept = [key.decode(errors="replace") for key, _ in islice(mine, PAGE)]
                 runs = {self._keys.parse(rq_id) for rq_id in kept if self._keys.is_own(rq_id)}
                 if runs:

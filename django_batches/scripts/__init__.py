@@ -103,7 +103,7 @@ class Scripts:
 
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self.keys = keys or Keys()
-        self._common = [self.keys.RQ, self.keys.own, f"batch-{self.keys.namespace}-"]
+        self._common = [self.keys.RQ, self.keys.own, self.keys.rq_ids]
         self._push, self._renew, self._bury, self._withdraw = (
             redis.register_script(_text(name)) for name in ("push", "renew", "bury", "withdraw")
         )

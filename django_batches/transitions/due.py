@@ -77,24 +77,34 @@ class Frontier:
         parts, params = [], []
         for key, start in sorted(sorted(large, key=lambda item: -item[1])[:STEPS]):
             if key.int > after.int + 1:
-                parts.append(_BETWEEN.format(end="AND batch_id < %s"))
+                parts.append(_between(has_end=True))
                 params += [queue, rows.parameter(after), rows.parameter(key), queue, rows.parameter(key)]
             parts.append(_FROM)
             params += [queue, rows.parameter(key), start]
             after = key
-        parts.append(_BETWEEN.format(end=""))
+        parts.append(_between(has_end=False))
         params += [queue, rows.parameter(after), queue]
         found = rows.execute(f"SELECT batch_id FROM ({' UNION ALL '.join(parts)}) AS v LIMIT %s", [*params, BATCHES])
         return [rows.as_uuid(key) for (key,) in found]
 
 
 _DUE = f"FROM {rows.JOB} WHERE status = 'created' AND batch_id IS NOT NULL"
-_NEXT = f"SELECT batch_id {_DUE} AND queue = %s AND batch_id > {{after}} {{{{end}}}} ORDER BY batch_id LIMIT 1"
-_BETWEEN = (
-    f"SELECT * FROM (WITH RECURSIVE due(batch_id) AS (SELECT * FROM ({_NEXT.format(after='%s')}) AS first UNION ALL"
-    f" SELECT ({_NEXT.format(after='due.batch_id')}) FROM due WHERE due.batch_id IS NOT NULL)"
-    " SELECT batch_id FROM due WHERE batch_id IS NOT NULL) AS between_two"
-)
+
+
+def _between(*, has_end: bool) -> str:
+    """The batches after one and, where it has an end, before another one."""
+    end = " AND batch_id < %s" if has_end else ""
+
+    def following(after: str) -> str:
+        return f"SELECT batch_id {_DUE} AND queue = %s AND batch_id > {after}{end} ORDER BY batch_id LIMIT 1"
+
+    return (
+        f"SELECT * FROM (WITH RECURSIVE due(batch_id) AS (SELECT * FROM ({following('%s')}) AS first UNION ALL"
+        f" SELECT ({following('due.batch_id')}) FROM due WHERE due.batch_id IS NOT NULL)"
+        " SELECT batch_id FROM due WHERE batch_id IS NOT NULL) AS between_two"
+    )
+
+
 # Ordered, or PostgreSQL prefers to read the table until it meets a row of a batch that is most of it.
 _FROM = (
     f"SELECT * FROM (SELECT batch_id {_DUE} AND queue = %s AND batch_id = %s AND position >= %s"

@@ -114,7 +114,7 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "all in a round; a callback that did not run, or ran before its batch had ended; an acknowledged batch or job "
         "that is gone; a job that ended before its child batches, or with another verdict or result than theirs; a "
         "child batch whose jobs ran on after the run that had opened it was given up; an orphan process; a key without "
-        "an end; outcomes of jobs that have not ended left in the stream; connections left open.",
+        "an end; outcomes left in the stream (after a partition: of jobs that have not ended); connections left open.",
         "",
         *(f"* seed {seed}: {text}" for seed, text in violations[:50]),
         *([""] if violations else []),
