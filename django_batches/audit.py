@@ -17,7 +17,7 @@ from .coordinator.lease import Lease
 from .coordinator.record import Recorder
 from .outcomes import Outcome
 from .states import IN_FLIGHT, JobStatus
-from .transitions import deciding, repairing, retrying, rows, steering
+from .transitions import deciding, deleting, repairing, retrying, rows, steering
 
 PAGE = 1_000
 _AFTER = {
@@ -102,7 +102,7 @@ def _unfinished() -> Iterator[Repair]:
         yield Repair("cancel", key, "It is being cancelled and some of its jobs wait still: they would be cancelled.")
     for key in retrying.unfinished():
         yield Repair("retry", key, "Its failed jobs are being put back, in chunks: that would go on.")
-    for key in repairing.unfinished_deletes():
+    for key in deleting.unfinished():
         yield Repair("delete", key, "It is being deleted, in chunks: that would go on.")
     seconds = settings().OPEN_TIMEOUT
     for key in steering.abandoned(timezone.now() - timedelta(seconds=seconds)):

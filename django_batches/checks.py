@@ -11,7 +11,7 @@ from rq.serializers import resolve_serializer
 
 from .conf import SETTING, settings, suggestion
 from .exceptions import FunctionNotAllowed
-from .functions import resolve
+from .functions import bound_names
 from .transitions import rows
 
 
@@ -28,8 +28,8 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
         *unknown,
         *_check_cache(found.CACHE),
         *_check_database(),
-        *_check_function("STATUS_PERMISSION", found.STATUS_PERMISSION, "django_batches.E004"),
-        *_check_function("ON_FAILURE", found.ON_FAILURE, "django_batches.E006"),
+        *_check_function("STATUS_PERMISSION", found.STATUS_PERMISSION, "django_batches.E004", "request", "batch"),
+        *_check_function("ON_FAILURE", found.ON_FAILURE, "django_batches.E006", "batch"),
         *_check_serializer(found.RQ_SERIALIZER),
     ]
 
@@ -65,7 +65,7 @@ def _check_database() -> Iterator[CheckMessage]:
         yield Error(
             f'The batches would be kept in "{alias}", which is {vendor}: it lacks UPDATE ... RETURNING and unique '
             "constraints with a condition, by which each job is counted once.",
-            hint="Keep them in PostgreSQL or SQLite, by a database router if need be; see docs/databases.md.",
+            hint="Keep them in PostgreSQL or SQLite, by a database router if need be.",
             id="django_batches.E014",
         )
     if "sqlite3" in database.get("ENGINE", "") and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
@@ -84,13 +84,14 @@ def _check_database() -> Iterator[CheckMessage]:
         )
 
 
-def _check_function(key: str, path: str, id: str) -> Iterator[CheckMessage]:
+def _check_function(key: str, path: str, id: str, *takes: str) -> Iterator[CheckMessage]:
     if not path:
         return
     try:
-        resolve(path)
-    except (FunctionNotAllowed, ImportError) as error:
-        yield Error(f'{SETTING}["{key}"]: {error}', id=id)
+        bound_names(path, 0, takes, {})
+    except (FunctionNotAllowed, ImportError, TypeError) as error:
+        hint = f"Write the dotted path of a function of an installed app that takes ({', '.join(takes)})."
+        yield Error(f'{SETTING}["{key}"]: {error}', hint=hint, id=id)
 
 
 def _check_serializer(name: str) -> Iterator[CheckMessage]:

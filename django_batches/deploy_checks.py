@@ -114,7 +114,7 @@ def _check_access(alias: str, server: Server) -> Iterator[CheckMessage]:
     yield Warning(
         f"This Redis is on another machine ({given.get('host', 'by Sentinel')}) and asks for no password: whoever "
         "reaches it runs code in your workers, through ordinary RQ jobs.",
-        hint=f'Give it users (see docs/redis.md) and name one in CACHES["{alias}"]["LOCATION"]: '
+        hint=f'Give it users with passwords (ACL SETUSER) and name one in CACHES["{alias}"]["LOCATION"]: '
         "rediss://user:password@host:6379/1",
         id="django_batches.W007",
     )

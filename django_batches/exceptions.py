@@ -1,5 +1,7 @@
 """What the public API raises besides `TypeError` and `ValueError` for bad arguments."""
 
+import uuid
+
 
 class BatchError(Exception):
     """Base of all errors of django_batches."""
@@ -14,7 +16,12 @@ class BatchFinished(BatchError):
 
 
 class BatchCancelled(BatchFinished):
-    """The batch was cancelled; nothing can be added to it."""
+    """The batch was cancelled; nothing can be added to it. Raised by a job it says that its work was cancelled."""
+
+    def __init__(self, *args: object, batch_id: uuid.UUID | None = None) -> None:
+        super().__init__(*args)
+        self.batch_id = batch_id
+        """The batch that refused something; None where a job has raised this by itself."""
 
 
 class FunctionNotAllowed(BatchError):

@@ -3,7 +3,6 @@
 `perform` serves the executors; `run` is what RQ calls under a plain `rq worker`.
 """
 
-import json
 import logging
 import os
 import signal
@@ -14,10 +13,8 @@ import time
 from _signal import SIG_DFL  # type: ignore[import-not-found]
 from _signal import signal as set_handler
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 import django
 from asgiref.sync import async_to_sync
@@ -26,73 +23,26 @@ from django.db import Error
 from django.utils import timezone
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Retry, get_current_job
+from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
-from .conf import LARGEST_PAYLOAD
+from . import judging
 from .connection import Keys, poke
 from .context import Running, opened, running
-from .describing import described
-from .exceptions import BatchCancelled, BatchError, FunctionNotAllowed
 from .functions import framework, resolve, task_at
-from .options import type_path
+from .message import Message
 from .outcomes import Kind, Outcome, fingerprint
-from .payloads import clean_name, dump_result
+from .payloads import clean_name
 from .states import IN_FLIGHT
 from .transitions import recording, rows
-from .verbs import BatchVerbs
 
 if TYPE_CHECKING:
-    from .models import Batch
     from .tasks import TaskRun
 
 logger = logging.getLogger("django_batches.jobs")
 
-MAX_HEAD = 65_536
-"""Bytes of a message that are not arguments."""
 HELD_UP = 5.0
 """Seconds on the way to a function after which the row is asked again: others may have taken the job for lost."""
-
-
-@dataclass(slots=True)
-class Message:
-    """What travels with a job: the call, and where its outcome belongs."""
-
-    batch_id: UUID
-    job_id: UUID
-    is_callback: bool
-    event: str
-    func: str
-    timeout: int
-    attempts: int
-    max_attempts: int
-    no_retry: list[str]
-    args: list[Any] = field(repr=False)
-    kwargs: dict[str, Any] = field(repr=False)
-    dispatch: int
-
-    @classmethod
-    def of(cls, rq_id: str, text: str | bytes) -> "Message":
-        """Raises `ValueError` for text that is no message of ours."""
-        if len(text) > LARGEST_PAYLOAD + MAX_HEAD:
-            raise ValueError(f"{len(text):,} bytes are more than any MAX_PAYLOAD allows")
-        values = json.loads(text)
-        if not isinstance(values, list) or [type(value) for value in values] != _TYPES:
-            raise ValueError("it is not the list that the coordinator writes")
-        batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = values
-        if not (type(args) is list and type(kwargs) is dict and 1 <= timeout < 2**31):
-            raise ValueError("its arguments or its timeout are none")
-        dispatch = int(rq_id.rpartition("-")[2])
-        return cls(
-            UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
-            args, kwargs, dispatch,
-        )  # fmt: skip
-
-    def outcome(self, kind: Kind, **fields: Any) -> Outcome:
-        return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
-
-
-_TYPES = [str, str, int, str, str, int, int, int, list, list]
 
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
@@ -106,14 +56,14 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
             task = framework().TaskRun(found, message, worker, started)
         run = Running(message.job_id, message.batch_id, message.dispatch, message.is_callback)
         value = context.run(_call, message, run, task)
-        outcome = _ended(_returned(message, value, run), pid, context, task)
+        outcome = _ended(judging.returned(message, value, run), pid, context, task)
     except _NotStarted as refused:
         logger.warning("Callback %s is not started: %s", message.job_id, refused)
         outcome = message.outcome(Kind.VANISHED)
     except BaseException as raised:
         error = raised
         # In here, because receivers of the Tasks framework's signal log the exception that is being handled.
-        outcome = _ended(_raised(message, raised), pid, context, task)
+        outcome = _ended(judging.raised(message, raised), pid, context, task)
     outcome.worker, outcome.started_at, outcome.finished_at = worker, started, timezone.now()
     return outcome, error
 
@@ -180,7 +130,7 @@ def run() -> None:
         return
     keys = Keys(job.id.split("-")[1])
     try:
-        message = Message.of(job.id, text)
+        message = Message.loads(job.id, text)
     except (ValueError, RecursionError) as error:
         if outcome := unreadable(job.id, error):
             _tell(outcome, job.connection, keys)
@@ -250,7 +200,7 @@ class _NotStarted(Exception):
 def _batch_of(message: Message) -> Any:
     asked_at = time.monotonic()
     try:
-        batch = rows.batches().get(pk=message.batch_id)
+        batch = rows.batch(message.batch_id)
         if time.monotonic() > asked_at + HELD_UP and not is_current(message):
             raise _NotStarted("its batch was read so slowly that it has been given to another worker meanwhile.")
     except Error as error:
@@ -278,88 +228,3 @@ class alarm:
 
     def _ring(self, signum: int, frame: object) -> None:
         raise JobTimeoutException(f"The job ran for more than its timeout of {self._seconds} s.")
-
-
-def _returned(message: Message, value: Any, run: Running) -> Outcome:
-    if isinstance(value, BatchVerbs):
-        return _returned_batch(message, value, run)
-    if isinstance(value, Retry):
-        intervals = value.intervals or [0]
-        after = float(intervals[min(message.attempts, len(intervals) - 1)])
-        return message.outcome(
-            Kind.RETRY,
-            error_type="rq.Retry",
-            error=f"Retry: the job returned Retry(max={value.max}) and asked to run again.",
-            fingerprint=fingerprint("rq.Retry", message.func),
-            retry_max=value.max,
-            retry_after=after,
-        )
-    try:
-        result = None if value is None else dump_result(value)
-        return message.outcome(Kind.SUCCEEDED, result=result, has_children=bool(run.children))
-    except (TypeError, ValueError, RecursionError) as error:
-        # For good: the work is done, and doing it again would charge the card twice.
-        return _failure(message, error, is_final=True)
-
-
-def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
-    """The job takes the result of a child; of any other batch nobody would tell it the end."""
-    key = cast("Batch", value).pk
-    if key in run.children and _is_awaited(key):
-        return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
-    error = BatchError(
-        f"The job returned batch {key}, which is no child of this run: return a batch that the job itself has opened "
-        "by Batch.open(...), without parent=None."
-    )
-    return _failure(message, error, is_final=True)
-
-
-def _is_awaited(batch_id: UUID) -> bool:
-    """Whether a child was neither rolled back nor told already; True where the database cannot be asked.
-
-    The function has done its work, so this must not fail it; the books look again when they get the outcome.
-    """
-    try:
-        return rows.batches().filter(pk=batch_id, is_awaited=True).exists()
-    except Error as error:
-        logger.warning("The child batch %s that a job has returned cannot be asked: %s", batch_id, error)
-        rows.connection().close()
-        return True
-
-
-def _raised(message: Message, error: BaseException) -> Outcome:
-    if isinstance(error, BatchCancelled):
-        return message.outcome(Kind.CANCELLED)
-    if isinstance(error, ImportError) and not _is_importable(message.func):
-        # A rolling deploy: another worker has the code already.
-        logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
-        return message.outcome(Kind.MISSING, **described(error, message.func))
-    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed) or _is_excluded(error, message))
-
-
-def _is_excluded(error: BaseException, message: Message) -> bool:
-    """By name, also of a base class: a type that came back from the database is not imported."""
-    return any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
-
-
-def _is_importable(path: str) -> bool:
-    try:
-        resolve(path)
-    except ImportError:
-        return False
-    except FunctionNotAllowed:
-        return True
-    return True
-
-
-def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
-    is_final = is_final or message.attempts + 1 >= message.max_attempts
-    told = described(error, message.func)
-    log = logger.error if is_final else logger.warning
-    attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
-    log(
-        "Job %s of batch %s failed (%s, %s): %s",
-        message.job_id, message.batch_id, message.func, attempt, told["error"],
-        exc_info=error,
-    )  # fmt: skip
-    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **told)

@@ -55,6 +55,8 @@ class Health:
         try:
             return Check(name, *question())
         except Error as error:
+            if rows.lacks_tables(error):
+                return Check(name, False, f"Tables are missing: run manage.py migrate ({_said(error)}).")
             return Check(name, False, f"The database does not answer ({_said(error)}).")
         except (RedisError, OSError, ImproperlyConfigured) as error:
             return Check(name, False, f"Redis does not answer ({_said(error)}).")

@@ -1,11 +1,11 @@
 """The rows: fields, constraints, indexes, what can be read from them, and verbs of a few lines.
 
-Every change of a status or a counter is in `transitions`; everything that adds jobs is in `opening`.
+Every change of a status or a counter is in `transitions`; everything that adds jobs is in `opening` and `adding`.
 """
 
 import json
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ClassVar
 
 from asgiref.sync import sync_to_async
@@ -14,10 +14,14 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .connection import Keys
 from .ids import uuid7
+from .options import text
+from .pace import eta, pace_of
+from .payloads import check_metadata
 from .querysets import BatchJobQuerySet, BatchQuerySet
 from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, WAITING_HERE, BatchStatus, Event, JobStatus
-from .transitions import children
+from .transitions import results
 from .verbs import BatchVerbs, JobVerbs
 
 
@@ -152,12 +156,19 @@ class Batch(BatchVerbs, models.Model):
         return self.description or f"Batch {str(self.pk)[-8:]}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Writes `description` and `metadata` only: a stale object must not overwrite counters or status."""
+        """Writes `description` and `metadata` only: a stale object must not overwrite counters or status.
+
+        Raises `TypeError` or `ValueError` for values that `Batch.open` refuses.
+        """
         if self._state.adding:
             raise TypeError("A batch is made by Batch.open(...).")
         writable = {"description", "metadata"}
         given = kwargs.pop("update_fields", None)
-        kwargs["update_fields"] = writable if given is None else writable.intersection(given)
+        written = kwargs["update_fields"] = writable if given is None else writable.intersection(given)
+        if "description" in written and not hasattr(self.description, "resolve_expression"):
+            self.description = text(self.description, "description")
+        if "metadata" in written and not hasattr(self.metadata, "resolve_expression"):
+            check_metadata(self.metadata)
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
@@ -172,8 +183,10 @@ class Batch(BatchVerbs, models.Model):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it has missed its deadline in this round."""
-        return self.overdue_at is not None
+        """Whether it has missed its deadline in this round: found late by the coordinator, or ended late."""
+        return self.overdue_at is not None or bool(
+            self.deadline_at and self.finished_at and self.finished_at > self.deadline_at
+        )
 
     @property
     def progress(self) -> float:
@@ -190,22 +203,13 @@ class Batch(BatchVerbs, models.Model):
     @property
     def throughput(self) -> float:
         """Jobs ended per second over the last minute (0.0 once the batch has ended)."""
-        if self.has_ended:
-            return 0.0
-        since = timezone.now() - timedelta(minutes=1)
-        seconds = min(60.0, max(1.0, (timezone.now() - (self.started_at or self.created_at)).total_seconds()))
-        rows = self.buckets.filter(starts_at__gte=since).aggregate(
-            ended=models.Sum(F("succeeded") + F("failed") + F("cancelled"))
-        )
-        return (rows["ended"] or 0) / seconds
+        return pace_of(self).per_second
 
     @property
     def eta(self) -> datetime | None:
         """When it will have ended at the throughput of the last minute, or None where that says nothing."""
-        rate = self.throughput
-        if self.has_ended or self.is_paused or not rate:
-            return None
-        return timezone.now() + timedelta(seconds=self.pending / rate)
+        left = eta(self, pace_of(self))
+        return None if left is None else timezone.now() + left
 
     @property
     def result(self) -> Any:
@@ -213,19 +217,19 @@ class Batch(BatchVerbs, models.Model):
 
         None until it has succeeded and that callback too. The list is meant for small batches: see `results()`.
         """
-        text = children.result_texts([self.pk]).get(self.pk) if self.status == BatchStatus.SUCCEEDED else None
+        text = results.of_batches([self.pk]).get(self.pk) if self.status == BatchStatus.SUCCEEDED else None
         return json.loads(text) if text else None
 
     def results(self) -> Iterator[Any]:
         """One value per job, in the order added, streaming; None for a job without one."""
-        return (json.loads(text) if text else None for page in self.jobs.result_pages() for text in page)
+        return (json.loads(text) if text else None for page in results.pages(self.pk) for text in page)
 
     async def aresults(self) -> AsyncIterator[Any]:
         """Asynchronous twin of `results`."""
-        pages = self.jobs.result_pages()
+        pages = results.pages(self.pk)
         while page := await sync_to_async(lambda: next(pages, None))():
-            for text in page:
-                yield json.loads(text) if text else None
+            for value in page:
+                yield json.loads(value) if value else None
 
 
 class BatchJob(JobVerbs, models.Model):
@@ -361,6 +365,11 @@ class BatchJob(JobVerbs, models.Model):
     @property
     def has_ended(self) -> bool:
         return self.status in JOB_ENDED
+
+    @property
+    def rq_id(self) -> str:
+        """Its id in RQ while it is queued or running, as RQ's `send_stop_job_command` takes it; empty otherwise."""
+        return Keys().rq_id(self.pk, self.dispatch) if self.status in IN_FLIGHT else ""
 
     @property
     def owner_id(self) -> Any:

@@ -3,19 +3,17 @@
 Everything comes from the counters of the batch and the time buckets, never from the jobs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from django.db.models import F, Sum
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
+from .pace import Pace, eta, paces
 from .states import BATCH_ENDED, BatchStatus
-from .transitions import rows
 from .wording import duration, number, rate_text
 
 if TYPE_CHECKING:
@@ -25,10 +23,6 @@ WIDTH = 1_000
 """Units of a bar's whole length."""
 LEAST = 14
 """Units that a segment has at least: one failure in a million must be seen."""
-MINUTE = timedelta(minutes=1)
-FEW, SOON = 20, timedelta(seconds=5)
-"""A rate says something once so many jobs have ended within the last minute, and the batch has run for so long."""
-
 STATES = {
     **dict(BatchStatus.choices),
     "paused": gettext_lazy("paused"),
@@ -45,22 +39,6 @@ class Segment:
     count: int
     x: int
     width: int
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast a batch moved within the last minute."""
-
-    ended: int = 0
-    seconds: float = 0.0
-
-    @property
-    def per_second(self) -> float:
-        return self.ended / self.seconds if self.seconds else 0.0
-
-    @property
-    def says_something(self) -> bool:
-        return self.ended >= FEW or (self.ended > 0 and self.seconds >= SOON.total_seconds())
 
 
 def state(batch: "Batch") -> str:
@@ -97,28 +75,6 @@ def segments(batch: "Batch") -> list[Segment]:
         found.append(Segment(name, counts[name], x, width))
         x += width
     return found
-
-
-def paces(batches: Iterable["Batch"], now: datetime | None = None) -> dict[UUID, Pace]:
-    """The pace of each of the batches that runs, in one query over the time buckets."""
-    now = now or timezone.now()
-    running = {batch.pk: batch for batch in batches if not batch.has_ended and batch.started_at}
-    if not running:
-        return {}
-    recent = rows.related("TimeBucket").filter(batch__in=list(running), starts_at__gt=now - MINUTE)
-    ended = F("succeeded") + F("failed") + F("cancelled")
-    found = dict(recent.order_by().values_list("batch").annotate(ended=Sum(ended)))
-    return {
-        key: Pace(found.get(key, 0), min(MINUTE.total_seconds(), max(1.0, _seconds(batch, now))))
-        for key, batch in running.items()
-    }
-
-
-def eta(batch: "Batch", pace: Pace) -> timedelta | None:
-    """How long it will still take at this pace; None where that says nothing."""
-    if batch.has_ended or batch.is_paused or not batch.sealed_at or not pace.says_something:
-        return None
-    return timedelta(seconds=batch.pending / pace.per_second)
 
 
 def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
@@ -191,7 +147,3 @@ def _overdue(batch: "Batch", now: datetime) -> str:
     if not is_overdue(batch, now):
         return ""
     return pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")
-
-
-def _seconds(batch: "Batch", now: datetime) -> float:
-    return (now - (batch.started_at or batch.created_at)).total_seconds()

@@ -1,18 +1,14 @@
 """Verbs on many rows."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from asgiref.sync import sync_to_async
 from django.db import models
 
-from .transitions import repairing, retrying
+from .transitions import deleting, retrying
 
 if TYPE_CHECKING:
     from .models import Batch, BatchJob  # noqa: F401 (in the quoted bases below)
-
-PAGE = 2_000
-"""Results that are read at a time: constant memory for any number."""
 
 
 class BatchQuerySet(models.QuerySet["Batch"]):
@@ -21,7 +17,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         label = self.model._meta.app_label
         ids = list(self.values_list("pk", flat=True))
         # By these keys alone: a batch that has come to match meanwhile would go by a cascade that loads its jobs.
-        jobs = sum(repairing.delete(batch_id) for batch_id in ids)
+        jobs = sum(deleting.delete(batch_id) for batch_id in ids)
         return len(ids) + jobs, {f"{label}.Batch": len(ids), f"{label}.BatchJob": jobs}
 
     delete.alters_data = True  # type: ignore[attr-defined]
@@ -39,18 +35,6 @@ class BatchJobQuerySet(models.QuerySet["BatchJob"]):
 
     retry.alters_data = True  # type: ignore[attr-defined]
     aretry.alters_data = True  # type: ignore[attr-defined]
-
-    def result_pages(self) -> Iterator[list[str | None]]:
-        """The results of the jobs of one batch as JSON, in the order added, a page at a time.
-
-        Not `iterator()`: its cursor lives in a session of PostgreSQL, and behind a PgBouncer that pools transactions
-        another session is asked for the next page.
-        """
-        jobs = self.order_by("position").values_list("position", "result_text")
-        page = list(jobs[:PAGE])
-        while page:
-            yield [text for _, text in page]
-            page = list(jobs.filter(position__gt=page[-1][0])[:PAGE]) if len(page) == PAGE else []
 
     def delete(self) -> tuple[int, dict[str, int]]:
         raise TypeError("Jobs are counted by their batch: delete the batch.")

@@ -8,6 +8,8 @@ The legal edges of a job (the guard of every statement in `transitions` is one o
     queued, running ──held, lost or vanished──▶ created
     queued, running ──returned, but has open child batches──▶ waiting
     waiting ──the last child has ended──▶ succeeded | failed | cancelled
+    queued, running ──its function is not here yet──▶ scheduled (no attempt is used)
+    created, scheduled, queued, running, waiting ──an earlier run, taken for lost, tells its success──▶ succeeded
     scheduled ──due──▶ created
     created, scheduled ──cancel──▶ cancelled
     failed, cancelled ──retry──▶ created | waiting (where its children had failed)

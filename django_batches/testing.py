@@ -6,8 +6,8 @@ from datetime import datetime
 from django.utils import timezone
 
 from .connection import Keys
-from .coordinator.dispatch import message_of
-from .execution import Message, perform
+from .execution import perform
+from .message import Message, dumps
 from .outcomes import Kind
 from .states import JobStatus
 from .transitions import children, dispatching, due, recording, retrying, rows, steering
@@ -26,13 +26,16 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
     """
     runs = 0
     while claimed := _claim():
-        for job in claimed:
-            runs += 1
-            if runs > limit:
-                raise RuntimeError(
-                    f"drain() has run {limit} jobs, and there are more: do batches open batches for ever?"
-                )
-            _run(job, raise_failures)
+        try:
+            while claimed:
+                runs += 1
+                if runs > limit:
+                    raise RuntimeError(
+                        f"drain() has run {limit} jobs, and there are more: do batches open batches for ever?"
+                    )
+                _run(claimed.pop(0), raise_failures)
+        finally:
+            recording.record([_message(job).outcome(Kind.VANISHED) for job in claimed])  # for the next drain()
     return runs
 
 
@@ -52,14 +55,15 @@ def _look_after() -> None:
     while True:
         children.cancel_orphans()
         retrying.carry_all_on()
-        steering.carry_all_on()
         children.carry_cancels_down()
+        while steering.carry_all_on():
+            pass
         if not children.tell_parents():
             return
 
 
 def _run(job: Claimed, raise_failures: bool) -> None:
-    message = Message.of(Keys().rq_id(job.id, job.dispatch), message_of(job))
+    message = _message(job)
     # A job before this one may have paused or cancelled the batch.
     if not job.event and job.batch_id in steering.to_hold():
         recording.record([message.outcome(Kind.HELD)])
@@ -68,6 +72,10 @@ def _run(job: Claimed, raise_failures: bool) -> None:
     recording.record([outcome])
     if error is not None and raise_failures and _has_failed(job):
         raise error
+
+
+def _message(job: Claimed) -> Message:
+    return Message.loads(Keys().rq_id(job.id, job.dispatch), dumps(job))
 
 
 def _has_failed(job: Claimed) -> bool:

@@ -1,17 +1,19 @@
-"""The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening` and `transitions`."""
+"""The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening`, `adding` and `transitions`."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
+from .adding import Adder
 from .context import Current, running
 from .exceptions import BatchError
 from .functions import Func
-from .opening import Adder, Opening
+from .opening import Opening
 from .options import Backoff, ErrorTypes, Options, Seconds, count, seconds, text, whole_seconds
 from .payloads import check_metadata
 from .transitions import creating, retrying, rows, steering
@@ -203,6 +205,8 @@ class BatchVerbs:
     def wait(self, timeout: Seconds | None = None) -> bool:
         """Waits until the batch and its callbacks have ended; False after `timeout` (seconds or timedelta).
 
+        True also where it has been deleted: only what has ended can be.
+
         Raises `BatchError` where that could never happen: inside a job (it holds the worker that would be needed), in
         `transaction.atomic()` (nothing starts before the commit), in the open block.
         """
@@ -225,15 +229,18 @@ class BatchVerbs:
     def _is_through(self) -> bool:
         if rows.batches().filter(pk=self._key).exclude(finished_at__isnull=False, open_callbacks=0).exists():
             return False
-        self.reload()
+        with suppress(BatchError):  # deleted meanwhile, as only what has ended can be
+            self.reload()
         return True
 
     def reload(self) -> None:
-        """Reads everything but the user's own fields again."""
+        """Reads everything but the user's own fields again. Raises `BatchError` where it has been deleted."""
         batch = cast("Batch", self)
         fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in _USERS]
         fresh = rows.batches().filter(pk=self._key).values(*fields).first()
-        for name, value in (fresh or {}).items():
+        if fresh is None:
+            raise BatchError(f"Batch {self._key} has been deleted.")
+        for name, value in fresh.items():
             setattr(batch, name, value)
 
     aseal, acancel, apause, aresume = twin(seal), twin(cancel), twin(pause), twin(resume)
@@ -257,7 +264,10 @@ class BatchVerbs:
         if self.opening and self.opening.is_active:
             raise BatchError("wait() inside the open block would never end: leave the block first.")
         if rows.connection().in_atomic_block:
-            raise BatchError("wait() inside transaction.atomic() would never end: nothing starts before the commit.")
+            raise BatchError(
+                "wait() inside transaction.atomic() would never end: nothing starts before the commit. Call it after "
+                "the block; in a TestCase run the jobs by django_batches.testing.drain()."
+            )
 
 
 class JobVerbs:
@@ -265,20 +275,23 @@ class JobVerbs:
 
     def retry(self) -> bool:
         """Runs it again where it failed or was cancelled; False where it did not."""
-        job = cast("BatchJob", self)
-        return self._acted(bool(retrying.retry_jobs(rows.jobs().filter(pk=job.pk))))
+        return self._acted(lambda job: bool(retrying.retry_jobs(rows.jobs().filter(pk=job.pk))))
 
     def cancel(self) -> bool:
         """Cancels it where it is not in RQ; False where it is (it may be running) or has ended.
 
         False also where it waits for child batches: it ends with them, so cancel those.
         """
-        return self._acted(steering.cancel_job(cast("BatchJob", self).pk))
+        return self._acted(lambda job: steering.cancel_job(job.pk))
 
     aretry, acancel = twin(retry), twin(cancel)
 
-    def _acted(self, result: bool) -> bool:
-        cast("BatchJob", self).refresh_from_db()
+    def _acted(self, act: "Callable[[BatchJob], bool]") -> bool:
+        job = cast("BatchJob", self)
+        if job._state.adding:
+            raise BatchError("The job is written when the open block is left: act on it after that.")
+        result = act(job)
+        job.refresh_from_db()
         return result
 
 

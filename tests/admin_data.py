@@ -10,7 +10,7 @@ from django.utils import timezone
 from django_batches.ids import uuid7
 from django_batches.models import Batch, BatchJob, FailureGroup, Lease, TimeBucket
 from django_batches.outcomes import fingerprint
-from django_batches.transitions import rows
+from django_batches.transitions import inserting, rows
 
 CHUNK = 20_000
 TRACEBACK = 'Traceback (most recent call last):\n  File "shop/tasks.py", line 7, in resize\nValueError: no'
@@ -72,7 +72,7 @@ def add_jobs(batch, counts, now):
     for status, count in counts.items():
         for start in range(0, count, CHUNK):
             size = min(CHUNK, count - start)
-            rows.insert_jobs([new_job(batch, position + index) for index in range(size)])
+            inserting.jobs([new_job(batch, position + index) for index in range(size)])
             position += size
         if count and status != "created":
             jobs = rows.jobs().filter(batch=batch, position__range=(position - count, position - 1))
@@ -102,7 +102,7 @@ def new_job(batch, position, func="tests.tasks.ok"):
 def new_callback(batch, event="finish", func="tests.tasks.told", **fields):
     key = uuid7()
     now = timezone.now()
-    rows.insert_jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", "[]", now]])
+    inserting.jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", "[]", now]])
     rows.jobs().filter(pk=key).update(**fields)
     return BatchJob.objects.get(pk=key)
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from django_batches.models import Batch, BatchJob, FailureGroup, TimeBucket
 from django_batches.states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED
-from django_batches.transitions import children, counting, dispatching, repairing, retrying, rows, steering
+from django_batches.transitions import children, counting, deleting, dispatching, repairing, retrying, rows, steering
 
 EVENTS = ("success", "failure", "finish", "attempted")
 
@@ -179,4 +179,4 @@ def keep_books():
     retrying.carry_all_on()
     while children.tell_parents():
         pass
-    repairing.carry_on_deleting()
+    deleting.carry_on()

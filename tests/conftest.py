@@ -4,6 +4,7 @@ from django.conf import settings
 from django_batches import connection
 from django_batches.connection import Keys, client
 from django_batches.context import opened
+from django_batches.transitions import creating
 
 from .processes import WorkerProcess
 from .road import Road
@@ -41,6 +42,12 @@ def road(transactional_db, redis):
     road = Road()
     yield road
     road.close()
+
+
+@pytest.fixture(params=[0, creating.FEW], ids=["many rows", "a few rows"])
+def way_to_write(request, monkeypatch):
+    """Jobs are written with their count in two statements, or in one."""
+    monkeypatch.setattr(creating, "FEW", request.param)
 
 
 @pytest.fixture

@@ -450,3 +450,30 @@ def killed_with_a_child(path, place):
     if is_first:
         kill_self()
     return batch
+
+
+def fill_a_cancelled_child(above):
+    with Batch.open("child") as child:
+        child.enqueue(ok)
+        (current_batch() if above else Batch.objects.get(pk=child.pk)).cancel("too many")
+        if above:
+            Batch.objects.get(pk=child.pk).cancel("too many")
+        child.opening.flush()
+
+
+def fill_a_cancelled_child_in_a_callback(batch):
+    fill_a_cancelled_child(above=False)
+
+
+def retry(batch_id):
+    Batch.objects.get(pk=batch_id).retry_failed()
+
+
+def retry_in_a_callback(batch, batch_id):
+    retry(batch_id)
+
+
+def stopped_slowly(job, connection):
+    append(job.meta["path"], "stopping")
+    time.sleep(2)
+    append(job.meta["path"], "stopped")

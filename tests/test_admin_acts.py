@@ -15,7 +15,7 @@ from django_batches import Batch
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows, steering
+from django_batches.transitions import deleting, recording, repairing, rows, steering
 
 from . import tasks
 from .admin_data import batch_of, new_callback, user_with
@@ -255,7 +255,7 @@ def test_a_cancel_of_a_batch_whose_jobs_all_run_is_logged_too(admin):
 def test_large_acts_are_not_tied_together_by_a_transaction_around_the_request(admin, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
     seen = []
-    monkeypatch.setattr(repairing, "delete", lambda batch_id: seen.append(connections["default"].in_atomic_block) or 0)
+    monkeypatch.setattr(deleting, "delete", lambda batch_id: seen.append(connections["default"].in_atomic_block) or 0)
     batch = batch_of(succeeded=1)
     admin.post(url("delete", batch))
     admin.post(url("act", batch, "delete"))
@@ -324,7 +324,7 @@ def test_a_batch_that_has_not_ended_is_not_deleted(admin):
 
 def begin_to_delete(batch):
     """As if the process had died after the first transaction of a delete."""
-    repairing._mark_for_deletion(batch.pk)
+    deleting._mark(batch.pk)
     batch.refresh_from_db()
 
 
@@ -347,7 +347,7 @@ def test_nothing_moves_a_batch_whose_deletion_has_begun(admin):
     assert picture() == before
     html = admin.get(url("change", batch)).content.decode()
     assert "being deleted" in html and "Retry" not in html
-    assert repairing.unfinished_deletes() == [batch.pk]
+    assert deleting.unfinished() == [batch.pk]
 
 
 def test_a_delete_that_was_cut_off_goes_on_when_called_again(monkeypatch):
@@ -362,13 +362,13 @@ def test_a_delete_that_was_cut_off_goes_on_when_called_again(monkeypatch):
 def test_a_batch_that_comes_to_match_during_a_delete_is_not_deleted_with_its_jobs(monkeypatch):
     batch_of("old", succeeded=1)
     late = []
-    delete = repairing.delete
+    delete = deleting.delete
 
     def and_another_comes(batch_id):
         late.append(batch_of("old", created=2))
         return delete(batch_id)
 
-    monkeypatch.setattr(repairing, "delete", and_another_comes)
+    monkeypatch.setattr(deleting, "delete", and_another_comes)
     Batch.objects.filter(description="old").delete()
     assert Batch.objects.get() == late[0] and BatchJob.objects.count() == 2
 

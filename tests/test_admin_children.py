@@ -339,5 +339,10 @@ def test_what_the_user_may_not_see_is_neither_in_the_tree_nor_in_the_line(client
     monkeypatch.setattr(BatchAdmin, "get_queryset", lambda self, request: visible.all(), raising=False)
     html = text_of(client.get(url("change", batches[1])))
     assert "batch-trail" not in html and "batch-tree" not in html
+    assert "secret" not in html and "It waits for child batches that you may not see." in html
+    hidden = reverse(LIST, query={"inside": str(batches[2].parent_id)})
+    assert "ok #" in text_of(client.get(hidden))
+    hidden = reverse(LIST, query={"inside": str(batches[1].parent_id)})
+    assert "#0" not in text_of(client.get(hidden))
     for path in (url("jobs", batches[1]), reverse(LIST, query={"level": "all"})):
         assert "secret" not in text_of(client.get(path))

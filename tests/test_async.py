@@ -9,9 +9,9 @@ from django.test import AsyncClient
 from django.urls import path
 
 from django_batches import Batch, acurrent_batch, acurrent_job
+from django_batches.adding import Adder
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob
-from django_batches.opening import Adder
 from django_batches.testing import drain
 from django_batches.verbs import BatchVerbs, JobVerbs
 

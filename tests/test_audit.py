@@ -11,7 +11,7 @@ from django_batches.coordinator import reconcile
 from django_batches.coordinator.loop import Coordinator
 from django_batches.models import BatchJob, Lease
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows
+from django_batches.transitions import deleting, recording, repairing, rows
 
 from . import tasks
 from .admin_data import batch_of
@@ -126,7 +126,7 @@ class TestDryRun:
         long_ago = timezone.now() - timedelta(hours=2)
         abandoned = batch_of(created=1, status="open", sealed_at=None, grown_at=long_ago)
         deleted = batch_of(succeeded=1)
-        repairing.begin_deleting(deleted.pk)
+        deleting.begin(deleted.pk)
         add_drift(drifting)
         before = everything()
         assert set(found(redis)) == {

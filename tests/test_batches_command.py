@@ -24,6 +24,7 @@ from .admin_data import batch_of, batchworker_is_there, child_of, new_callback
 from .commanding import batches
 from .processes import ROOT, wait_until
 from .road import claim, outcome_of, statements
+from .test_diagnosis import at
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -292,6 +293,27 @@ class TestActing:
         said = batches("pause", first.pk, second.pk, "--json")
         assert said.code == 1 and [line["done"] for line in said.json] == [True, False]
         assert Batch.objects.filter(is_paused=True).count() == 2
+
+
+class TestStop:
+    def test_of_what_no_worker_runs_is_1_and_says_so(self, redis):
+        batch = batch_of(running=1, succeeded=1)
+        for name, words in (
+            (batch.jobs.get(status="running").pk, "no worker has begun with it"),
+            (batch.jobs.get(status="succeeded").position, "it is succeeded, so there is nothing to stop"),
+            (7, "no such job"), ("9" * 30, "no such job"), ("x", "no such job"), ("²", "no such job"),
+            (batch_of(running=1).jobs.get().pk, "no such job"),
+        ):  # fmt: skip
+            said = batches("stop", batch.pk, name)
+            assert said.code == 1 and words in said.err, name
+        assert batches("stop", batch.pk, 0, 7, "--json").json[1] == {
+            "job": "7", "done": False, "text": "the batch has no such job.",
+        }  # fmt: skip
+
+    def test_where_redis_is_away(self, settings):
+        at("redis://127.0.0.1:1/1", settings)
+        said = batches("stop", batch_of(running=1).pk, 0)
+        assert said.code == 1 and "Redis does not answer" in said.err
 
 
 class TestPrune:

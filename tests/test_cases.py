@@ -18,13 +18,13 @@ from django_batches.exceptions import BatchError, BatchFinished
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.testing import drain
-from django_batches.transitions import recording, repairing, rows, steering
+from django_batches.transitions import deleting, recording, rows, steering
 
 from . import case_tasks, tasks
 from .books import EVENTS, Books, drift
+from .children.families import running_as
 from .processes import wait_until
 from .road import claim, outcome_of, statements
-from .test_children import running_as
 from .test_races import record_all, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -383,8 +383,8 @@ def prune():
         pruner = Pruner()
         while pruner.turn():
             pass
-        while repairing.unfinished_deletes():
-            repairing.carry_on_deleting()
+        while deleting.unfinished():
+            deleting.carry_on()
 
 
 def test_case_15_a_batch_whose_callback_is_pending_is_not_pruned():

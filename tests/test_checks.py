@@ -95,6 +95,8 @@ def test_a_default_failure_callback_that_is_not_there_is_an_error():
     assert id == "django_batches.E006" and "no attribute 'no_such'" in message
     ((id, message, _),) = found(CACHE="batches", ON_FAILURE="os.system")
     assert id == "django_batches.E006" and "may not run as a job" in message
+    ((id, message, hint),) = found(CACHE="batches", ON_FAILURE="tests.tasks.pid")
+    assert id == "django_batches.E006" and "too many positional arguments" in message and "that takes (batch)" in hint
 
 
 @pytest.mark.parametrize("path", ["no.such.Serializer", "yaml", "os.path"])

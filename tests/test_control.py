@@ -103,6 +103,25 @@ class TestMaxFailures:
         assert batch.reason == "More than 2 jobs failed (max_failures)."
         assert sorted(batch.callbacks.values_list("event", flat=True)) == ["failure", "finish"]
 
+    @pytest.mark.parametrize("then_cancelled", [False, True])
+    def test_a_retry_of_one_job_leaves_the_cancelled_ones_to_a_retry_of_all(self, then_cancelled):
+        batch = fill(3, max_failures=0)
+        claimed = claim(batch)
+        recording.record([outcome_of(claimed[0], Kind.FAILED)])
+        recording.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        batch.refresh_from_db()
+        assert batch.first_failure.retry()
+        if then_cancelled:
+            batch.cancel()
+            recording.record([outcome_of(job) for job in claim(batch)])
+            assert state(batch)[0] == "cancelled" and batch.retry_failed() == 0
+            return
+        recording.record([outcome_of(job) for job in claim(batch)])
+        assert state(batch) == ("failed", 0, 1, 0, 2)
+        assert batch.retry_failed() == 2
+        recording.record([outcome_of(job) for job in claim(batch)])
+        assert state(batch) == ("succeeded", 0, 3, 0, 0)
+
     def test_retry_revives_the_cancelled_ones_too(self):
         batch = fill(4, max_failures=0)
         claimed = claim(batch)
@@ -246,8 +265,15 @@ class TestDeadline:
     def test_a_batch_that_ended_in_time_is_not_marked(self):
         batch = fill(1, deadline=60)
         recording.record([outcome_of(job) for job in claim(batch)])
+        Batch.objects.filter(pk=batch.pk).update(finished_at=timezone.now() - timedelta(seconds=2))
         self.late(batch)
         assert (batch.status, batch.is_overdue) == ("succeeded", False)
+
+    def test_a_batch_that_ended_late_is_overdue_though_nobody_had_looked_meanwhile(self):
+        batch = fill(1, deadline=60)
+        recording.record([outcome_of(job) for job in claim(batch)])
+        self.late(batch)
+        assert (batch.status, batch.overdue_at, batch.is_overdue) == ("succeeded", None, True)
 
     def test_an_overdue_batch_succeeds_when_its_jobs_do(self):
         with Batch.open(deadline=60) as batch:

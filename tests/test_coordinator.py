@@ -11,10 +11,12 @@ from rq.job import Job, JobStatus
 
 from django_batches import Batch
 from django_batches.connection import Keys
-from django_batches.coordinator import loop, reconcile
+from django_batches.coordinator import loop, reconcile, record
+from django_batches.coordinator.dispatch import FLOOR
 from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.coordinator.loop import Coordinator, Every
 from django_batches.coordinator.suspects import Suspects
+from django_batches.models import BatchJob
 from django_batches.models import Lease as LeaseRow
 from django_batches.outcomes import Kind
 from django_batches.transitions import due, recording, repairing, rows
@@ -322,6 +324,19 @@ class TestReconciler:
         )
         assert sorted(registry.get_job_ids(cleanup=False)) == sorted(others)
 
+    def test_leases_that_came_back_with_an_older_redis_are_swept_away(self, road, redis, keys):
+        fill(2)
+        road.dispatch()
+        ended, running = (road.new_executor(slot, f"executor {slot}")._turn(True).rq_id for slot in (1, 2))
+        older = redis.dump(keys.job(ended))
+        recording.record([outcome_of(BatchJob.objects.get(pk=keys.parse(ended)[0]))])
+        redis.restore(keys.job(ended), 0, older, replace=True)
+        for rq_id in (ended, running):
+            redis.zadd(keys.started("default"), {f"{rq_id}:1": 1})
+        assert road.reconciler.sweep() == 1
+        assert redis.keys("rq:job:*") == [keys.job(running).encode()]
+        assert redis.zrange(keys.started("default"), 0, -1) == [f"{running}:1".encode()]
+
     @pytest.mark.parametrize(
         ("act", "status"),
         [
@@ -429,6 +444,18 @@ class TestLoop:
         coordinator.turn()
         assert batch.callbacks.get().status == "succeeded"
 
+    def test_how_fast_jobs_are_handed_back_says_nothing_of_how_fast_they_run(self, coordinator, redis):
+        """Without it the queue would be given far more than a second of work after a cancel."""
+        executor = Executor(Post(0, "executor", (), Board(1), os.getppid()))
+        cancelled = fill(4)
+        coordinator.turn()
+        cancelled.cancel()
+        assert [executor.step() for _ in range(4)] == ["idle"] * 4
+        assert redis.llen("rq:queue:default") == 0
+        fill(20)
+        coordinator.turn()
+        assert redis.llen("rq:queue:default") == FLOOR
+
     def test_cancelled_and_paused_batches_stand_in_the_set_of_held_ones(self, coordinator, redis, keys):
         paused, cancelled, free = fill(2), fill(2), fill(2)
         coordinator.turn()
@@ -478,6 +505,25 @@ class TestLoop:
         coordinator.run()
         assert len([message for message in caplog.messages if "cannot reach Redis" in message]) == 1
         assert is_back()
+
+    @pytest.mark.postgresql
+    def test_more_outcomes_of_a_locked_batch_than_one_read_gives_keep_no_other_waiting(
+        self, coordinator, redis, keys, monkeypatch
+    ):
+        monkeypatch.setattr(record, "CHUNK", 2)
+        coordinator._rewind = loop.Every(0.0)  # as where such a turn takes longer than the time between two
+        locked, other = fill(6), fill(1)
+        jobs = claim()
+        for job in sorted(jobs, key=lambda job: job.batch_id == other.pk):
+            redis.xadd(keys.outcomes, {"o": outcome_of(job).dumps()})
+        with open_elsewhere(lambda: rows.lock_batches([locked.pk])):
+            for _ in range(5):
+                coordinator.turn()
+            assert Batch.objects.get(pk=other.pk).status == "succeeded"
+        while redis.xlen(keys.outcomes):
+            coordinator.turn()
+        assert_books_are_right(locked)
+        assert locked.status == "succeeded"
 
     def test_it_leaves_with_the_stream_empty_and_gives_the_lease_back(self, redis, keys):
         batch = fill(3)

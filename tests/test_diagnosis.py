@@ -11,7 +11,7 @@ from django_batches import Batch
 from django_batches.connection import Keys, client
 from django_batches.diagnosis import ask, why
 from django_batches.models import Lease
-from django_batches.transitions import repairing, rows
+from django_batches.transitions import deleting, rows
 
 from . import tasks
 from .admin_data import batch_of, batchworker_is_there, chain, child_of, new_callback
@@ -169,7 +169,7 @@ def test_a_retry_under_way(workers):
 
 def test_a_delete_under_way(redis):
     batch = batch_of(failed=2)
-    repairing._mark_for_deletion(batch.pk)
+    deleting._mark(batch.pk)
     assert codes(batch) == ["deleting"]
 
 

@@ -5,8 +5,10 @@ from rq import Queue
 
 from django_batches import Batch
 from django_batches.connection import known_queues
+from django_batches.coordinator import dispatch
 from django_batches.coordinator.dispatch import Flow
 from django_batches.coordinator.lease import LeaseLost
+from django_batches.ids import uuid7
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.transitions import dispatching, due, recording
@@ -35,8 +37,8 @@ def test_a_claim_gives_a_dispatch_and_a_place_in_the_window(road):
 def test_a_queue_is_filled_in_turns_over_the_batches(road):
     large, small = fill(50), fill(3)
     claimed = dispatching.claim_jobs("default", 8, road.lease)
-    assert [job.batch_id for job in claimed].count(small.pk) == 3
-    assert [job.batch_id for job in claimed].count(large.pk) == 5
+    assert [job.batch_id for job in claimed] == [small.pk] * 3 + [large.pk] * 5
+    assert [job.position for job in claimed] == [0, 1, 2, 0, 1, 2, 3, 4]
 
 
 def test_the_queues_with_jobs_are_found_whatever_their_number(road):
@@ -260,3 +262,45 @@ def test_an_older_coordinator_cannot_push(road, redis):
     with pytest.raises(LeaseLost):
         road.dispatch()
     assert redis.llen("rq:queue:default") == 0
+
+
+def test_ordinary_jobs_that_always_wait_keep_no_batch_from_its_queue(road, redis):
+    """Counted as ours they would: a queue that is never half empty would get none of a batch."""
+    for _ in range(20):
+        Queue("default", connection=redis).enqueue(tasks.ok)
+    batch = fill(3)
+    assert road.dispatch() == 3
+    batch.refresh_from_db()
+    assert batch.in_flight == 3
+
+
+def test_what_is_not_ours_is_counted_anew_though_there_is_room(road, redis):
+    """With the count of jobs that have left the queue since, it would let as many of ours in again and again."""
+    for _ in range(20):
+        Queue("default", connection=redis).enqueue(tasks.ok)
+    fill(3)
+    assert road.dispatch() == 3
+    flow = road.dispatcher._flow("default")
+    assert (flow.others, flow.length) == (20, 23)
+    redis.ltrim("rq:queue:default", 20, -1)
+    flow.counted_at -= dispatch.RECOUNT
+    road.dispatcher._rooms(["default"])
+    assert flow.others == 0
+
+
+def test_in_a_long_queue_ours_are_counted_at_both_ends(road, redis, keys, monkeypatch):
+    monkeypatch.setattr(dispatch, "FAR", 2)
+    ours = [keys.rq_id(uuid7(), 1) for _ in range(3)]
+    redis.rpush("rq:queue:default", "a", ours[0], "b", ours[1], "c", ours[2])
+    assert road.dispatcher._others_in("default", 6) == 4
+    redis.rpop("rq:queue:default", 3)
+    assert road.dispatcher._others_in("default", 3) == 2
+
+
+def test_jobs_behind_many_of_another_project_are_found(road, redis):
+    batch = fill(1)
+    redis.rpush("rq:queue:default", *[f"batch-other-{uuid7().hex}-1" for _ in range(200)])
+    assert road.dispatch() == 1
+    assert road.work() == 1 and road.record() == 1
+    batch.refresh_from_db()
+    assert batch.status == "succeeded" and redis.llen("rq:queue:default") == 200

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import time
+from multiprocessing import Semaphore
 
 import pytest
 from django.db import OperationalError, connection
@@ -18,9 +19,12 @@ from django_batches.coordinator import dispatch
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.transitions import children, recording, repairing, rows
+from django_batches.worker.executor import Executor, Post
+from django_batches.worker.processes import fork
+from django_batches.worker.supervisor import PATIENCE, Child, Plan, Supervisor, _describe
 
 from . import tasks
-from .road import outcome_of
+from .road import claim, outcome_of
 
 
 def assert_books_are_right(batch):
@@ -62,6 +66,7 @@ def test_redis_is_left_as_it_was_found(road, redis, keys):
         keys.wake,
         keys.dry,
         f"{keys.own}:fence",
+        f"{keys.own}:pushed",
         f"{keys.own}:slot:executor",
         "rq:queues",
     }
@@ -325,6 +330,52 @@ def test_two_projects_on_one_redis_leave_each_others_jobs_alone(road, redis):
     assert batch.status == "succeeded"
 
 
+def test_a_job_that_is_not_started_takes_nothing_of_the_budget_of_all_executors(road, redis, keys):
+    budget = Semaphore(2)
+    executor = road.new_executor(1, "limited", budget=budget)
+    batch = Batch.open().__enter__()
+    batch.map(tasks.ok, range(3))
+    batch.seal()
+    road.dispatch()
+    first, second, _ = redis.lrange(keys.queue("default"), 0, -1)
+    redis.hset(b"rq:job:" + first, "batches", "no message of ours")
+    redis.hset(b"rq:job:" + second, "batches_pushed_at", 0)  # so long ago that the row is asked
+    BatchJob.objects.filter(position=1).update(dispatch=7)
+    assert [executor.step() for _ in range(3)] == ["job"] * 3
+    assert road.board.counted(1) == 1 and budget.get_value() == 1
+    assert executor.step() == "idle" and budget.get_value() == 1 and not road.board.has_reserved(1)
+
+
+@pytest.mark.parametrize("is_in_its_job", [False, True])
+def test_an_executor_that_dies_before_its_job_gives_back_what_it_had_of_the_budget(redis, is_in_its_job):
+    supervisor = Supervisor(Plan(workers=1, max_jobs=3))
+    budget, board = supervisor._budget, supervisor._board
+    dying = Executor(Post(0, "dying", (), board, os.getppid(), budget=budget))
+    assert dying._reserve()
+    if is_in_its_job:
+        dying._count()
+    supervisor._executors[0] = child = Child(0, 0, "dying")
+    supervisor._executor_died(child, -signal.SIGKILL)
+    assert budget.get_value() == (2 if is_in_its_job else 3)
+
+
+def test_a_run_after_one_that_told_the_database_of_its_success_is_not_started(road, ledger):
+    """Its host had no Redis and was taken for lost; there was no list to withdraw the next run from."""
+    with Batch.open() as batch:
+        batch.enqueue(tasks.append, ledger.path, "run")
+    (old,) = claim()
+    recording.record([outcome_of(old, Kind.INTERRUPTED)])
+    road.dispatch()
+    recording.record([outcome_of(old)])
+    assert batch.jobs.get().status == "succeeded"
+    assert road.executor._redis.ping()
+    road.executor._connected_at = 0.0  # long ago: it asks the rows of all jobs at first
+    assert road.executor.step() == "job"
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.lines == [] and batch.status == "succeeded"
+
+
 def test_an_ordinary_job_may_have_any_id(road, redis):
     queue = Queue("default", connection=redis)
     job = queue.enqueue("tests.tasks.ok", 1, job_id="batch-report-2026")
@@ -367,7 +418,7 @@ def test_an_executor_that_was_frozen_does_not_start_what_was_given_to_another(ro
         road.dispatch(), road.work(), road.record()
     road.dispatch()
     now = time.monotonic
-    freeze_at, thaw = (rows, "batches") if callback else (road.executor._scripts, "turn")
+    freeze_at, thaw = (rows, "batch") if callback else (road.executor._scripts, "turn")
     real = getattr(freeze_at, thaw)
 
     def frozen(*args, **kwargs):
@@ -474,11 +525,11 @@ def test_a_callback_whose_batch_cannot_be_read_is_not_started_and_not_failed(roa
         batch.on_finish(tasks.told, ledger.path)
     road.dispatch()
 
-    def away():
+    def away(batch_id):
         raise OperationalError("the database is away")
 
     with monkeypatch.context() as broken:
-        broken.setattr(execution.rows, "batches", away)
+        broken.setattr(execution.rows, "batch", away)
         assert road.work() == 1
     road.record()
     callback = batch.callbacks.get()
@@ -497,3 +548,19 @@ def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_
     assert_books_are_right(batch)
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.result) == ("succeeded", 1, [1, None, "three"]), job.error
+
+
+def test_chores_and_coordinator_that_hang_are_killed_once_nobody_waits_any_longer(redis):
+    supervisor = Supervisor(Plan())
+    hanging = [fork(lambda: time.sleep(60), name) for name in ("chores", "coordinator")]
+    supervisor._chores, supervisor._coordinator = (Child(pid, 0, "hanging") for pid in hanging)
+    supervisor._kill_silent()
+    assert all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in hanging)
+    supervisor._interrupt("SIGTERM came again")
+    supervisor._cut_short_at -= PATIENCE
+    supervisor._kill_silent()
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in hanging] == [-signal.SIGKILL] * 2
+
+
+def test_a_signal_without_a_name_is_told_by_its_number():
+    assert [_describe(code) for code in (3, -9, -36)] == ["exit code 3", "signal SIGKILL", "signal 36"]

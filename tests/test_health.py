@@ -6,7 +6,7 @@ import sys
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import Error, connection
 from django.utils import timezone
 
 from django_batches import Batch, health
@@ -74,7 +74,15 @@ def test_the_tables_are_not_there():
     environment = os.environ | {"TEST_DATABASE_NAME": _empty_database(), "DJANGO_SETTINGS_MODULE": "tests.settings"}
     command = [sys.executable, "manage.py", "batches", "health"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "does not answer" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "Tables are missing: run manage.py migrate (" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_column_is_not_there():
+    for statement, error in (("SELECT nothing_like_it FROM {}", True), ("SELECT FROM WHERE {}", False)):
+        with pytest.raises(Error) as raised:
+            rows.execute(statement.format(rows.BATCH), [])
+        assert rows.lacks_tables(raised.value) == error
 
 
 def _empty_database():

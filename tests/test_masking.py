@@ -13,13 +13,13 @@ from django.urls import reverse
 from django_batches import Batch
 from django_batches.conf import SENSITIVE
 from django_batches.exceptions import FunctionNotAllowed
-from django_batches.execution import Message
 from django_batches.functions import bound_names
 from django_batches.masking import MASK, is_sensitive, masked_json, masked_value
+from django_batches.message import Message
 from django_batches.models import BatchJob
 from django_batches.payloads import dump_arguments, masked, masked_result
 from django_batches.scripts import Pushed
-from django_batches.transitions import rows
+from django_batches.transitions import inserting, rows
 
 from . import tasks
 from .admin_data import new_job, user_with
@@ -160,7 +160,7 @@ def test_the_error_of_a_value_that_is_no_json_shows_no_secret():
 def test_what_travels_does_not_print_its_arguments():
     """A debugger's or an error reporter's view of the frames prints the objects in them."""
     message = json.dumps(["0" * 32, "1" * 32, 0, "", "tests.tasks.ok", 9, 0, 1, [], [[SECRET], {}]])
-    assert SECRET not in repr(Message.of("batch-tests-1-1", message))
+    assert SECRET not in repr(Message.loads("batch-tests-1-1", message))
     assert SECRET not in repr(Pushed("id", message, "owner", 9, "tests.tasks.ok"))
 
 
@@ -210,7 +210,7 @@ def test_a_real_worker_prints_no_secret(start_worker):
 def test_a_job_whose_module_is_gone_is_shown_without_its_arguments(client, admin_client):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
-    rows.insert_jobs([new_job(batch, 1, "tests.gone.log_in")])
+    inserting.jobs([new_job(batch, 1, "tests.gone.log_in")])
     rows.jobs().filter(batch=batch, position=1).update(arguments=json.dumps([[SECRET], {}]))
     page = admin_client.get(reverse("admin:django_batches_batch_jobs", args=[batch.pk])).content.decode()
     assert "tests.gone.log_in" in page and "hunter2" not in page

@@ -19,7 +19,7 @@ from django_batches.coordinator import totals
 from django_batches.coordinator.loop import Coordinator
 from django_batches.models import Lease
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows
+from django_batches.transitions import deleting, recording, repairing, rows
 
 from . import tasks
 from .admin_data import batch_of, batchworker_is_there, new_callback, user_with
@@ -71,7 +71,7 @@ def test_batches_and_jobs_by_status(redis):
 
 
 def test_a_batch_that_is_being_deleted_has_no_jobs_any_more(redis):
-    assert repairing.begin_deleting(batch_of(succeeded=5).pk)
+    assert deleting.begin(batch_of(succeeded=5).pk)
     found = read()
     assert only(found, "batches") == {"deleting": 1} and only(found, "jobs") == {}
 

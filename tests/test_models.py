@@ -3,12 +3,15 @@ import io
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Upper
+from django.utils import timezone
 
-from django_batches import Batch, querysets
+from django_batches import Batch
+from django_batches.connection import Keys
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows
+from django_batches.transitions import deleting, recording, results, rows
 
 from . import tasks
 from .road import claim, outcome_of
@@ -41,6 +44,57 @@ def test_a_stale_save_writes_description_and_metadata_only(batch):
     batch.refresh_from_db()
     assert (batch.status, batch.total, batch.succeeded, batch.pending) == ("succeeded", 3, 3, 0)
     assert (batch.description, batch.metadata) == ("two", {"x": 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fix"),
+    [
+        ("metadata", {"x": float("nan")}, "metadata"),
+        ("metadata", {"x": "\0"}, "holds a NUL"),
+        ("metadata", {"x": "x" * 2_000_000}, "more than MAX_PAYLOAD"),
+        ("metadata", None, "is no dict"),
+        ("description", "a\0b", "holds a NUL"),
+        ("description", None, "pass str"),
+    ],
+)
+def test_what_open_refuses_is_refused_by_save(batch, field, value, fix):
+    setattr(batch, field, value)
+    with pytest.raises((TypeError, ValueError), match=fix):
+        batch.save()
+    other = {"metadata", "description"} - {field}
+    batch.save(update_fields=other)
+    assert Batch.objects.get().metadata == {} and Batch.objects.get().description == "one"
+
+
+def test_a_description_may_be_computed_by_the_database(batch):
+    batch.description = Upper("description")
+    batch.save()
+    assert Batch.objects.get().description == "ONE"
+
+
+def test_a_batch_that_was_deleted_says_so(batch):
+    finish(batch, [Kind.SUCCEEDED] * 3)
+    Batch.objects.get().delete()
+    for act in (batch.reload, batch.cancel):
+        with pytest.raises(BatchError, match=f"Batch {batch.pk} has been deleted"):
+            act()
+
+
+def test_a_job_that_is_not_written_yet_cannot_be_acted_on():
+    with Batch.open() as batch:
+        job = batch.enqueue(tasks.ok)
+        for act in (job.cancel, job.retry):
+            with pytest.raises(BatchError, match="written when the open block is left"):
+                act()
+    assert job.cancel() and batch.jobs.get().status == "cancelled"
+
+
+def test_a_job_has_an_id_in_rq_while_it_is_there(batch):
+    first, *others = claim(batch)
+    job = batch.jobs.get(pk=first.id)
+    assert job.rq_id == Keys().rq_id(first.id, first.dispatch)
+    recording.record([outcome_of(each) for each in (first, *others)])
+    assert [job.rq_id for job in batch.jobs.all()] == ["", "", ""]
 
 
 def test_batches_and_jobs_are_not_made_or_saved_by_hand(batch):
@@ -97,11 +151,11 @@ def test_a_batch_whose_callbacks_have_not_ended_cannot_be_deleted():
 def test_progress_and_what_is_read_from_the_rows(batch):
     assert batch.progress == 0.0 and batch.result is None
     claimed = claim(batch)
-    recording.record([outcome_of(claimed[1], result='"b"')])
+    recording.record([outcome_of(claimed[1], result='"b"', started_at=timezone.now())])
     batch.refresh_from_db()
     assert batch.progress == pytest.approx(1 / 3)
     assert list(batch.results()) == [None, "b", None]
-    assert batch.throughput > 0 and batch.eta
+    assert batch.throughput > 0 and batch.eta is None  # one job in no time says nothing
     recording.record([outcome_of(claimed[0], result=None), outcome_of(claimed[2], result='{"a": 1}')])
     batch.refresh_from_db()
     assert list(batch.results()) == batch.result == [None, "b", {"a": 1}]
@@ -111,12 +165,12 @@ def test_progress_and_what_is_read_from_the_rows(batch):
 def test_results_are_read_page_by_page(batch, monkeypatch, django_assert_num_queries):
     claimed = claim(batch)
     recording.record([outcome_of(job, result=str(index)) for index, job in enumerate(claimed)])
-    monkeypatch.setattr(querysets, "PAGE", 2)
-    results = batch.results()
+    monkeypatch.setattr(results, "PAGE", 2)
+    found = batch.results()
     with django_assert_num_queries(1):
-        assert [next(results), next(results)] == [0, 1]
+        assert [next(found), next(found)] == [0, 1]
     with django_assert_num_queries(1):
-        assert list(results) == [2]
+        assert list(found) == [2]
 
 
 def test_the_first_failure_names_the_job(batch):
@@ -130,10 +184,10 @@ def test_the_first_failure_names_the_job(batch):
 def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch):
     finish(batch, [Kind.SUCCEEDED] * 3)
     monkeypatch.setattr(rows, "CHUNK", 2)
-    assert repairing._mark_for_deletion(batch.pk)
-    repairing.carry_on_deleting()
+    assert deleting._mark(batch.pk)
+    deleting.carry_on()
     assert BatchJob.objects.count() == 1
-    repairing.carry_on_deleting()
+    deleting.carry_on()
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
     assert batch.wait(timeout=5) is True  # nobody waits for ever for what is gone
 

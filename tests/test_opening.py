@@ -1,5 +1,5 @@
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, Error, connection, transaction
 from django.template import Context, Template
 from django.test import override_settings
 
@@ -7,7 +7,7 @@ from django_batches import Batch, opening
 from django_batches.exceptions import BatchCancelled, BatchError, BatchFinished, FunctionNotAllowed
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import creating, recording, repairing
+from django_batches.transitions import creating, inserting, recording, repairing, rows
 
 from . import tasks
 from .road import claim, outcome_of, statements
@@ -95,14 +95,50 @@ def test_a_generator_that_raises_half_way_cancels_what_was_written(monkeypatch):
     assert batch.reason == "Its creator raised ZeroDivisionError while filling it."
 
 
-def test_a_flush_that_fails_at_the_end_leaves_nothing_and_goes_on(monkeypatch):
-    def fail(*args):
-        raise DatabaseError("disk full")
+@pytest.fixture
+def errors(way_to_write, monkeypatch):
+    """What the next attempts to write jobs raise."""
+    to_raise = []
+    insert_jobs = inserting.jobs
 
-    monkeypatch.setattr(creating.rows, "insert_jobs", fail)
+    def insert_or_fail(new):
+        if to_raise:
+            raise to_raise.pop()
+        insert_jobs(new)
+
+    def execute_or_fail(execute, sql, *args):
+        if to_raise and f"INSERT INTO {rows.JOB}" in sql:
+            raise to_raise.pop()
+        return execute(sql, *args)
+
+    monkeypatch.setattr(inserting, "jobs", insert_or_fail)
+    with connection.execute_wrapper(execute_or_fail):
+        yield to_raise
+
+
+def test_a_flush_that_fails_at_the_end_leaves_nothing_and_goes_on(errors):
     with pytest.raises(DatabaseError, match="disk full"), Batch.open() as batch:
         batch.enqueue(tasks.ok)
-    assert not Batch.objects.filter(pk=batch.pk).exists()
+        errors.append(DatabaseError("disk full"))
+    assert errors == [] and not Batch.objects.filter(pk=batch.pk).exists()
+
+
+@pytest.mark.postgresql
+def test_a_batch_can_be_opened_after_the_connection_was_lost():
+    """As Django's `atomic` does, and single statements in no transaction do not."""
+    connection.ensure_connection()
+    mine = connection.connection.info.backend_pid
+    other = connection.copy()
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", [mine])
+    finally:
+        other.close()
+    with pytest.raises(Error), Batch.open():
+        pass
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    assert counts(batch) == (1, 1, 0, 0, 0)
 
 
 def test_a_rollback_leaves_nothing():
@@ -112,6 +148,21 @@ def test_a_rollback_leaves_nothing():
         assert batch.status == "running"
         1 / 0  # noqa: B018
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
+
+
+@pytest.mark.postgresql  # on SQLite the end of an outermost `atomic` commits even then
+def test_without_autocommit_a_batch_is_written_with_the_commit_or_not_at_all():
+    transaction.set_autocommit(False)
+    try:
+        for end in (transaction.rollback, transaction.commit):
+            with Batch.open() as batch:
+                batch.enqueue(tasks.ok)
+            end()
+    finally:
+        transaction.rollback()
+        transaction.set_autocommit(True)
+    assert list(Batch.objects.all()) == [batch]
+    assert counts(batch) == (1, 1, 0, 0, 0)
 
 
 def test_under_atomic_requests_a_batch_is_written_with_the_response_or_not_at_all(client, settings, monkeypatch):
@@ -245,6 +296,14 @@ def test_the_setting_gives_every_batch_a_failure_callback():
     assert '"event":"failure","func":"tests.tasks.write_metadata"' in batch.registered_callbacks
 
 
+@pytest.mark.parametrize("path", ["tests.tasks.no_such", "os.system", "tests.tasks.pid"])
+def test_a_failure_callback_of_the_setting_that_cannot_be_called_leaves_nothing_behind(path):
+    given = {"CACHE": "batches", "ON_FAILURE": path}
+    with override_settings(DJANGO_BATCHES=given), pytest.raises((FunctionNotAllowed, ImportError, TypeError)):
+        Batch.open(key="import").__enter__()
+    assert not Batch.objects.exists()
+
+
 def test_a_template_cannot_call_a_verb():
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
@@ -258,11 +317,14 @@ def test_a_template_cannot_call_a_verb():
     assert counts(batch) == (1, 1, 0, 0, 0)
 
 
-def test_creating_1000_jobs_takes_five_statements():
+@pytest.mark.parametrize("count", [1, 100, 101, 1000])
+def test_creating_jobs_takes_three_statements_and_a_few_of_them_two(count):
     with statements() as made, Batch.open() as batch:
-        batch.map(tasks.ok, range(1000))
-    assert len(made) <= 5, made
-    assert batch.total == 1000
+        batch.map(tasks.ok, range(count))
+    few = connection.vendor == "postgresql" and count <= creating.FEW
+    assert len(made) == (2 if few else 3), made
+    assert batch.total == count
+    assert list(batch.jobs.order_by("position").values_list("position", flat=True)) == list(range(count))
 
 
 def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypatch):
@@ -281,18 +343,9 @@ def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypat
         assert batch.open_callbacks == 2 and repairing.drift(batch.pk) == {}
 
 
-def test_a_flush_that_fails_and_is_caught_loses_no_job(monkeypatch):
+def test_a_flush_that_fails_and_is_caught_loses_no_job(monkeypatch, errors):
     monkeypatch.setattr(opening, "FLUSH_AT", 5)
-    real = creating.rows.insert_jobs
-    failing = [True]
-
-    def fail_once(new):
-        if failing:
-            failing.clear()
-            raise DatabaseError("away")
-        return real(new)
-
-    monkeypatch.setattr(creating.rows, "insert_jobs", fail_once)
+    errors.append(DatabaseError("away"))
     with Batch.open() as batch:
         for item in range(5):
             batch.enqueue(tasks.ok, item)

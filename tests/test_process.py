@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from django.db import connection
-from rq import Queue, Retry, Worker
+from rq import Callback, Queue, Retry, Worker
 from rq.command import send_shutdown_command, send_stop_job_command
 from rq.job import Job
 from rq.registry import StartedJobRegistry
@@ -19,6 +19,7 @@ from django_batches.transitions import repairing
 from django_batches.worker.processes import fork
 
 from . import tasks
+from .commanding import batches
 from .processes import WorkerProcess, is_alive, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -174,15 +175,21 @@ def test_a_job_that_swallows_its_timeout_is_killed(start_worker, monkeypatch):
     assert batch.jobs.get().error.startswith("JobTimeoutException")
 
 
-def test_stop_job_stops_that_job_for_good(start_worker, ledger, redis):
+@pytest.mark.parametrize("by", ["RQ", "position", "id"])
+def test_stop_job_stops_that_job_for_good(start_worker, ledger, redis, by):
     start_worker("--workers", 1)
     batch = fill(tasks.begin_and_end, 1, ledger.path, 60.0, max_attempts=5)
     wait_for_run(ledger)
     (rq_id, _), *_ = StartedJobRegistry("default", connection=redis).get_job_and_execution_ids()
     wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{Job.fetch(rq_id, redis).worker_name}")[0][1])
-    send_stop_job_command(redis, rq_id)
-    wait_for_end(batch, 10)
     job = batch.jobs.get()
+    if by == "RQ":
+        assert job.rq_id == rq_id
+        send_stop_job_command(redis, rq_id)
+    else:
+        assert batches("stop", batch.pk, job.position if by == "position" else job.pk).code == 0
+    wait_for_end(batch, 10)
+    job.refresh_from_db()
     assert (job.status, job.attempts) == ("failed", 1)
     assert job.error == "JobStopped: it was stopped on request."
 
@@ -235,6 +242,25 @@ def test_max_jobs_leaves_after_so_many(start_worker):
     batch.refresh_from_db()
     assert batch.succeeded == 4
     assert repairing.drift(batch.pk) == {}
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_worker_that_is_spent_gives_its_last_job_all_the_time_it_takes(start_worker, ledger, is_asked):
+    worker = start_worker("--workers", 1, "--max-jobs", 1, *([] if is_asked else ["--grace", 0.5]))
+    fill(tasks.begin_and_end, 1, ledger.path, 2.0)
+    wait_until(lambda: "and leaves" in worker.log)
+    if is_asked:
+        worker.signal(signal.SIGTERM)  # the first: nobody has lost patience
+    assert worker.wait(30) == 0
+    assert ledger.lines == ["begin", "end"]
+
+
+def test_a_burst_runs_what_depends_on_an_ordinary_job(start_worker, redis, ledger):
+    queue = Queue("default", connection=redis)
+    first = queue.enqueue("tests.tasks.begin_and_end", ledger.path, 2.0)
+    then = queue.enqueue("tests.tasks.append", ledger.path, "then", depends_on=first)
+    assert start_worker("--burst").wait(30) == 0
+    assert ledger.lines == ["begin", "end", "then"] and then.get_status() == "finished"
 
 
 def test_max_jobs_per_child_replaces_the_process(start_worker):
@@ -323,6 +349,26 @@ def test_an_ordinary_rq_job_is_stopped_by_stop_job(start_worker, redis, ledger):
     send_stop_job_command(redis, job.id)
     wait_until(lambda: job.get_status() == "stopped")
     wait_for_end(fill(tasks.ok))
+
+
+def test_an_ordinary_rq_job_may_be_stopped_twice(start_worker, redis, ledger):
+    """The second comes while its callback runs: RQ would kill the group of its horse, which is gone."""
+    worker = start_worker("--workers", 1)
+    wait_until(lambda: executors(redis))
+    (name,) = [executor.name for executor in executors(redis)]
+    stopped = Callback("tests.tasks.stopped_slowly")
+    job = Queue("default", connection=redis).enqueue(
+        "tests.tasks.begin_and_end", ledger.path, 60, on_stopped=stopped, meta={"path": ledger.path}
+    )
+    wait_for_run(ledger)
+    wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{name}")[0][1])
+    send_stop_job_command(redis, job.id)
+    wait_until(lambda: "stopping" in ledger.lines)
+    send_stop_job_command(redis, job.id)
+    wait_until(lambda: worker.log.count("obeys stop-job") == 2)
+    wait_until(lambda: "stopped" in ledger.lines)
+    wait_for_end(fill(tasks.ok))
+    assert [executor.name for executor in executors(redis)] == [name]
 
 
 @pytest.mark.slow

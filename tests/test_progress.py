@@ -11,7 +11,8 @@ from django.utils import timezone, translation
 
 from django_batches import wording
 from django_batches.models import TimeBucket
-from django_batches.progress import WIDTH, Pace, paces, segments, snapshot, state
+from django_batches.pace import Pace, paces
+from django_batches.progress import WIDTH, segments, snapshot, state
 
 from .admin_data import batch_of
 from .road import statements
@@ -121,6 +122,26 @@ def test_the_tag_leaves_style_and_script_to_the_page_where_asked_and_hands_on_a_
     assert render(batch, csp_nonce="abc").count('nonce="abc"') == 2
 
 
+class LazyNonce:
+    """As Django's own and that of django-csp: made, and sent with the response, once its text is asked for."""
+
+    text = ""
+
+    def __bool__(self):
+        return bool(self.text)
+
+    def __str__(self):
+        self.text = "made"
+        return self.text
+
+
+def test_the_tag_asks_for_a_nonce_that_is_made_when_somebody_asks_and_only_where_it_is_needed():
+    batch, nonce = batch_of(created=1), LazyNonce()
+    render(batch, "{% load batches %}{% batch_progress batch assets=False %}", csp_nonce=nonce)
+    assert not nonce
+    assert render(batch, csp_nonce=nonce).count('nonce="made"') == 2
+
+
 def test_the_tag_escapes_the_description():
     html = render(batch_of("<script>alert(1)</script>\"'", created=1))
     assert "<script>alert" not in html and "&lt;script&gt;" in html
@@ -157,8 +178,9 @@ def test_a_time_is_told_once_it_means_something():
     assert (
         told["eta_seconds"] == 60 and told["text"]["timing"] == "1 minute left" and told["text"]["rate"] == "10 jobs/s"
     )
+    assert batch.throughput == 10.0 and 55 < (batch.eta - timezone.now()).total_seconds() <= 60
     batch.is_paused = True
-    assert snapshot(batch, paces([batch])[batch.pk])["eta_seconds"] is None
+    assert snapshot(batch, paces([batch])[batch.pk])["eta_seconds"] is None and batch.eta is None
     assert not Pace(3, 2.0).says_something and Pace(3, 6.0).says_something and Pace(20, 1.0).says_something
 
 

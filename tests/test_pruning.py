@@ -15,12 +15,12 @@ from django_batches.coordinator import prune
 from django_batches.coordinator.loop import Coordinator
 from django_batches.exceptions import BatchError
 from django_batches.models import Batch, BatchJob, FailureGroup, TimeBucket
-from django_batches.transitions import pruning, repairing, rows
+from django_batches.transitions import deleting, holding, pruning, rows, steering
 from example_project.shop.models import Product
 
 from .admin_data import batch_of, new_callback
 from .commanding import batches
-from .road import statements
+from .road import open_elsewhere, statements
 from .test_races import together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -115,7 +115,7 @@ def test_a_batch_that_was_retried_and_ended_again_after_the_choice_is_new(total)
     rows.batches().filter(pk=batch.pk).update(finished_at=timezone.now())
     assert not pruning.prune([as_if(chosen, total)], timezone.now() - WEEK)
     with pytest.raises(BatchError, match="has ended again"):
-        repairing.begin_deleting(batch.pk, timezone.now() - WEEK)
+        deleting.begin(batch.pk, timezone.now() - WEEK)
     assert Batch.objects.get().jobs.count() == 3
 
 
@@ -204,10 +204,65 @@ def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
     monkeypatch.setattr(pruning, "SMALL", 2)
     ended(60, succeeded=5)
     pruner_turns()
-    assert BatchJob.objects.count() == 5 and repairing.unfinished_deletes() != []
+    assert BatchJob.objects.count() == 5 and deleting.unfinished() != []
     for _ in range(3):
-        repairing.carry_on_deleting()
+        deleting.carry_on()
     assert not BatchJob.objects.exists() and not Batch.objects.exists()
+
+
+def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
+    batch = ended(60, deadline_at=timezone.now() - timedelta(days=59))
+    assert deleting.begin(batch.pk)
+    assert steering.mark_overdue(timezone.now()) == 0
+    assert steering.to_hold() == set() and not steering.pause(batch.pk)
+    batch.refresh_from_db()
+    assert batch.overdue_at is None and not batch.callbacks.exists()
+
+
+def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monkeypatch, caplog):
+    monkeypatch.setattr(deleting, "BUDGET", 0.0)  # as where the first one alone takes longer
+    held, free_one = ended(60), ended(60)
+    for batch in (held, free_one):
+        assert deleting.begin(batch.pk)
+    monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", PROTECT)
+    Product.objects.create(name="Teapot", image_batch=held)
+    assert deleting.carry_on()
+    assert Batch.objects.get() == held and f"A step for batch {held.pk} is put off" in caplog.text
+    assert not deleting.carry_on()
+
+
+def test_many_deletions_go_on_in_one_turn(monkeypatch):
+    monkeypatch.setattr(deleting, "BUDGET", 60.0)
+    for _ in range(5):
+        assert deleting.begin(ended(60).pk)
+    assert deleting.carry_on() and not Batch.objects.exists() and not deleting.carry_on()
+
+
+def test_a_deletion_that_a_row_of_the_project_would_stop_is_refused_before_anything_is_done(monkeypatch):
+    batch = ended(60)
+    monkeypatch.setattr(holding, "holders_of_jobs", lambda ids: "shop.Note.job" if batch.pk in ids else "")
+    with pytest.raises(BatchError, match=r"shop.Note.job points to jobs of batch .*: delete those rows first"):
+        batch.delete()
+    batch.refresh_from_db()
+    assert batch.status == "succeeded" and batch.finished_at
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("held", ["the batch", "a row that points to it"])
+def test_the_book_keeper_waits_for_no_lock_of_somebody_else(size, held, monkeypatch):
+    monkeypatch.setattr(pruning, "SMALL", 100)
+    batch, free_one = ended(60, succeeded=size), ended(59)
+    Product.objects.create(name="Teapot", image_batch=batch)
+    locked = Batch.objects.filter(pk=batch.pk) if held == "the batch" else Product.objects
+    with open_elsewhere(lambda: locked.select_for_update().get()):
+        pruner_turns()
+        deleting.carry_on()
+        assert Batch.objects.get() == batch and free_one.pk
+    pruner_turns()
+    while Batch.objects.exists():
+        assert deleting.carry_on()
+    assert Product.objects.get().image_batch_id is None
 
 
 def test_the_coordinator_prunes_on_its_timer(redis):
@@ -238,7 +293,7 @@ class TestTrees:
         self.tree()
         pruner_turns()
         assert Batch.objects.filter(description="top").get().finished_at is None
-        repairing.carry_on_deleting()
+        deleting.carry_on()
         assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
     def test_go_in_one_go_by_the_command(self):

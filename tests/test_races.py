@@ -101,7 +101,7 @@ def test_claims_of_two_coordinators_give_each_job_to_one():
     assert batch.in_flight == 400 and repairing.drift(batch.pk) == {}
 
 
-def test_growing_and_ending_together_loses_no_job():
+def test_growing_and_ending_together_loses_no_job(way_to_write):
     """Without `finished_at IS NULL` in the growth, a row is added to a batch that has ended and never runs."""
     for _ in range(100):
         batch = fill(1)
@@ -120,7 +120,7 @@ def test_growing_and_ending_together_loses_no_job():
             assert batch.jobs.filter(pk=grown.pk).exists()
 
 
-def test_positions_are_given_once_when_several_add_together():
+def test_positions_are_given_once_when_several_add_together(way_to_write):
     batch = fill(1)
     together(*[lambda: Batch.objects.get(pk=batch.pk).map(tasks.ok, range(50))] * 4)
     positions = list(batch.jobs.order_by("position").values_list("position", flat=True))

@@ -19,8 +19,8 @@ from django_batches.transitions import children, recording, retrying, rows, stee
 
 from . import tasks
 from .books import Books, drift, keep_books
+from .children.families import running_as
 from .road import claim, open_elsewhere, outcome_of
-from .test_children import running_as
 from .test_races import record_all, together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]

@@ -14,7 +14,7 @@ from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind, Outcome
 from django_batches.payloads import clean_name
-from django_batches.transitions import dispatching, recording, repairing, rows, steering
+from django_batches.transitions import dispatching, inserting, recording, repairing, rows, steering, writing
 
 from . import tasks
 from .road import claim, open_elsewhere, outcome_of, statements
@@ -312,7 +312,7 @@ def test_an_error_of_the_database_itself_is_not_the_fault_of_an_outcome(monkeypa
     def away(*args, **kwargs):
         raise DatabaseError("connection lost")
 
-    monkeypatch.setattr(recording, "write", away)
+    monkeypatch.setattr(writing, "write", away)
     with pytest.raises(DatabaseError, match="connection lost"):
         recording.record([outcome_of(job) for job in claimed])
     monkeypatch.undo()
@@ -355,7 +355,7 @@ def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
 def test_a_copy_that_fails_raises_djangos_own_error():
     batch = open_batch()
     with pytest.raises(Error), transaction.atomic():
-        rows.insert_jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at]])
+        inserting.jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at]])
 
 
 @pytest.mark.postgresql
@@ -431,3 +431,13 @@ def test_text_goes_into_the_rows_as_it_is():
         ]
     )
     assert [(job.error, job.traceback) for job in batch.jobs.all()] == [(text, text) for text in NASTY]
+
+
+def test_a_callback_that_cannot_be_imported_yet_is_tried_later_also_of_a_cancelled_batch():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.ok_callback)
+        batch.enqueue(tasks.ok)
+    batch.cancel()
+    recording.record([outcome_of(claim(callbacks=True)[0], Kind.MISSING)])
+    callback = batch.callbacks.get()
+    assert callback.status == "scheduled" and (callback.due_at - timezone.now()).total_seconds() > 20

@@ -122,7 +122,7 @@ class TestCases:
         abandoned = other.enqueue(tasks.ok)
         redis.lmove("rq:queue:bbb", "rq:queue:bbb:intermediate")
         for _ in range(2):
-            chores._clean(redis, ["aaa", "bbb"])
+            chores._clean(["aaa", "bbb"])
             redis.set(other.intermediate_queue.get_first_seen_key(abandoned.id), 1)
         assert "the queue aaa met an error" in caplog.text
         assert abandoned.get_status(refresh=True) == "failed"

@@ -12,6 +12,7 @@ from rq import Queue, SimpleWorker, Worker
 
 from django_batches import Batch, execution
 from django_batches.transitions import repairing
+from django_batches.worker import ordinary
 
 from . import tasks
 from .processes import ROOT, wait_until
@@ -177,3 +178,13 @@ def test_rq_info_and_django_rqs_page_show_our_workers_and_jobs(start_worker, red
 def redis_url(redis):
     found = redis.connection_pool.connection_kwargs
     return f"redis://{found['host']}:{found['port']}/{found['db']}"
+
+
+def test_a_horse_outlives_a_redis_that_is_away_for_a_heartbeat(redis, monkeypatch, caplog):
+    def away(self, job, execution):
+        raise ConnectionError
+
+    monkeypatch.setattr(Worker, "maintain_heartbeats", away)
+    job = Queue("default", connection=redis).enqueue("tests.tasks.ok")
+    ordinary._Forking(["default"], connection=redis).maintain_heartbeats(job, None)
+    assert "cannot tell Redis that it runs" in caplog.text

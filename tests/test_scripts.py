@@ -1,6 +1,7 @@
 """The scripts inside Redis: each may be sent twice, and none touches what is not its own."""
 
 import time
+from uuid import UUID
 
 import pytest
 from rq import Queue, Worker
@@ -45,6 +46,15 @@ def test_a_push_sent_twice_puts_each_job_once(scripts, push, redis):
     jobs = push(3)
     assert scripts.push(1, "default", jobs)
     assert listed(redis) == [job.rq_id for job in jobs]
+
+
+def test_a_push_sent_again_brings_no_job_back_that_has_ended_meanwhile(scripts, push, redis, monkeypatch):
+    monkeypatch.setattr("django_batches.scripts.uuid4", lambda: UUID(int=7))
+    jobs = push(2)
+    taken = scripts.turn("w", ["default"])
+    scripts.turn("w", ["default"], take=False, finished=taken.rq_id, outcome=outcome(taken.rq_id, scripts))
+    assert scripts.push(1, "default", jobs)
+    assert listed(redis) == [jobs[1].rq_id]
 
 
 def test_callbacks_go_to_the_front_in_their_order(push, redis):

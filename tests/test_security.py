@@ -12,7 +12,7 @@ from rq import SimpleWorker, Worker
 
 from django_batches import Batch
 from django_batches.conf import LARGEST_PAYLOAD
-from django_batches.execution import MAX_HEAD, Message
+from django_batches.message import MAX_HEAD, Message
 from django_batches.scripts import RUN
 from django_batches.transitions import repairing, rows
 
@@ -174,7 +174,7 @@ def test_a_row_that_is_broken_fails_at_the_third_time_and_does_not_go_round_for_
 def test_a_message_larger_than_any_setting_allows_is_not_read():
     text = "[" * (LARGEST_PAYLOAD + MAX_HEAD + 1)
     with pytest.raises(ValueError, match="are more than any MAX_PAYLOAD allows"):
-        Message.of("batch-tests-1-1", text)
+        Message.loads("batch-tests-1-1", text)
 
 
 GOOD = ["0" * 32, "1" * 32, 0, "", "tests.tasks.ok", 9, 0, 1, [], [[], {}]]
@@ -188,9 +188,9 @@ GOOD = ["0" * 32, "1" * 32, 0, "", "tests.tasks.ok", 9, 0, 1, [], [[], {}]]
      json.dumps(["x", *GOOD[1:]])],
 )  # fmt: skip
 def test_what_is_no_message_is_refused_before_anything_is_done_with_it(text):
-    assert Message.of("batch-tests-1-1", json.dumps(GOOD)).batch_id == UUID(int=0)
+    assert Message.loads("batch-tests-1-1", json.dumps(GOOD)).batch_id == UUID(int=0)
     with pytest.raises((ValueError, RecursionError)):
-        Message.of("batch-tests-1-1", text)
+        Message.loads("batch-tests-1-1", text)
 
 
 def test_the_exceptions_that_are_not_retried_are_never_imported(road):

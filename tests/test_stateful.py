@@ -30,7 +30,7 @@ from django_batches.exceptions import BatchError, BatchExists, BatchFinished
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.states import IN_FLIGHT, WAITING_HERE
-from django_batches.transitions import children, dispatching, due, recording, repairing, retrying, steering
+from django_batches.transitions import children, deleting, dispatching, due, recording, retrying, steering
 
 from . import tasks
 from .books import EVENTS, Books, aggregates_broken, drift, keep_books, name
@@ -330,7 +330,7 @@ class TheBooks(RuleBasedStateMachine):
         """Also by a process that dies when the mark is set."""
         key = self.draw_batch(data)
         if dies:
-            self.or_nothing(lambda: repairing.begin_deleting(key))
+            self.or_nothing(lambda: deleting.begin(key))
         else:
             self.or_nothing(lambda: Batch.objects.filter(pk=key).delete())
 

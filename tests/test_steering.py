@@ -139,6 +139,42 @@ def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
     assert batch.callbacks.get().event == "finish"
 
 
+def test_a_batch_that_is_sealed_or_grows_before_it_is_given_up_is_left_alone(monkeypatch):
+    """Between the look and its turn others may have been cancelled, which takes seconds."""
+    quiet_since = timezone.now() + timedelta(seconds=1)
+    with Batch.open() as sealed:
+        sealed.map(tasks.ok, range(3))
+    open_one = Batch.open().batch
+    creating.create(open_one)
+    rows.batches().filter(pk=open_one.pk).update(grown_at=quiet_since)
+    monkeypatch.setattr(steering, "abandoned", lambda quiet_since: [sealed.pk, open_one.pk])
+    steering.abandon(quiet_since, 3600)
+    assert not Batch.objects.filter(cancelled_at__isnull=False).exists()
+
+
+def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    batch = Batch.open().batch
+    creating.create(batch)
+    creating.add(batch.pk, [new_job(batch) for _ in range(5)])
+    steering.abandon(timezone.now() + timedelta(seconds=1), 0)
+    assert state(batch) == ("open", 3, 0, 0, 2, 0)
+    assert [steering.carry_all_on() for _ in range(3)] == [2, 1, 0]
+    assert state(batch) == ("cancelled", 0, 0, 0, 5, 0)
+
+
+def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
+    with Batch.open() as other:
+        other.map(tasks.ok, range(3))
+    for each in (batch, other):
+        rows.batches().filter(pk=each.pk).update(cancelled_at=timezone.now())
+    rows.batches().filter(pk=batch.pk).update(pending=3, total=3)
+    assert steering.carry_all_on() == 3
+    assert "differ from its rows" in caplog.text
+    assert steering.carry_all_on() == 4
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0) and state(other) == ("cancelled", 0, 0, 0, 3, 0)
+
+
 def test_a_creator_that_died_between_two_chunks_leaves_a_batch_that_adds_up():
     batch = Batch.open().batch
     creating.create(batch)

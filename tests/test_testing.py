@@ -151,3 +151,16 @@ def test_pytest_finds_the_fixture_by_itself_in_another_project(tmp_path):
         timeout=120,
     )
     assert "1 passed" in made.stdout, made.stdout + made.stderr
+
+
+def test_what_was_not_run_because_a_job_failed_is_run_by_the_next_drain():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.ok_callback)
+        batch.enqueue(tasks.boom, "no")
+        batch.map(tasks.ok, range(2))
+    with pytest.raises(ValueError, match="no"):
+        drain()
+    assert drain() == 3
+    batch.refresh_from_db()
+    assert (batch.status, batch.succeeded, batch.callbacks.get().status) == ("failed", 2, "succeeded")
+    assert repairing.drift(batch.pk) == {}

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.views.main import SEARCH_VAR
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -70,9 +70,11 @@ class InsideFilter(SimpleListFilter):
             key = UUID(given)
         except ValueError:
             return [(given, "?")]
-        self.batch = model_admin.get_queryset(request).filter(pk=key).first()
+        visible = model_admin.get_queryset(request)
+        self.batch = visible.filter(pk=key).first()
         if self.batch is None:
-            self.job = BatchJob.objects.filter(pk=key).only("func", "position").first()
+            jobs = BatchJob.objects.filter(Q(batch__in=visible) | Q(callback_of__in=visible), pk=key)
+            self.job = jobs.only("func", "position").first()
         return [(given, self.batch or self.job or "?")]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":

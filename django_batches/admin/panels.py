@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from ..diagnosis import why
+from ..diagnosis import Finding, why
 from ..masking import masked_value
 from ..models import Batch, BatchJob, FailureGroup
-from ..progress import Pace, paces, snapshot
+from ..pace import Pace, paces
+from ..progress import snapshot
 from ..states import JOB_ENDED, JobStatus
 from ..wording import duration, pauses
 from . import acts, timeline, trees
@@ -60,7 +62,7 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
         "shown": snapshot(batch, pace, now),
         "counters": counters(batch).values(),
         "tree": tree,
-        "findings": why(batch),
+        "findings": _without_hidden(why(batch), batch, visible),
         "timeline": timeline.draw(batch),
         "groups": groups[:GROUPS],
         "largest_group": _largest(groups),
@@ -106,6 +108,16 @@ def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
         state = "failed" if any(row.job.status == JobStatus.FAILED for row in current) else "succeeded"
         found.append(Milestone(_("Callbacks ended"), max(times) if is_over else None, state if is_over else ""))
     return found
+
+
+def _without_hidden(findings: list[Finding], batch: Batch, visible: "QuerySet[Batch]") -> list[Finding]:
+    """What is said of batches below it that the user may not see becomes one sentence without their names."""
+    others = {finding.batch_id for finding in findings if finding.batch_id and finding.batch_id != batch.pk}
+    hidden = others - set(visible.filter(pk__in=others).values_list("pk", flat=True)) if others else others
+    if not hidden:
+        return findings
+    told = [finding for finding in findings if finding.batch_id not in hidden]
+    return [*told, Finding("hidden", "info", _("It waits for child batches that you may not see."))]
 
 
 def metadata(batch: Batch) -> str:

@@ -12,7 +12,8 @@ from django.utils.translation import gettext as _
 from .. import family
 from ..family import Child, Opener
 from ..models import Batch
-from ..progress import Pace, paces, snapshot
+from ..pace import Pace, paces
+from ..progress import snapshot
 from ..states import BatchStatus, Event
 
 LEVELS = 3

@@ -8,10 +8,12 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 from django.db import IntegrityError
 from redis import Redis
 
+from ..message import dumps
 from ..scripts import Pushed, Scripts
 from ..transitions import dispatching, due, repairing
 from ..transitions.dispatching import Claimed
@@ -24,6 +26,10 @@ SECONDS_OF_WORK = 0.8
 """That a queue holds. A new batch waits until half of it is left, and then behind that half."""
 HORIZON = 1.0
 """Seconds for which it counts how fast a queue was."""
+RECOUNT = 0.5
+"""Seconds between two counts of the jobs in a queue that are not ours."""
+FAR = 1_000
+"""How far such a count looks from both ends of a queue."""
 SHORTEST = 0.005
 """Seconds below which a rate would be a guess."""
 MAX_CLAIM = 1_000
@@ -39,6 +45,9 @@ class Flow:
     """The moment of `length`: the last change of it, or the last look at an empty queue."""
     taken: deque[tuple[float, float, int]] = field(default_factory=deque)
     """How many were taken: (until, in how many seconds, count)."""
+    others: int = 0
+    """Of `length` those that are not ours: ordinary RQ jobs, and jobs of other projects."""
+    counted_at: float = -RECOUNT
     frontier: Frontier = field(default_factory=Frontier)
 
     def look(self, length: int, now: float) -> None:
@@ -59,6 +68,11 @@ class Flow:
         """Notes that jobs were added."""
         self.length, self.since = self.length + count, now
 
+    def forget(self) -> None:
+        """As at first; the next look notes nothing but the length."""
+        self.taken.clear()
+        self.length = 0
+
     def rate(self, workers: int) -> float:
         """Jobs that are ended per second while there are any; those that the workers have just taken only begin."""
         return max(0, self._count() - workers) / max(self._seconds(), SHORTEST)
@@ -72,9 +86,11 @@ class Flow:
     def room(self, workers: int) -> int:
         """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
         target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * self.rate(workers)))
-        if self.length * 2 > min(target, dispatching.WINDOW):
+        # Ours alone: a queue that is never empty of ordinary jobs would never get one of a batch.
+        own = max(0, self.length - self.others)
+        if own * 2 > min(target, dispatching.WINDOW):
             return 0
-        return min(target - self.length, MAX_CLAIM)
+        return min(target - own, MAX_CLAIM)
 
 
 class Dispatcher:
@@ -115,6 +131,11 @@ class Dispatcher:
         for queue in due.queues():
             self._flow(queue).frontier.restart()
 
+    def forget_rates(self) -> None:
+        """Jobs were handed back without being run: how fast that went says nothing of how fast jobs are run."""
+        for flow in self._flows.values():
+            flow.forget()
+
     def include(self, places: Iterable[Place]) -> None:
         """Jobs wait from these places on."""
         for batch_id, position, queue in places:
@@ -135,9 +156,20 @@ class Dispatcher:
         rooms = {}
         for index, queue in enumerate(queues):
             flow = self._flow(queue)
-            flow.look(found[2 * index], now)
-            rooms[queue] = flow.room(found[2 * index + 1])
+            length, workers = found[2 * index], found[2 * index + 1]
+            flow.look(length, now)
+            if now > flow.counted_at + RECOUNT and (flow.others or not flow.room(workers)):
+                flow.others, flow.counted_at = self._others_in(queue, length), now
+            rooms[queue] = flow.room(workers)
         return rooms
+
+    def _others_in(self, queue: str, length: int) -> int:
+        """How many of the jobs in a queue are not ours; in the middle of a long one all of them, by this count."""
+        key, prefix = self._scripts.keys.queue(queue), self._scripts.keys.rq_ids.encode()
+        ids = cast("list[bytes]", self._redis.lrange(key, 0, FAR - 1))
+        if length > FAR:
+            ids += cast("list[bytes]", self._redis.lrange(key, -min(FAR, length - FAR), -1))
+        return max(0, length - sum(job_id.startswith(prefix) for job_id in ids))
 
     def _fill(self, queue: str, room: int) -> int:
         flow = self._flows[queue]
@@ -158,7 +190,7 @@ class Dispatcher:
         jobs = [
             Pushed(
                 self._scripts.keys.rq_id(job.id, job.dispatch),
-                message_of(job),
+                dumps(job),
                 f"{job.batch_id.hex}{1 if job.event else 0}",
                 job.timeout,
                 job.func,
@@ -167,11 +199,3 @@ class Dispatcher:
         ]
         if jobs and not self._scripts.push(self._lease.token, queue, jobs, front=front):
             raise LeaseLost("A newer coordinator has pushed to Redis.")
-
-
-def message_of(job: Claimed) -> str:
-    """JSON put together as text: the arguments go on as they were written, without being parsed."""
-    return (
-        f'["{job.batch_id.hex}","{job.id.hex}",{1 if job.event else 0},"{job.event}","{job.func}",'
-        f"{job.timeout},{job.attempts},{job.max_attempts},{job.no_retry},{job.arguments}]"
-    )

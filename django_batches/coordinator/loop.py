@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from ..conf import settings
 from ..connection import Keys, client
-from ..transitions import children, dispatching, repairing, retrying, rows, steering
+from ..transitions import children, deleting, dispatching, repairing, retrying, rows, steering
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
 from .lease import Lease, LeaseLost, database_time
@@ -76,7 +76,7 @@ class Coordinator:
         self._running = Every(RUNNING, at_once=False)
         self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
         self._counters = Every(COUNTERS, at_once=False)
-        self._prune, self._pruner = Every(PRUNE), Pruner()
+        self._prune, self._pruner, self._deletions = Every(PRUNE), Pruner(), Every(UPKEEP)
         self._look_at = 0.0
         """When the next poll looks at the queues from the start."""
 
@@ -104,15 +104,18 @@ class Coordinator:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def turn(self) -> int:
-        """Waits for outcomes, pokes or the poll, and does what is due; returns how many outcomes it applied."""
+        """Waits for outcomes, pokes or the poll, and does what is due; returns how many entries it read."""
         due = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
         self._recorder.linger()
         entries, poked = self._recorder.read(0 if self._should_stop() else int(due * 1000))
         recorded = self._recorder.record(entries, claims=CALLBACKS) if entries else None
         if recorded:
             self._dispatcher.push_callbacks(recorded.claimed)
+            if recorded.has_held:
+                self._dispatcher.forget_rates()
         polls = self._poll.is_due()
-        if polls or (self._recorder.has_postponed and self._rewind.is_due()):
+        # Not before the end: more outcomes of locked batches than one read gives would keep all others waiting.
+        if polls or (self._recorder.has_postponed and self._recorder.is_at_end and self._rewind.is_due()):
             self._recorder.rewind()
         if polls:
             self._dispatcher.include(dispatching.promote_due(self._lease))
@@ -181,7 +184,7 @@ class Coordinator:
     def _look_after(self) -> None:
         if self._recorder.is_asked_to_look:
             self._recorder.is_asked_to_look = False
-            for every in (self._reconcile, self._upkeep, self._counters):
+            for every in (self._reconcile, self._upkeep, self._deletions, self._counters):
                 every.soon()
         self._reconciler.act()
         if self._running.is_due():
@@ -197,10 +200,11 @@ class Coordinator:
         steering.mark_overdue(now)
         if self._upkeep.is_due():
             children.cancel_orphans()
-            repairing.carry_on_deleting()
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             steering.abandon(now - timedelta(seconds=seconds), seconds)
+        if self._deletions.is_due() and deleting.carry_on():
+            self._deletions.soon()  # with the next poll: outcomes come first
         if self._prune.is_due() and self._pruner.turn():
             self._prune.soon()  # with the next poll: outcomes come first
         if self._counters.is_due():
@@ -236,7 +240,9 @@ class Coordinator:
             time.sleep(min(0.1, seconds))
 
     def _say(self, error: Exception) -> None:
-        side = "Redis" if isinstance(error, RedisError) else "the database"
-        if self._trouble != side:
-            logger.error("%s cannot reach %s (%s: %s); it tries on.", self.name, side, type(error).__name__, error)
-            self._trouble = side
+        trouble = "cannot reach Redis" if isinstance(error, RedisError) else "cannot reach the database"
+        if isinstance(error, Error) and rows.lacks_tables(error):
+            trouble = "misses tables of this version: run manage.py migrate"
+        if self._trouble != trouble:
+            logger.error("%s %s (%s: %s); it tries on.", self.name, trouble, type(error).__name__, error)
+            self._trouble = trouble

@@ -110,18 +110,22 @@ class Reconciler:
     def sweep(self) -> int:
         """Removes what RQ would keep for ever of runs that have ended; returns how many.
 
-        A cancel on a page that comes with the end of the job writes its hash anew.
+        A cancel on a page that comes with the end of the job writes its hash anew; a server that was rolled back has
+        the leases of workers that are gone.
         """
-        total = 0
+        total, now = 0, self._redis.time()[0]
         for queue in known_queues(self._redis):
+            over: Any = self._redis.zrangebyscore(self._keys.started(queue), "-inf", now, start=0, num=PAGE)
+            kept = [execution.partition(b":")[0] for execution in over]
             for registry in ("canceled", "failed"):
                 mine = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", f"{self._keys.rq_ids}*", PAGE)
-                kept = [key.decode(errors="replace") for key, _ in islice(mine, PAGE)]
-                runs = {self._keys.parse(rq_id) for rq_id in kept if self._keys.is_own(rq_id)}
-                if runs:
-                    ended = runs - dispatching.still_in_flight(job_id for job_id, _ in runs)
-                    self._forget([(*run, queue) for run in ended])
-                    total += len(ended)
+                kept += [key for key, _ in islice(mine, PAGE)]
+            names = [key.decode(errors="replace") for key in kept]
+            runs = {self._keys.parse(rq_id) for rq_id in names if self._keys.is_own(rq_id)}
+            if runs:
+                ended = runs - dispatching.still_in_flight(job_id for job_id, _ in runs)
+                self._forget([(*run, queue) for run in ended])
+                total += len(ended)
         return total
 
     def mark_running(self) -> int:

@@ -44,6 +44,8 @@ class Recorder:
         self._read_at = self._free_at = 0.0
         self._come_to = b"0-0"
         """Up to here every outcome was read, and applied unless it was postponed."""
+        self.is_at_end = True
+        """The last read came to the end of the stream."""
         self._postponed: set[UUID] = set()
         self._postponed_before: set[UUID] = set()
         """The batches of postponed outcomes: since the last rewind, and between the two before."""
@@ -96,6 +98,7 @@ class Recorder:
             self._pokes = pokes[-1][0]
             self.is_asked_to_look |= LOOK in poked
         found_outcomes = _entries(found, self._keys.outcomes)
+        self.is_at_end = len(found_outcomes) < CHUNK
         entries = [(entry, fields[1] if fields[0] == b"o" else b"") for entry, fields in found_outcomes]
         if entries:
             self._position = entries[-1][0]

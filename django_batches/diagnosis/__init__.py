@@ -42,12 +42,12 @@ def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
         return [Finding("deleting", "info", text, _("If that was cut off, delete it again: it goes on."))]
     now, below = timezone.now(), Below.of(batch)
     everyone = [batch, *below.batches]
-    due = to_run(everyone)
-    needs = due | used(everyone)
+    to_start = to_run(everyone)
+    needs = to_start | used(everyone)
     broker = (asked or ask)(sorted({queue for _, queue in needs}))
     machinery = [*_everywhere(broker, now), *_deserted(batch, below, needs, broker, now)]
     findings = [*machinery, *_steering(batch, now), *below.stuck(now), *_waiting(batch, now), *below.waits()]
-    is_due = any(key == batch.pk for key, _ in due) and not batch.in_flight
+    is_due = any(key == batch.pk for key, _ in to_start) and not batch.in_flight
     if is_due and not machinery and not batch.is_paused:
         findings.append(Finding("behind", "info", _("Its jobs wait for their place behind those of other batches.")))
     order = ("error", "warning", "info")
@@ -177,9 +177,9 @@ def _waiting(batch: "Batch", now: datetime) -> list[Finding]:
     if queued > 0:
         text = ngettext("%(count)s job is in its queue.", "%(count)s jobs are in their queue.", queued)
         findings.append(Finding("queued", "info", text % {"count": number(queued)}))
-    due = _next_due(batch) if batch.pending > batch.in_flight else None
-    if due:
-        text = _("The next attempt is scheduled for %(time)s.") % {"time": moment(due)}
+    next_due = _next_due(batch) if batch.pending > batch.in_flight else None
+    if next_due:
+        text = _("The next job is scheduled for %(time)s.") % {"time": moment(next_due)}
         findings.append(Finding("scheduled", "info", text))
     if batch.finished_at and batch.open_callbacks:
         text = ngettext(

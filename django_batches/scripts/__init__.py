@@ -13,6 +13,7 @@ from hashlib import sha1
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from redis import Redis
 from redis.exceptions import NoScriptError, ResponseError
@@ -112,7 +113,7 @@ class Scripts:
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
         """Puts jobs into a queue; False where a newer coordinator has taken over."""
         per_job: Any = chain.from_iterable(jobs)
-        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data()]
+        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data(), uuid4().hex]
         return int(self._push(args=[*self._common, *head, *per_job])) >= 0
 
     def turn(

@@ -58,11 +58,15 @@ local function pop(list)
   local id = redis.call('LPOP', list)
   if not id or not is_foreign(id) then return id end
   redis.call('LPUSH', list, id)
-  for _, other in ipairs(redis.call('LRANGE', list, 1, 50)) do
-    if not is_foreign(other) then
-      redis.call('LREM', list, 1, other)
-      return other
+  for first = 1, 1000, 50 do
+    local others = redis.call('LRANGE', list, first, first + 49)
+    for _, other in ipairs(others) do
+      if not is_foreign(other) then
+        redis.call('LREM', list, 1, other)
+        return other
+      end
     end
+    if #others < 50 then return false end
   end
   return false
 end

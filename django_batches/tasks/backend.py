@@ -8,9 +8,10 @@ from django.apps import apps
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
+from ..adding import Adder, add_job
 from ..exceptions import BatchError, FunctionNotAllowed
 from ..functions import task_at
-from ..opening import Adder, Opening, add_job
+from ..opening import Opening
 from ..options import Options
 from ..payloads import load_arguments
 from ..states import JobStatus

@@ -15,7 +15,7 @@ from .framework import Task, TaskContext, TaskResultStatus, normalize_json, task
 from .results import change, moment_of, new_result, task_error, worker_ids
 
 if TYPE_CHECKING:
-    from ..execution import Message
+    from ..message import Message
 
 logger = logging.getLogger("django_batches")
 

@@ -6,6 +6,7 @@ parent nor the end of its child, in whatever order or at once, can be missed.
 """
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.db.models import Count, Exists, OuterRef, Q, Sum
-from django.db.models.functions import Length
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from ..conf import settings
 from ..outcomes import Kind, Outcome, fingerprint
 from ..states import IN_FLIGHT, BatchStatus, Event, JobStatus
-from . import counting, recording, repairing, rows, steering
+from . import counting, repairing, results, rows, steering, writing
 from .aggregating import aggregate
 from .counting import Tally
 from .deciding import Change
@@ -83,7 +82,7 @@ def _tell(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) ->
         awaiting = rows.awaiting(parents)
         changes = _end([job for key, job in parents.items() if key not in awaiting], locked)
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
-        won = recording.write(changes, tallies, now, (JobStatus.WAITING,))
+        won = writing.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
         counting.write(tallies.values(), now)
     for change in won:
@@ -126,23 +125,6 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsucce
     return dict(found)
 
 
-def result_texts(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
-    """The results of succeeded batches as JSON: of the first success callback, or the list of those of the jobs."""
-    batches = list(rows.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"))
-    with_callback = [batch.pk for batch in batches if _has_callback(batch)]
-    firsts = rows.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
-    found = {
-        (key, number): text
-        for key, number, text in (firsts.values_list("callback_of", "round", "result_text") if with_callback else ())
-    }
-    texts: dict[UUID, list[str]] = {batch.pk: [] for batch in batches if not _has_callback(batch)}
-    jobs = rows.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
-    for key, text in jobs.values_list("batch_id", "result_text") if texts else ():
-        texts[key].append(text or "null")
-    lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
-    return {batch.pk: lists.get(batch.pk) or found.get((batch.pk, batch.round)) for batch in batches}
-
-
 def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
     """Cancels children of runs that came to nothing (of these jobs, or of all): their work would be done twice.
 
@@ -157,18 +139,25 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
         status__in=[*IN_FLIGHT, JobStatus.WAITING],
     )
     orphans = list(awaited.filter(~Exists(run)).values_list("pk", flat=True)[:LIMIT])
+    until = time.monotonic() + rows.LONG
     for batch_id in orphans:
         # First the cancel: where this process dies between the two, the orphan is found again.
-        steering.cancel(batch_id, "The run of the job that opened it came to nothing.", skip_locked=True)
+        with repairing.mending(batch_id):
+            steering.begin_cancelling(batch_id, "The run of the job that opened it came to nothing.", skip_locked=True)
         cancelled_or_ended = Q(cancelled_at__isnull=False) | Q(finished_at__isnull=False)
         with rows.atomic():
             if batch_id in rows.lock_batches([batch_id], skip_locked=True):
                 rows.batches().filter(cancelled_or_ended, pk=batch_id).update(is_awaited=False)
+        if time.monotonic() > until:
+            break  # the others are found again
     return len(orphans)
 
 
 def carry_cancels_down() -> int:
-    """Cancels the children of jobs whose batch is being cancelled, level by level; returns how many."""
+    """Cancels the children of jobs whose batch is being cancelled, level by level; returns how many.
+
+    For `rows.LONG` at most: nobody keeps the books meanwhile. The next call goes on.
+    """
     below = rows.batches().filter(
         is_awaited=True,
         finished_at=None,
@@ -177,10 +166,15 @@ def carry_cancels_down() -> int:
         parent__batch__finished_at=None,
     )
     seen: set[UUID] = set()
+    until = time.monotonic() + rows.LONG
     while new := set(below.values_list("pk", flat=True)[:LIMIT]) - seen:
         for batch_id in new:
-            steering.cancel(batch_id, "The batch of the job that opened it was cancelled.", skip_locked=True)
-        seen |= new
+            with repairing.mending(batch_id):
+                reason = "The batch of the job that opened it was cancelled."
+                steering.begin_cancelling(batch_id, reason, skip_locked=True)
+            seen.add(batch_id)
+            if time.monotonic() > until:
+                return len(seen)
     return len(seen)
 
 
@@ -201,8 +195,8 @@ def _end(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change
     """What becomes of jobs all of whose children have ended."""
     why = unsuccessful((job.pk, job.dispatch) for job in parents)
     returned = {job.returned_batch_id for job in parents if job.returned_batch_id and not why.get(job.pk)}
-    too_large = _too_large(returned)
-    results = result_texts(returned - set(too_large))
+    too_large = results.too_large(returned)
+    texts = results.of_batches(returned - set(too_large))
     changes = []
     for job in parents:
         batch = batches[job.owner_id]
@@ -214,7 +208,7 @@ def _end(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change
         elif job.returned_batch_id in too_large:
             status, outcome = JobStatus.FAILED, _unsuccessful(job, too_large[job.returned_batch_id], "result_too_large")
         else:
-            text = results.get(job.returned_batch_id) if job.returned_batch_id else job.result_text
+            text = texts.get(job.returned_batch_id) if job.returned_batch_id else job.result_text
             status, outcome = JobStatus.SUCCEEDED, _outcome(job, Kind.SUCCEEDED, result=text)
         changes.append(Change(outcome, status))
     return changes
@@ -222,7 +216,10 @@ def _end(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change
 
 def _unsuccessful(job: "BatchJob", error: str, code: str) -> Outcome:
     kind = f"django_batches.{code}"
-    return _outcome(job, Kind.FAILED, error_type=kind, error=error, fingerprint=fingerprint(kind, job.func))
+    # With its own result: the function has returned, and is not run again where the child is retried.
+    return _outcome(
+        job, Kind.FAILED, error_type=kind, error=error, fingerprint=fingerprint(kind, job.func), result=job.result_text
+    )
 
 
 def _outcome(job: "BatchJob", kind: Kind, **fields: Any) -> Outcome:
@@ -231,22 +228,3 @@ def _outcome(job: "BatchJob", kind: Kind, **fields: Any) -> Outcome:
         kind, job.pk, job.dispatch, job.owner_id, is_job_of_batch,
         worker=job.worker, started_at=job.started_at, **fields,
     )  # fmt: skip
-
-
-def _has_callback(batch: "Batch") -> bool:
-    return counting.registers(batch, Event.SUCCESS)
-
-
-def _too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """Batches whose list of results would be above MAX_PAYLOAD, with the reason."""
-    limit = settings().MAX_PAYLOAD
-    lists = [batch.pk for batch in rows.batches().filter(pk__in=list(batch_ids)) if not _has_callback(batch)]
-    sizes = rows.jobs().filter(batch__in=lists).order_by().values("batch_id")
-    return {
-        size["batch_id"]: (
-            f"The results of its child batch have {size['bytes']} bytes in all, above MAX_PAYLOAD ({limit}): give it "
-            "an on_success callback that returns what is needed of batch.results()."
-        )
-        for size in sizes.annotate(bytes=Sum(Length("result_text")) + Count("pk"))
-        if size["bytes"] and size["bytes"] > limit
-    }

@@ -15,7 +15,7 @@ from django.db.models import F
 
 from ..ids import uuid7
 from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event, JobStatus
-from . import rows
+from . import inserting, rows
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -93,10 +93,10 @@ def write(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[l
         )  # fmt: skip
     if changes:
         _update(changes)
-    for row in [row for row in callbacks if len(row) == len(rows.NEW_JOB)][:claims]:
+    for row in [row for row in callbacks if len(row) == len(inserting.NEW_JOB)][:claims]:
         row += [JobStatus.QUEUED.value, None, 1]
     if callbacks:
-        rows.insert_jobs(callbacks)
+        inserting.jobs(callbacks)
     return callbacks
 
 
@@ -121,7 +121,7 @@ def tell_missed(batch: "Batch", now: datetime) -> None:
     positions = set(told.values_list("position", flat=True))
     missed = [row for row in _callback_rows(batch, Event.FAILURE, now) if row[4] not in positions]
     if missed:
-        rows.insert_jobs(missed)
+        inserting.jobs(missed)
         rows.batches().filter(pk=batch.pk).update(open_callbacks=F("open_callbacks") + len(missed))
 
 

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from ..connection import Added, poke
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus, JobStatus
-from . import counting, rows
+from . import counting, inserting, rows
 
 if TYPE_CHECKING:
     from ..models import Batch
 
+
+FEW = 100
+"""Jobs that are written with their count in one statement; from there on COPY is worth its round trips."""
 
 _GROWN = ("total", "pending", "succeeded", "failed", "cancelled", "in_flight", "status", "failure_round")
 
@@ -36,9 +38,11 @@ class NewJob(NamedTuple):
     due_at: datetime | None = None
     """Not to be started before."""
 
-    def row(self, batch_id: UUID, position: int) -> list[Any]:
-        scheduled = [] if self.due_at is None else [JobStatus.SCHEDULED.value, self.due_at, 0]
-        return [self.id, batch_id, None, "", position, 0, *self[1:-1], *scheduled]
+    def row(self, batch_id: UUID, position: int, *, in_full: bool = False) -> list[Any]:
+        """Columns of `inserting.NEW_JOB`, or of `inserting.NEW_JOB_IN_STATUS` where it is scheduled or asked for."""
+        status = JobStatus.CREATED if self.due_at is None else JobStatus.SCHEDULED
+        further = [status.value, self.due_at, 0] if in_full or self.due_at else []
+        return [self.id, batch_id, None, "", position, 0, *self[1:-1], *further]
 
 
 def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
@@ -47,25 +51,25 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
     Raises `BatchExists` where one with its key has not ended, and `BatchFinished` or `BatchCancelled` for a child of a
     run that was given up or of a job whose batch is cancelled.
     """
-    if batch.parent_id and batch.parent_dispatch:
-        queue = _queue_of_parent(batch.parent_id, batch.parent_dispatch)
-        batch.queue = queue if inherits_queue else batch.queue
-        batch.is_awaited = True
-    if rows.has_a_clock():
-        batch.grown_at = Now()
-    if batch.deadline is not None:
-        batch.deadline_at = rows.deadline(batch.deadline)
+    batch.is_awaited = bool(batch.parent_id and batch.parent_dispatch)
+    inherits_queue = inherits_queue and batch.is_awaited
+    computed = {"queue": ("owner.queue", []) if inherits_queue else ("%s", [batch.queue])} | _times(batch)
+    source, params = _of_parent(batch) if batch.is_awaited else ("WHERE true", [])
     try:
-        with rows.atomic():
-            rows.batches().bulk_create([batch])
-            if batch.deadline is not None:
-                batch.deadline_at = rows.batches().values_list("deadline_at", flat=True).get(pk=batch.pk)
+        with rows.at_once():
+            made = inserting.batch(batch, computed, source, params)
     except IntegrityError:
         if not batch.key:
             raise
-        raise BatchExists(f"A batch with the key {batch.key!r} has not ended yet.") from None
-    batch.grown_at = batch.created_at
-    batch._state.adding = False
+        raise BatchExists(
+            f"A batch with the key {batch.key!r} has not ended yet: Batch.objects.get(key={batch.key!r}, "
+            "finished_at=None) is that one. Wait for it, cancel it, or catch BatchExists."
+        ) from None
+    if made is None:
+        raise _parent_is_over(batch)
+    for name, value in made.items():
+        setattr(batch, name, value)
+    batch._state.adding, batch._state.db = False, rows.alias()
 
 
 def add(
@@ -76,14 +80,16 @@ def add(
     Counters and rows are one transaction: rows that nobody counted, or a count without rows, would hang the batch.
     Raises `BatchFinished` or `BatchCancelled`; then nothing is written.
     """
+    if batch := _add_few(batch_id, new, registered_callbacks, seal):
+        return batch
     with rows.atomic():
         batch = _grow(batch_id, len(new), registered_callbacks, seal)
         first = batch["total"] - len(new)
         has_failed = seal and batch["failure_round"] is not None
         if has_failed:
             counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
-        rows.insert_jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
-        poke_on_commit(added=None if has_failed else Added(batch_id, first, sorted({job.queue for job in new})))
+        inserting.jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
+        poke_on_commit(added=None if has_failed else _added(batch_id, first, new))
     return batch
 
 
@@ -117,41 +123,95 @@ def poke_on_commit(*held: Any, added: Added | None = None) -> None:
     transaction.on_commit(lambda: poke(*held, added=added), using=rows.alias(), robust=True)
 
 
-def _queue_of_parent(job_id: UUID, dispatch: int) -> str:
-    """The queue of the batch of the job that opens a child.
+def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
+    return Added(batch_id, first, sorted({job.queue for job in new}))
 
-    Raises where this run of the job does not count any more: nobody would wait for the child. The row of the job is not
-    locked: user code may hold its transaction open for long, and the book-keeper would wait. What slips through is
-    found by `children.cancel_orphans`.
+
+def _times(batch: "Batch") -> dict[str, tuple[str, list[Any]]]:
+    """The moments of a new batch that the database computes; see `rows.has_a_clock`."""
+    if rows.has_a_clock():
+        late = "clock_timestamp() + %s * interval '1 second'"
+        return {"grown_at": ("clock_timestamp()", []), "deadline_at": (late, [batch.deadline])}
+    if batch.deadline is not None:
+        batch.deadline_at = rows.deadline(batch.deadline)
+    return {}
+
+
+def _of_parent(batch: "Batch") -> tuple[str, list[Any]]:
+    """The batch of the job that opens a child, while this run of the job counts: else nobody would wait for the child.
+
+    The row of the job is not locked: user code may hold its transaction open for long, and the book-keeper would wait.
+    What slips through is found by `children.cancel_orphans`.
     """
-    parents = rows.jobs().filter(pk=job_id, dispatch=dispatch, status__in=IN_FLIGHT)
-    found = parents.values_list("batch__queue", "callback_of__queue", "batch__cancelled_at").first()
-    if found is None:
-        raise BatchFinished(
-            f"This run of job {job_id} does not count any more, because its worker was taken for lost: no batch is "
-            "opened for it."
+    statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
+    return (
+        f"FROM {rows.JOB} parent JOIN {rows.BATCH} owner ON owner.id = COALESCE(parent.batch_id, parent.callback_of_id)"
+        f" WHERE parent.id = %s AND parent.dispatch = %s AND parent.status IN ({statuses})"
+        " AND (parent.batch_id IS NULL OR owner.cancelled_at IS NULL)",
+        [rows.parameter(batch.parent_id), batch.parent_dispatch],
+    )
+
+
+def _parent_is_over(batch: "Batch") -> BatchFinished:
+    """Why no child can be opened."""
+    job = rows.jobs().filter(pk__in=[batch.parent_id], status__in=IN_FLIGHT).select_related("batch").first()
+    if job and job.dispatch == batch.parent_dispatch and job.batch and job.batch.cancelled_at:
+        return BatchCancelled(f"The batch of job {job.pk} was cancelled; no child of it can be opened.")
+    return BatchFinished(
+        f"This run of job {batch.parent_id} does not count any more, because its worker was taken for lost: no batch "
+        "is opened for it."
+    )
+
+
+def _add_few(
+    batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None, seal: bool
+) -> dict[str, Any] | None:
+    """What `add` does, in one statement; None with nothing written where it takes more, or where it is refused."""
+    if len(new) > FEW or rows.connection().vendor != "postgresql":
+        return None
+    update, params = _growing(batch_id, len(new), registered_callbacks, seal)
+    table, columns = rows.values(
+        inserting.NEW_JOB_IN_STATUS, [job.row(batch_id, place, in_full=True) for place, job in enumerate(new)]
+    )
+    picks = [f"v_{name}" if name != "position" else "total - %s + v_position" for name in inserting.NEW_JOB_IN_STATUS]
+    with rows.at_once():
+        found = rows.execute(
+            # Not with a failure that was told before the seal: callbacks that came after it are told then.
+            f"WITH grown AS ({update}{' AND failure_round IS NULL' if seal else ''} RETURNING {', '.join(_GROWN)}),"
+            f" added AS (INSERT INTO {rows.JOB} ({', '.join(inserting.NEW_JOB_IN_STATUS)})"
+            f" SELECT {', '.join(picks)} FROM grown, {table})"
+            " SELECT * FROM grown",
+            [*params, len(new), *columns],
         )
-    if found[2]:
-        raise BatchCancelled(f"The batch of job {job_id} was cancelled; no child of it can be opened.")
-    return str(found[0] or found[1])
+        if not found:
+            return None
+        batch = dict(zip(_GROWN, found[0], strict=True))
+        # In here: where somebody has turned autocommit off, Django refuses it outside of `atomic`.
+        poke_on_commit(added=_added(batch_id, batch["total"] - len(new), new))
+    return batch
 
 
-def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
+def _growing(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> tuple[str, list[Any]]:
     now = rows.parameter(timezone.now())
     grown, times = ("clock_timestamp()", []) if rows.has_a_clock() else ("%s", [now])
     sealing, sealed_at = (", status = 'running', sealed_at = COALESCE(sealed_at, %s)", [now]) if seal else ("", [])
-    found = rows.execute(
+    return (
         f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"
         f" registered_callbacks = COALESCE(%s, registered_callbacks){sealing}"
-        " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL"
-        f" RETURNING {', '.join(_GROWN)}",
+        " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL",
         [count, count, *times, registered_callbacks, *sealed_at, rows.parameter(batch_id)],
     )
+
+
+def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
+    update, params = _growing(batch_id, count, registered_callbacks, seal)
+    found = rows.execute(f"{update} RETURNING {', '.join(_GROWN)}", params)
     if found:
         return dict(zip(_GROWN, found[0], strict=True))
     batch = rows.batches().filter(pk=batch_id).only("cancelled_at", "reason").first()
     if batch is None:
         raise BatchFinished(f"Batch {batch_id} does not exist any more.")
     if batch.cancelled_at:
-        raise BatchCancelled(f"Batch {batch_id} was cancelled; nothing can be added. {batch.reason}".strip())
+        refusal = f"Batch {batch_id} was cancelled; nothing can be added. {batch.reason}".strip()
+        raise BatchCancelled(refusal, batch_id=batch_id)
     raise BatchFinished(f"Batch {batch_id} has ended; nothing can be added: open another one.")

@@ -113,7 +113,7 @@ def _unfinished(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime
         return Change(outcome, JobStatus.FAILED, tried, lost, reason=reason)
     if outcome.kind == Kind.CANCELLED:
         return Change(outcome, JobStatus.CANCELLED, 0, 0)
-    if outcome.kind == Kind.MISSING and not batch.cancelled_at:
+    if outcome.kind == Kind.MISSING and not (batch.cancelled_at and outcome.is_job_of_batch):
         return Change(outcome, JobStatus.SCHEDULED, 0, lost, due_at=now + DEPLOY_PAUSES[job.losses])
     if outcome.kind in _GIVEN_BACK:
         return Change(outcome, _back(batch, outcome), tried, lost)

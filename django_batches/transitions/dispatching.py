@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from ..states import IN_FLIGHT, JobStatus
-from . import rows
+from . import inserting, rows
 from .due import Frontier, Place
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def claim_jobs(
 ) -> list[Claimed]:
     """Claims up to `limit` jobs of a queue, in turns over its batches, from the frontier on, which moves.
 
+    They come in the order in which they are to run: those of the batch with the fewest of them first.
     Batches that are paused, cancelled, at their window or locked by somebody are passed over.
     """
     frontier = frontier or Frontier()
@@ -76,7 +77,9 @@ def claim_jobs(
         del frontier.positions[key]
     is_all = has_room and len(rooms) == len(ids) and all(counts.get(key, 0) < room for key, room, _ in rooms)
     frontier.claimed(ids, claimed, is_all=is_all and not astray)
-    return claimed
+    # The batches with the fewest first, each in its own order: behind all that a huge one was given, they would
+    # wait for it a second time.
+    return sorted(claimed, key=lambda job: counts[job.batch_id])
 
 
 def _room(batch: "Batch") -> int:
@@ -104,9 +107,11 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
 
 
 def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
-    """Those of new rows, in the columns of `rows.insert_jobs`, that were claimed as they were written."""
-    names = list(rows.NEW_JOB_IN_STATUS)
-    found = [dict(zip(names, row, strict=True)) for row in new if row[len(rows.NEW_JOB) :][:1] == [JobStatus.QUEUED]]
+    """Those of new rows, in the columns of `inserting.jobs`, that were claimed as they were written."""
+    names = list(inserting.NEW_JOB_IN_STATUS)
+    found = [
+        dict(zip(names, row, strict=True)) for row in new if row[len(inserting.NEW_JOB) :][:1] == [JobStatus.QUEUED]
+    ]
     return [
         Claimed(
             job["id"], job["dispatch"], job["batch_id"] or job["callback_of_id"], job["event"], job["func"],

@@ -45,7 +45,8 @@ def reopen(batch: "Batch") -> None:
             "round": batch.round + 1,
             "first_failure_id": None,
             "cancelled_at": None,
-            "gave_up": False,
+            # Kept where what it cancelled stays cancelled: the next retry of all revives that.
+            "gave_up": batch.gave_up and not batch.retry_cancelled,
             "reason": "",
             "sealed_at": batch.sealed_at or now,
             "overdue_at": None,
@@ -74,7 +75,9 @@ def climb(batch: "Batch") -> None:
         if job.status == JobStatus.SUCCEEDED:
             return  # it was only a callback that the parent does not depend on
         if owner.cancelled_at and job.batch_id:
-            raise BatchCancelled(f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one.")
+            raise BatchCancelled(
+                f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one.", batch_id=owner.pk
+            )
         if job.dispatch != batch.parent_dispatch or not job.waited_at:
             raise BatchError(f"Nobody waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
         batch.is_awaited = True

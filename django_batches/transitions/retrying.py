@@ -5,7 +5,6 @@ the batch: it cannot end meanwhile, and where the process dies the coordinator g
 its child batch is not run again: the retry goes on inside that child, in the same way.
 """
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -16,7 +15,7 @@ from django.utils import timezone
 
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
-from . import counting, rows
+from . import counting, repairing, rows
 from .counting import Tally
 from .creating import poke_on_commit
 from .reopening import WAITING_AGAIN, Below, climb, put_back, reopen
@@ -24,7 +23,6 @@ from .reopening import WAITING_AGAIN, Below, climb, put_back, reopen
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
-logger = logging.getLogger("django_batches")
 
 _AGAIN: dict[str, Any] = {
     "status": JobStatus.CREATED,
@@ -103,15 +101,19 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
 
 
 def carry_all_on() -> None:
-    """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each."""
+    """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each.
+
+    For `rows.LONG` at most; the next call goes on.
+    """
     seen: set[UUID] = set()
+    until = time.monotonic() + rows.LONG
     while new := set(unfinished()) - seen:
         for batch_id in new:
-            try:
+            with repairing.mending(batch_id):
                 carry_on_retrying(batch_id, skip_locked=True)
-            except BatchError:  # one batch must not stop the books of all others
-                logger.exception("The retry of batch %s cannot go on.", batch_id)
-        seen |= new
+            seen.add(batch_id)
+            if time.monotonic() > until:
+                return
 
 
 def unfinished() -> list[UUID]:
@@ -178,7 +180,7 @@ def _begin(batch: "Batch", include_cancelled: bool) -> bool:
 def _lock(batch_id: UUID) -> "Batch | None":
     batch = rows.lock_batches([batch_id]).get(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
-        raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.")
+        raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
     return batch
 
 

@@ -1,13 +1,14 @@
 """Access to the tables for the transitions: plain querysets, statements with tables of values, bulk inserts."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.apps import apps
-from django.db import connections, router, transaction
+from django.db import Error, connections, router, transaction
 from django.db.models import Model, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -23,29 +24,10 @@ JOB = "django_batches_batchjob"
 BUCKET = "django_batches_timebucket"
 FAILURE_GROUP = "django_batches_failuregroup"
 
+LONG = 2.0
+"""Seconds after which the book-keeper leaves the rest of a tree to its next turn: its lease has 15."""
 CHUNK = 5_000
 """Rows that one transaction of a large cancel, retry or delete takes: short locks, a few megabytes."""
-
-NEW_JOB = {
-    "id": "uuid",
-    "batch_id": "uuid",
-    "callback_of_id": "uuid",
-    "event": "text",
-    "position": "int",
-    "round": "int",
-    "func": "text",
-    "arguments": "text",
-    "queue": "text",
-    "timeout": "int",
-    "max_attempts": "int",
-    "backoff": "text",
-    "no_retry": "text",
-    "created_at": "timestamptz",
-}
-"""Columns of a new job row; the others have their defaults in the database."""
-
-NEW_JOB_IN_STATUS = NEW_JOB | {"status": "text", "due_at": "timestamptz", "dispatch": "int"}
-"""Columns of the row of a job that does not begin as `created`: scheduled, or claimed at once."""
 
 
 _USERS_OWN = ("description", "metadata")
@@ -62,6 +44,43 @@ def connection() -> "BaseDatabaseWrapper":
 
 def atomic() -> transaction.Atomic:
     return transaction.atomic(using=alias())
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """A transaction of the book-keeper that touches rows of the project: it waits for their locks for a second at most.
+
+    Then an error comes for which `was_held` is true.
+    """
+    with atomic():
+        if connection().vendor == "postgresql":
+            execute("SET LOCAL lock_timeout = '1s'", [])
+        yield
+
+
+def was_held(error: Error) -> bool:
+    return getattr(error.__cause__, "sqlstate", None) == "55P03"
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """For a single statement: in no transaction but its own, where BEGIN and COMMIT would be two round trips more."""
+    wrapper = connection()
+    if not wrapper.get_autocommit():
+        with atomic():
+            yield
+        return
+    try:
+        yield
+    except Error:
+        wrapper.close_if_unusable_or_obsolete()  # as `atomic` does, or a lost connection would stay lost
+        raise
+
+
+def lacks_tables(error: Error) -> bool:
+    """Whether it speaks of a table or column that is not there: somebody has yet to run `migrate`."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return state in ("42P01", "42703") if state else str(error).startswith(("no such table", "no such column"))
 
 
 def batches() -> "QuerySet[Batch]":
@@ -86,6 +105,19 @@ def deadline(seconds: int) -> Any:
     return (Now() if has_a_clock() else timezone.now()) + timedelta(seconds=seconds)
 
 
+def batch(batch_id: UUID) -> "Batch":
+    """A batch as it is now; raises `Batch.DoesNotExist`."""
+    if connection().vendor != "postgresql":
+        return batches().get(pk=batch_id)
+    model: type[Batch] = apps.get_model(APP, "Batch")
+    found = _select("WHERE id = %s", [batch_id])
+    if not found:
+        raise model.DoesNotExist(f"There is no batch {batch_id}.")
+    metadata: Any = model._meta.get_field("metadata")
+    found[0].metadata = metadata.from_db_value(found[0].metadata, None, connection())
+    return found[0]
+
+
 def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUID, Batch]":
     """The batches, locked in the order of their keys. With `skip_locked` those that nobody else holds.
 
@@ -93,15 +125,8 @@ def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUI
     """
     if connection().vendor != "postgresql":
         return {batch.pk: batch for batch in batches().filter(pk__in=list(ids)).order_by("pk").defer(*_USERS_OWN)}
-    # Plain SQL: a queryset takes four times as long, and the book-keeper does it in every transaction.
-    model: type[Batch] = apps.get_model(APP, "Batch")
-    names = [field.attname for field in model._meta.concrete_fields if field.name not in _USERS_OWN]
-    found = execute(
-        f"SELECT {', '.join(names)} FROM {BATCH} WHERE id = ANY(%s)"
-        f" ORDER BY id FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}",
-        [list(ids)],
-    )
-    return {batch.pk: batch for batch in (model.from_db(alias(), names, row) for row in found)}
+    which = f"WHERE id = ANY(%s) ORDER BY id FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
+    return {batch.pk: batch for batch in _select(which, [list(ids)], without=_USERS_OWN)}
 
 
 def for_update_skip_locked() -> str:
@@ -147,31 +172,6 @@ def execute(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def insert_jobs(rows: Sequence[Sequence[Any]]) -> None:
-    """Inserts job rows of the columns `NEW_JOB` or `NEW_JOB_IN_STATUS`."""
-    others = [row for row in rows if len(row) > len(NEW_JOB)]
-    plain = [row for row in rows if len(row) == len(NEW_JOB)] if others else rows
-    if plain:
-        _insert(plain, NEW_JOB)
-    if others:
-        _insert(others, NEW_JOB_IN_STATUS)
-
-
-def _insert(rows: Sequence[Sequence[Any]], kinds: dict[str, str]) -> None:
-    """In one go: COPY on PostgreSQL, six times as fast as INSERT."""
-    columns = ", ".join(kinds)
-    wrapper = connection()
-    with wrapper.cursor() as cursor:
-        if wrapper.vendor == "postgresql" and hasattr(cursor, "copy"):
-            # The cursor's own method: its errors must become Django's, or nobody up the road catches them.
-            with wrapper.wrap_database_errors, cursor.copy(f"COPY {JOB} ({columns}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
-        else:
-            table, params = values(kinds, rows)
-            cursor.execute(f"INSERT INTO {JOB} ({columns}) SELECT * FROM {table} WHERE true", params)
-
-
 def parameter(value: Any) -> Any:
     """A key or a time as a parameter of a plain statement."""
     return _portable([value])[0] if connection().vendor != "postgresql" else value
@@ -201,6 +201,14 @@ _ELEMENTS: dict[str, Callable[[Sequence[Any]], list[str]]] = {
     "timestamptz": lambda column: ["NULL" if value is None else f'"{value}"' for value in column],
     "text": _texts,
 }
+
+
+def _select(which: str, params: list[Any], without: Sequence[str] = ()) -> "list[Batch]":
+    """Batches by plain SQL: a queryset takes four times as long, and the book-keeper does it in every transaction."""
+    model: type[Batch] = apps.get_model(APP, "Batch")
+    names = [field.attname for field in model._meta.concrete_fields if field.name not in without]
+    found = execute(f"SELECT {', '.join(names)} FROM {BATCH} {which}", params)
+    return [model.from_db(alias(), names, row) for row in found]
 
 
 def _plain(name: str) -> "QuerySet[Any]":

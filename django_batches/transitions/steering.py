@@ -10,8 +10,8 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from ..states import WAITING_HERE, JobStatus
-from . import counting, rows
+from ..states import BATCH_ENDED, WAITING_HERE, JobStatus
+from . import counting, repairing, rows
 from .aggregating import count_ended
 from .counting import Tally
 from .creating import poke_on_commit
@@ -20,27 +20,41 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 
-def cancel(batch_id: UUID, reason: str = "", *, skip_locked: bool = False) -> int:
+def cancel(batch_id: UUID, reason: str = "") -> int:
     """Cancels a batch: what waits here ends at once, what runs finishes and counts as what it becomes.
 
     Returns how many jobs this call ended; 0 where the batch has ended before. In chunks of their own transactions
     (unless the caller has one open); where this process dies between two, the coordinator goes on.
+    """
+    ended = total = begin_cancelling(batch_id, reason)
+    while ended == rows.CHUNK:
+        ended = carry_on_cancelling(batch_id)
+        total += ended
+    return total
+
+
+def begin_cancelling(
+    batch_id: UUID, reason: str, *, skip_locked: bool = False, quiet_since: datetime | None = None
+) -> int:
+    """The first chunk of a cancel, all that the book-keeper does of one at a time; returns how many jobs it ended.
+
+    With `quiet_since` only where the batch is open still, and nothing was added since that moment.
     """
     now = timezone.now()
     with rows.atomic():
         batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.finished_at:
             return 0
+        if quiet_since and (batch.sealed_at or batch.grown_at >= quiet_since):
+            return 0
         if not batch.cancelled_at:
-            batch.cancelled_at, batch.reason, batch.retry_position = now, reason, None
-            rows.batches().filter(pk=batch_id).update(cancelled_at=now, reason=reason, retry_position=None)
+            changes = {"cancelled_at": now, "reason": reason, "retry_position": None, "gave_up": False}
+            for name, value in changes.items():
+                setattr(batch, name, value)
+            rows.batches().filter(pk=batch_id).update(**changes)
         ended = _cancel_chunk(batch, now)
         poke_on_commit(batch_id)
-    total = ended
-    while ended == rows.CHUNK:
-        ended = carry_on_cancelling(batch_id, skip_locked=skip_locked)
-        total += ended
-    return total
+    return ended
 
 
 def carry_on_cancelling(batch_id: UUID, *, skip_locked: bool = False) -> int:
@@ -102,7 +116,8 @@ def _cancel_callback(job_id: UUID, now: datetime) -> bool:
 def pause(batch_id: UUID) -> bool:
     """Holds the jobs of a batch; running ones finish. False where it is paused already or has ended."""
     with rows.atomic():
-        won = rows.batches().filter(pk=batch_id, is_paused=False, finished_at=None).update(is_paused=True)
+        alive = rows.batches().filter(pk=batch_id, is_paused=False, finished_at=None).exclude(status__in=BATCH_ENDED)
+        won = alive.update(is_paused=True)
         if won:
             poke_on_commit(batch_id)
     return bool(won)
@@ -117,37 +132,39 @@ def resume(batch_id: UUID) -> bool:
     return bool(won)
 
 
-def abandon(created_before: datetime, seconds: int) -> int:
-    """Cancels open batches to which nobody has added since `created_before`: their creator has died."""
-    ids = abandoned(created_before)
+def abandon(quiet_since: datetime, seconds: int) -> int:
+    """Cancels open batches to which nobody has added since `quiet_since`: their creator has died."""
+    ids = abandoned(quiet_since)
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
     for batch_id in ids:
-        cancel(batch_id, reason, skip_locked=True)
+        with repairing.mending(batch_id):
+            begin_cancelling(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
     return len(ids)
 
 
 def mark_overdue(now: datetime) -> int:
     """Marks batches that have not ended by their deadline and tells their failure event; returns how many."""
     late = rows.batches().filter(finished_at=None, overdue_at=None, deadline_at__lte=now)
-    ids = list(late.values_list("pk", flat=True)[:100])
+    # Not those whose deletion has begun: they ended long ago, and in time.
+    ids = list(late.exclude(status__in=BATCH_ENDED).values_list("pk", flat=True)[:100])
     for batch_id in ids:
-        with rows.atomic():
+        with repairing.mending(batch_id), rows.atomic():
             batch = rows.lock_batches([batch_id], skip_locked=True).get(batch_id)
-            if batch is not None and not batch.finished_at and not batch.overdue_at:
+            if batch is not None and batch.status not in BATCH_ENDED and not batch.overdue_at:
                 rows.batches().filter(pk=batch_id).update(overdue_at=now)
                 counting.write([Tally(batch, is_overdue=True)], now)
     return len(ids)
 
 
-def abandoned(created_before: datetime) -> list[UUID]:
+def abandoned(quiet_since: datetime) -> list[UUID]:
     """The batches that `abandon` cancels."""
-    forgotten = rows.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=created_before)
+    forgotten = rows.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=quiet_since)
     return list(forgotten.values_list("pk", flat=True)[:100])
 
 
 def to_hold() -> set[UUID]:
     """The batches whose jobs in RQ must not be started."""
-    alive = rows.batches().filter(finished_at=None)
+    alive = rows.batches().filter(finished_at=None).exclude(status__in=BATCH_ENDED)  # being deleted: nothing is in RQ
     held = alive.filter(is_paused=True) | alive.filter(cancelled_at__isnull=False)
     return set(held.values_list("pk", flat=True))
 
@@ -159,7 +176,10 @@ def unfinished_cancels() -> list[UUID]:
     return list(cut_off.filter(pk__in=waiting).values_list("pk", flat=True)[:100])
 
 
-def carry_all_on() -> None:
-    """A chunk of each cancel that is not through."""
+def carry_all_on() -> int:
+    """A chunk of each cancel that is not through; returns how many jobs that ended."""
+    ended = 0
     for batch_id in unfinished_cancels():
-        carry_on_cancelling(batch_id, skip_locked=True)
+        with repairing.mending(batch_id):
+            ended += carry_on_cancelling(batch_id, skip_locked=True)
+    return ended

@@ -15,6 +15,7 @@ _CHECKSUM = struct.Struct("<Q")
 _RECORD_SIZE = _CHECKSUM.size + _BODY.size
 _STOP = struct.Struct("<Q")
 _COUNT = struct.Struct("<Q")
+_RESERVED = struct.Struct("<Q")
 _TRIES = 100
 
 
@@ -39,10 +40,10 @@ _EMPTY = _record(Occupant("", "", 0.0, 0.0))
 
 
 class Board:
-    """A record, a stop flag and a count of jobs per slot."""
+    """A record, a stop flag, a count of jobs and a reservation per slot."""
 
     def __init__(self, slots: int) -> None:
-        self._size = _RECORD_SIZE + _STOP.size + _COUNT.size
+        self._size = _RECORD_SIZE + _STOP.size + _COUNT.size + _RESERVED.size
         self._memory = mmap.mmap(-1, max(1, slots) * self._size)
         for slot in range(slots):
             self.clear(slot)
@@ -73,10 +74,18 @@ class Board:
         """How many jobs the executors of this slot have started, those before them included."""
         return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD_SIZE + _STOP.size)[0])
 
+    def reserve(self, slot: int, is_reserved: bool) -> None:
+        """Whether the executor of this slot has taken a job from the budget of all that it has not started."""
+        _RESERVED.pack_into(self._memory, (slot + 1) * self._size - _RESERVED.size, is_reserved)
+
+    def has_reserved(self, slot: int) -> bool:
+        return bool(_RESERVED.unpack_from(self._memory, (slot + 1) * self._size - _RESERVED.size)[0])
+
     def clear(self, slot: int) -> None:
         """For the next executor of this slot; called by the supervisor once the last one is gone."""
         begin = slot * self._size
         self._memory[begin : begin + _RECORD_SIZE + _STOP.size] = _EMPTY + bytes(_STOP.size)
+        self.reserve(slot, False)
 
     def stop(self, slot: int) -> None:
         """Asks the child of this slot to leave after what it is at."""

@@ -51,14 +51,22 @@ def _work(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) 
                 locked_at = now
             scheduler.enqueue_scheduled_jobs()
             if now - cleaned_at > UPKEEP:
-                _clean(redis, names)
+                _clean(names)
                 cleaned_at = now
             time.sleep(INTERVAL)
     finally:
         _end(scheduler)
 
 
-def _clean(redis: Redis, names: Sequence[str]) -> None:
+def _clean(names: Sequence[str]) -> None:
+    redis = client()  # RQ's worker raises its time-outs to minutes, which would go for all that is asked here
+    try:
+        _clean_registries(redis, names)
+    finally:
+        redis.connection_pool.disconnect()
+
+
+def _clean_registries(redis: Redis, names: Sequence[str]) -> None:
     for name in names:
         worker = Worker([name], connection=redis, serializer=settings().RQ_SERIALIZER)
         try:

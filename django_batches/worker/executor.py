@@ -5,7 +5,6 @@ It never decides about statuses: the row may know better by the time the outcome
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +12,18 @@ from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from django.db import Error, connections
-from redis import Redis
 from redis.exceptions import RedisError
-from rq import Queue, Worker
-from rq.exceptions import NoSuchJobError
-from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from ..conf import settings
 from ..connection import client
-from ..execution import HELD_UP, Message, is_current, perform, record_directly, unreadable
+from ..execution import HELD_UP, is_current, perform, record_directly, unreadable
+from ..message import Message
 from ..outcomes import Kind, Outcome
 from ..scripts import Scripts, Taken
 from .board import Board, Occupant
 from .hygiene import Hygiene
-from .processes import die_with, resident
+from .ordinary import OrdinaryJobs
+from .processes import resident
 
 logger = logging.getLogger("django_batches")
 
@@ -41,8 +37,6 @@ FULL = 0.75
 """Share of the memory it may hold above which an executor is replaced between two jobs."""
 IDLE_BLOCK = 500
 """Milliseconds an idle executor waits for the wake stream before it looks for ordinary RQ jobs."""
-STOP_ORDINARY = signal.SIGUSR1
-"""Asks an executor to stop the ordinary RQ job that it runs."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Executor:
         self._woken: Any = "0-0"
         self._hygiene = Hygiene()
         self._jobs = 0
-        self._ordinary: Redis | None = None
+        self._ordinary = OrdinaryJobs(post.name, post.board, post.slot)
         self._taken = Taken("idle")
         self._done: Outcome | None = None
         self._seconds = 0.0
@@ -98,26 +92,40 @@ class Executor:
         taken = self._turn(wants)
         self._taken, self._done = taken, None
         if taken.kind == "job":
-            begun = time.monotonic()
+            begun, jobs = time.monotonic(), self._jobs
             self._done = self._execute(taken, begun)
             self._seconds += time.monotonic() - begun
+            if self._jobs == jobs:  # it was not started
+                self._give_back()
         elif taken.kind == "rq":
             self._count()
-            self._execute_ordinary(taken)
+            if self._ordinary.run(taken):
+                self._clean_up()
         elif taken.kind == "retired" or leaves:
             return "leave"
-        elif wants and self._post.budget is not None:
-            self._post.budget.release()
+        elif wants:
+            self._give_back()
         return taken.kind
 
     def _count(self) -> None:
         self._jobs += 1
         self._post.board.count(self._post.slot)
+        if self._post.budget is not None:
+            self._post.board.reserve(self._post.slot, False)
 
     def _reserve(self) -> bool:
         """A job of the budget of all executors together, for the next turn."""
         budget = self._post.budget
-        return budget is None or budget.acquire(block=False)
+        if budget is None:
+            return True
+        has_one = budget.acquire(block=False)
+        self._post.board.reserve(self._post.slot, has_one)
+        return has_one
+
+    def _give_back(self) -> None:
+        if self._post.budget is not None:
+            self._post.board.reserve(self._post.slot, False)
+            self._post.budget.release()
 
     def _should_leave(self) -> bool:
         post = self._post
@@ -170,10 +178,10 @@ class Executor:
 
     def _execute(self, taken: Taken, begun: float) -> Outcome | None:
         try:
-            message = Message.of(taken.rq_id, taken.message)
+            message = Message.loads(taken.rq_id, taken.message)
         except (ValueError, RecursionError) as wrong:
             return unreadable(taken.rq_id, wrong)
-        if self._must_ask(taken) and not self._is_current(message):
+        if self._must_ask(taken, message) and not self._is_current(message):
             # The row has ended or was dispatched again: told as vanished, which changes nothing then.
             return message.outcome(Kind.VANISHED, worker=self._post.name)
         self._count()
@@ -192,12 +200,13 @@ class Executor:
             logger.exception("%s cannot be cleaned after a job; it is replaced.", self._post.name)
             self._worn = True
 
-    def _must_ask(self, taken: Taken) -> bool:
+    def _must_ask(self, taken: Taken, message: Message) -> bool:
         """A server that was rolled back has old jobs in its lists; a roll-back breaks every connection.
 
-        And a process that was frozen on its way may hold what another has been given since.
+        And a process that was frozen on its way may hold what another has been given since; and an earlier run, taken
+        for lost, may have told its success to the database itself.
         """
-        if time.monotonic() > self._asked_at + HELD_UP:
+        if message.dispatch > 1 or time.monotonic() > self._asked_at + HELD_UP:
             return True
         return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE
 
@@ -209,31 +218,6 @@ class Executor:
             logger.warning("The row of job %s cannot be asked (%s).", message.job_id, error)
             connections.close_all()
             return False
-
-    def _execute_ordinary(self, taken: Taken) -> None:
-        """A job of somebody else: by RQ's own worker, with a fork, its retries, dependents and callbacks."""
-        connections.close_all()  # before the fork: two processes on one connection mix their answers
-        redis = self._ordinary = self._ordinary or client()  # RQ raises the time-outs of a client it is given
-        queue = Queue(taken.queue, connection=redis, serializer=settings().RQ_SERIALIZER)
-        try:
-            job = Job.fetch(taken.rq_id, connection=redis, serializer=settings().RQ_SERIALIZER)
-        except NoSuchJobError:
-            redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
-            return
-        except Exception as error:
-            # It stays where RQ's own upkeep looks for jobs that never started.
-            logger.warning("The RQ job %s cannot be read: %s", taken.rq_id, error)
-            return
-        worker = _Forking([queue], name=self._post.name, connection=redis, serializer=settings().RQ_SERIALIZER)
-
-        def stop(signum: int, frame: object) -> None:
-            worker._stopped_job_id = job.id
-            worker.kill_horse()
-
-        signal.signal(STOP_ORDINARY, stop)
-        self._post.board.write(self._post.slot, Occupant(taken.rq_id, taken.queue, time.monotonic(), 0.0))
-        worker.execute_job(job, queue)
-        self._clean_up()
 
     def _idle(self, kind: str) -> None:
         if kind == "suspended":
@@ -252,15 +236,6 @@ class Executor:
         connection.on_connect()
         connection.send_command("TIME")
         self._connected_at = float(connection.read_response()[0])
-
-
-class _Forking(Worker):
-    """RQ's worker for one ordinary job, whose horse does not outlive this process."""
-
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        assert self.pid is not None
-        die_with(self.pid)
-        super().main_work_horse(job, queue)
 
 
 _WEARING = (MemoryError, JobTimeoutException)

@@ -25,10 +25,10 @@ from ..connection import client, poke
 from ..coordinator.loop import Coordinator, Every
 from ..outcomes import Kind
 from ..scripts import Scripts
-from . import chores
+from . import chores, ordinary
 from .board import Board
 from .bursting import Burst
-from .executor import STOP_ORDINARY, Executor, Post
+from .executor import Executor, Post
 from .processes import fork, resident, warn_of_threads
 from .registration import Registration
 
@@ -96,8 +96,14 @@ class Supervisor:
         self._registration = Registration(self._redis, plan.queues)
         self._renewal = Every(RENEW)
         self._leaving_since: float | None = None
+        """Also where it leaves by itself: spent, or with nothing left to do."""
+        self._asked_at: float | None = None
+        """When somebody asked it to leave."""
+        self._cut_short_at: float | None = None
+        """When its patience with running jobs was over."""
         self._away_since: float | None = None
         self._deaths: dict[int, float] = {}
+        self._no_fork_until = 0.0
 
     def run(self) -> int:
         """The exit code: 0, or 1 where jobs had to be interrupted."""
@@ -121,6 +127,7 @@ class Supervisor:
                 self._reap()
                 self._kill_overrunning()
                 self._kill_overgrown()
+                self._kill_silent()
                 self._leave_if_spent()
         finally:
             self._kill_all()
@@ -130,7 +137,14 @@ class Supervisor:
     def _keep_children(self) -> None:
         if self._leaving_since is not None:
             self._dismiss()
-            return
+        elif time.monotonic() > self._no_fork_until:
+            try:
+                self._fill_posts()
+            except OSError as error:  # no memory or no process left: those that are there must not end for that
+                logger.error("%s cannot start a process (%s); it tries again.", self._name, error)
+                self._no_fork_until = time.monotonic() + SHORT_LIFE
+
+    def _fill_posts(self) -> None:
         if self._coordinator is None:
             self._coordinator = self._spawn(self._plan.workers, f"{self._name}.coordinator", self._coordinate)
         if self._chores is None and self._plan.workers:
@@ -161,8 +175,12 @@ class Supervisor:
         burst = Burst(self._plan.queues) if self._plan.burst else None
         Coordinator(
             f"{self._name}.coordinator",
-            lambda: self._board.should_stop(slot) or (burst is not None and burst.is_over()),
+            lambda: self._board.should_stop(slot) or (burst is not None and not self._is_busy() and burst.is_over()),
         ).run()
+
+    def _is_busy(self) -> bool:
+        """Whether a job runs: an ordinary one may put its dependents, or itself, into the queue at its end."""
+        return any(self._board.read(slot) for slot in range(self._plan.workers))
 
     def _do_chores(self, slot: int) -> None:
         chores.run(self._plan.queues, lambda: self._board.should_stop(slot))
@@ -196,6 +214,8 @@ class Supervisor:
 
     def _executor_died(self, child: Child, code: int) -> None:
         del self._executors[child.slot]
+        if self._budget and self._board.has_reserved(child.slot):
+            self._budget.release()  # or one job less would be started, and it would wait for that for ever
         if child.sentence is None and code:
             occupant = self._board.read(child.slot)
             what = f" in job {occupant.rq_id}" if occupant else ""
@@ -225,8 +245,8 @@ class Supervisor:
             job = self._board.read(child.slot)
             if job and job.timeout and (held := resident(child.pid)) > limit:
                 error = f"its process held {held >> 20} MB, more than --max-memory-per-child ({limit >> 20} MB)."
+                self._kill(child, Kind.KILLED, error, job.rq_id)
                 logger.error("%s is killed in job %s: %s", child.name, job.rq_id, error)
-                self._kill(child, Kind.KILLED, error)
 
     def _kill(self, child: Child, kind: Kind, error: str, stopped: str = "") -> None:
         if child.sentence is None:
@@ -276,19 +296,20 @@ class Supervisor:
         job = self._board.read(child.slot)
         if command in ("stop-job", "stop-execution"):
             if job and job.rq_id == asked and not job.timeout:
-                os.kill(child.pid, STOP_ORDINARY)
+                os.kill(child.pid, ordinary.STOP)
             elif job and job.rq_id == asked:
                 self._kill(child, Kind.STOPPED, "it was stopped on request.", asked)
         elif command == "kill-horse":
             self._kill(child, Kind.KILLED, "it was killed on request.")
-        elif command == "shutdown" and self._leaving_since is None:
+        elif command == "shutdown" and self._asked_at is None:
             self._asked_to_leave("shutdown")  # RQ sends one to each worker: the second is no impatience
 
     def _asked_to_leave(self, why: str) -> bool:
-        if self._leaving_since is not None:
+        if self._asked_at is not None:
             return self._interrupt(f"{why} came again")
         logger.info("%s got %s: it finishes the jobs at hand and leaves.", self._name, why)
-        self._leaving_since = time.monotonic()
+        self._asked_at = time.monotonic()
+        self._leaving_since = self._leaving_since or self._asked_at
         return False
 
     def _leave_if_spent(self) -> None:
@@ -300,16 +321,25 @@ class Supervisor:
                 self._leaving_since = time.monotonic()
 
     def _is_grace_over(self) -> bool:
-        grace, since = self._plan.grace, self._leaving_since
+        grace, since = self._plan.grace, self._asked_at
         return grace is not None and since is not None and time.monotonic() > since + grace
 
     def _interrupt(self, why: str) -> bool:
+        self._cut_short_at = self._cut_short_at or time.monotonic()
         busy = [child for child in self._executors.values() if child.sentence is None]
         if busy:
             logger.warning("%s interrupts its jobs: %s. They run again elsewhere.", self._name, why)
         for child in busy:
             self._kill(child, Kind.INTERRUPTED, "its worker was shut down while it ran.")
         return bool(busy)
+
+    def _kill_silent(self) -> None:
+        """Where somebody does not wait any longer: chores and coordinator may hang on a server that does not answer."""
+        if self._cut_short_at is None or time.monotonic() < self._cut_short_at + PATIENCE or self._executors:
+            return
+        for child in (self._chores, self._coordinator):
+            if child:
+                os.kill(child.pid, signal.SIGKILL)
 
     def _dismiss(self) -> None:
         """Executors and chores first; the coordinator last, once the outcomes of all executors are told."""
@@ -345,4 +375,9 @@ def _wait_for_signal() -> int:
 
 
 def _describe(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal, which has no name
+        return f"signal {-code}"

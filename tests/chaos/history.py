@@ -74,6 +74,7 @@ class History:
             if step.new in IN_FLIGHT:
                 began.setdefault(flight, step.at)
                 found[flight] = (began[flight], float("inf"))
-            elif flight in began:
-                found[flight] = (began[flight], step.at)
+            elif step.old in IN_FLIGHT:
+                # A callback that is written as queued has made no step before; its key tells when that was.
+                found[flight] = (began.get(flight, int(step.job[:12], 16) / 1000), step.at)
         return found

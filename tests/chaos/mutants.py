@@ -28,6 +28,10 @@ class Mutant:
     options: str
 
 
+_FEW = """\
+    if batch := _add_few(batch_id, new, registered_callbacks, seal):
+        return batch
+"""
 MUTANTS = [
     Mutant(
         "nobody compares the rows with Redis",
@@ -52,7 +56,7 @@ MUTANTS = [
     ),
     Mutant(
         "an outcome applies whatever the status of its row",
-        "transitions/recording.py",
+        "transitions/writing.py",
         " AND status IN ({among}) RETURNING",
         " RETURNING",
         "--seconds 20 --points 20 --match 'coordinator: XDEL.*before|executor: EVALSHA.*twice'",
@@ -63,14 +67,14 @@ MUTANTS = [
         "        recorded = recording.record(outcomes, self._lease, claims=claims)",
         "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
         "        recorded = recording.record(outcomes, self._lease, claims=claims)",
-        "--seconds 25 --points 20 --match 'coordinator: .*(recording|counting).*before'",
+        "--seconds 25 --points 20 --match 'coordinator: .*(recording|writing|counting).*before'",
     ),
     Mutant(
         "an outcome that could not be told is not told again",
         "worker/executor.py",
         "                if self._is_orphan():\n                    os._exit(1)\n",
         "                done = None\n",
-        "--seconds 15 --points 20 --match 'executor: EVALSHA.*failed before'",
+        "--seconds 20 --pause 1 --only 'Redis clients killed'",
     ),
     Mutant(
         "old jobs are started without asking their rows",
@@ -84,7 +88,7 @@ MUTANTS = [
         "scripts/push.lua",
         "if token < newest then return -1 end\n",
         "",
-        "--seconds 25 --points 20 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
+        "--seconds 50 --points 60 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
     ),
     Mutant(
         "that an event was told is not noted",
@@ -96,7 +100,7 @@ MUTANTS = [
     Mutant(
         "jobs and their count are written in two transactions",
         "transitions/creating.py",
-        "    with rows.atomic():\n        batch = _grow(",
+        _FEW + "    with rows.atomic():\n        batch = _grow(",
         "    if True:\n        batch = _grow(",
         "--seconds 15 --points 20 --match 'creator: UPDATE in transitions.creating._grow (killed|failed) after'",
     ),
@@ -117,7 +121,7 @@ def main() -> int:
 
 
 def noticed_by(mutant: Mutant) -> str:
-    """The first violation of the round, or nothing where all seemed well."""
+    """How many violations the round told and the last of them, or nothing where all seemed well."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         tree = Path(folder, "tree")
         shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
@@ -127,13 +131,14 @@ def noticed_by(mutant: Mutant) -> str:
             cwd=tree, env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHONPATH": str(tree)}, shell=True,
             capture_output=True, text=True, timeout=TIMEOUT,
         )  # fmt: skip
-    first, _, rest = done.stdout.partition(" violations; everything is in ")
-    if not rest:
+    told, _, folder = done.stdout.rstrip().rpartition(" violations; everything is in ")
+    if not told:
         if done.returncode:
             raise SystemExit(f"The round itself failed:\n{done.stdout}\n{done.stderr}")
         return ""
-    shutil.rmtree(rest.splitlines()[0])
-    return f"{first.rpartition(' ')[2]} violations, such as: {rest.splitlines()[1].strip()[:140]}"
+    shutil.rmtree(folder)
+    *_, example, last = told.splitlines()
+    return f"{last.rpartition(' ')[2]} violations, such as: {example.strip()[:140]}"
 
 
 def apply(mutant: Mutant, path: Path) -> None:

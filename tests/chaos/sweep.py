@@ -1,4 +1,7 @@
-"""The sweep over all crash points: each in turn does what each mode says, while the load goes on."""
+"""The sweep over all crash points: each in turn does what each mode says, while the load goes on.
+
+A choice of them is gone through again and again: not each time does it hurt.
+"""
 
 import json
 import os
@@ -6,6 +9,9 @@ import random
 import re
 import time
 from dataclasses import dataclass
+from itertools import count
+
+from tests.processes import wait_until
 
 from .evidence import KILLING
 from .faults import Fault
@@ -42,8 +48,10 @@ class Sweep:
         self._missed: list[Armed] = []
         self._armed: list[Armed] = []
         self._done: set[tuple[str, str]] = set()
+        self._numbers = count()
 
     def run(self, seconds: float) -> None:
+        wait_until((self.stage.folder / "points").exists, 60)
         time.sleep(LEARNING)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and len(self.injected) < self.limit:
@@ -52,7 +60,9 @@ class Sweep:
             self._look()
             self._restart()
             if not self._armed and not self._todo():
-                break
+                if not self.only.pattern:
+                    break
+                self._done.clear()
         self._missed, self._armed = self._missed + self._armed, []
         self._write()
         time.sleep(1.0)  # whoever has read of them before
@@ -67,7 +77,7 @@ class Sweep:
         if free:
             point, mode = self.random.choice(free)
             self._done.add((point, mode))
-            self._armed.append(Armed(point, mode, f"fired-{len(self._done)}", time.time()))
+            self._armed.append(Armed(point, mode, f"fired-{next(self._numbers)}", time.time()))
             self._write()
 
     def _write(self) -> None:

@@ -10,10 +10,10 @@ import pytest
 from django.conf import LazySettings
 from django.core.management import get_commands, load_command_class
 
+from django_batches.adding import Adder
 from django_batches.conf import settings as ours
 from django_batches.management.commands.batches import VERBS
 from django_batches.models import Batch, BatchJob
-from django_batches.opening import Adder
 from django_batches.options import exponential
 
 from .pages import ROOT, blocks, pages

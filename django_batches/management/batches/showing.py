@@ -11,7 +11,7 @@ from django.utils import timezone
 from ...diagnosis import Finding, why
 from ...masking import masked_value
 from ...models import Batch, BatchJob
-from ...progress import snapshots, summary
+from ...progress import is_overdue, snapshots, summary
 from ...states import JobStatus
 from ...wording import duration, number, pauses
 from .listing import data
@@ -134,7 +134,7 @@ class Show(Verb):
 
 
 def _deadline(batch: Batch) -> str:
-    if batch.overdue_at and batch.deadline_at and batch.finished_at:
+    if batch.deadline_at and batch.finished_at and is_overdue(batch, batch.finished_at):
         return f"missed by {duration(batch.finished_at - batch.deadline_at)}"
     if batch.finished_at or not batch.deadline_at:
         return "met"
@@ -170,8 +170,8 @@ def _light(jobs: Any) -> Any:
 
 
 def _job_data(job: BatchJob) -> dict[str, Any]:
-    names = ("id", "event", "position", "round", "func", "queue", "status", "attempts", "worker", "error_type", "error")
-    return {name: getattr(job, name) for name in (*names, "started_at", "finished_at")}
+    names = ("id", "event", "position", "round", "func", "queue", "status", "rq_id", "attempts", "worker")
+    return {name: getattr(job, name) for name in (*names, "error_type", "error", "started_at", "finished_at")}
 
 
 def _error(error: str, lines: int) -> list[str]:

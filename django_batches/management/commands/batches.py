@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import translation
 
-from ..batches.acting import Cancel, Pause, Resume, Retry, Seal
+from ..batches.acting import Cancel, Pause, Resume, Retry, Seal, Stop
 from ..batches.keeping import Prune, Reconcile
 from ..batches.listing import List
 from ..batches.showing import Show
@@ -18,7 +18,7 @@ from ..batches.watching import Watch
 VERBS: dict[str, type[Verb]] = {
     verb.name: verb
     for verb in (
-        List, Show, Watch, Retry, Cancel, Pause, Resume, Seal, Prune, Reconcile, Health, Metrics,
+        List, Show, Watch, Retry, Cancel, Pause, Resume, Seal, Stop, Prune, Reconcile, Health, Metrics,
     )
 }  # fmt: skip
 

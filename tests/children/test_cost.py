@@ -6,8 +6,8 @@ from django_batches import Batch
 from django_batches.context import Running, running
 from django_batches.transitions import children, recording
 
-from . import tasks
-from .road import claim, outcome_of, statements
+from .. import tasks
+from ..road import claim, outcome_of, statements
 
 
 def as_run_of(job, callback):

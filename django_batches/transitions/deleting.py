@@ -1,0 +1,183 @@
+"""The removal of ended batches with all that is below them: in chunks, marked first, taken up again after a crash."""
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from django.db.models import F, Q
+from django.db.models.deletion import Collector
+from django.utils import timezone
+
+from ..exceptions import BatchError
+from ..states import BATCH_ENDED, IN_FLIGHT, BatchStatus, JobStatus
+from . import holding, repairing, rows
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+BEING_DELETED = Q(status__in=BATCH_ENDED, finished_at=None)
+"""The mark of a batch whose deletion has begun: an ended status without an end."""
+_WAITED_FOR = Q(
+    is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING]
+)
+BUDGET = 0.02
+"""Seconds of the book-keeper's turn after which it begins with no further chunk: outcomes wait meanwhile."""
+TOGETHER = 20
+"""Batches of a tree that one turn deletes."""
+
+
+def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
+    """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
+
+    Its child batches, and theirs, go with it. It is marked first, so that a retry that comes meanwhile is refused.
+    Where this process dies half-way, a second call goes on, and so does the coordinator (`unfinished`). Raises
+    `BatchError` where one of them has not ended (or the batch itself not before `ended_before`), and `ProtectedError`
+    as any model does.
+    """
+    return sum(_delete_one(key) for key in reversed(begin(batch_id, ended_before)))
+
+
+def tree(root: UUID) -> list[UUID]:
+    """A batch and the batches below it, level by level; raises `BatchError` where one of these has not ended."""
+    found, level = [root], [root]
+    while level:
+        below = rows.batches().filter(parent__batch__in=level) | rows.batches().filter(parent__callback_of__in=level)
+        level = list(below.values_list("pk", flat=True))
+        found += level
+    open_ones = rows.batches().filter(pk__in=found[1:]).exclude(BEING_DELETED)
+    open_ones = open_ones.filter(Q(finished_at=None) | Q(open_callbacks__gt=0))
+    if child := open_ones.values_list("pk", flat=True).first():
+        raise BatchError(f"Batch {child}, below batch {root}, has not ended: cancel it and wait. Nothing was deleted.")
+    return found
+
+
+def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
+    if not _mark(batch_id, skip_locked=skip_locked):
+        return 0
+    total = _delete_jobs(batch_id)
+    with rows.impatient() if skip_locked else rows.atomic():
+        total += _delete_rest([batch_id])
+    return total
+
+
+def delete_at_once(ids: list[UUID]) -> int:
+    """Deletes small ended batches, which the caller has locked and judged, in its transaction; how many job rows."""
+    return rows.jobs().filter(batch__in=ids)._raw_delete(rows.alias()) + _delete_rest(ids)
+
+
+def begin(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> list[UUID]:
+    """The first step of `delete`, which raises what that raises; the coordinator goes on.
+
+    Returns what will go, from the top down; nothing where it is gone or, with `skip_locked`, held.
+    """
+    whole = tree(batch_id)
+    # Before anything is done: a deletion that cannot go on would leave half a batch behind.
+    _collected(whole)
+    if holder := holding.holders_of_jobs(whole):
+        raise BatchError(f"{holder} points to jobs of batch {batch_id}: delete those rows first. Nothing was deleted.")
+    # The top first: what is below it ends with it, so that nothing of the tree moves any more.
+    return whole if _mark(batch_id, ended_before, skip_locked=skip_locked) else []
+
+
+def _collected(ids: list[UUID]) -> Collector:
+    """The batches and what the project's own foreign keys take with them; not the jobs, which may be millions.
+
+    Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
+    """
+    batches = rows.batches().filter(pk__in=ids)
+    collector = Collector(using=rows.alias(), origin=batches)
+    collector.collect(batches)
+    return collector
+
+
+def _delete_rest(ids: list[UUID]) -> int:
+    """Everything of the batches but their jobs; returns how many callbacks."""
+    total = rows.jobs().filter(callback_of__in=ids)._raw_delete(rows.alias())
+    for name in ("TimeBucket", "FailureGroup"):
+        rows.related(name).filter(batch__in=ids)._raw_delete(rows.alias())
+    _collected(ids).delete()
+    return total
+
+
+def unfinished() -> list[UUID]:
+    """Batches whose deletion was cut off half-way, or is under way elsewhere."""
+    return list(rows.batches().filter(BEING_DELETED).order_by("pk").values_list("pk", flat=True)[:100])
+
+
+def carry_on() -> bool:
+    """A chunk of each deletion that was begun here or cut off elsewhere, for `BUDGET`; whether anything was deleted."""
+    has_gone_on, until = False, time.monotonic() + BUDGET
+    for batch_id in unfinished():
+        # A run that was given up may have opened a child since, or a row of the project have come to point here.
+        with repairing.mending(batch_id):
+            go_on_with(batch_id)
+            has_gone_on = True
+            if time.monotonic() >= until:
+                break  # not after one that was put off: it would be the first again, and those behind it never come
+    return has_gone_on
+
+
+def go_on_with(batch_id: UUID) -> None:
+    """A chunk of a deletion that was begun; whatever somebody holds locked is left to the next one."""
+    for key in reversed(tree(batch_id)[-TOGETHER:]):
+        ids = list(rows.jobs().filter(batch=key).values_list("pk", flat=True)[: rows.CHUNK])
+        if len(ids) == rows.CHUNK:
+            if _mark(key, skip_locked=True):
+                rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+            return
+        _delete_one(key, skip_locked=True)
+
+
+def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> bool:
+    """Makes an ended batch one that is being cancelled and whose jobs are all pending; False where it is gone or held.
+
+    No other transition moves such a batch: retry, seal and new jobs are refused under a cancel, cancel finds nothing
+    that waits, pause and deadlines pass over it, and it cannot end while jobs are pending.
+    """
+    now = timezone.now()
+    with rows.atomic():
+        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+        if batch is None:
+            return False
+        if rows.batches().filter(BEING_DELETED, pk=batch_id).exists():
+            return True
+        if reason := _why_not(batch, ended_before):
+            raise BatchError(f"{reason} Nothing was deleted.")
+        rows.batches().filter(pk=batch_id).update(
+            status=BatchStatus.CANCELLED,
+            finished_at=None,
+            cancelled_at=batch.cancelled_at or now,
+            reason="It is being deleted.",
+            total=max(batch.total, 1),
+            pending=max(batch.total, 1),
+            succeeded=0,
+            failed=0,
+            cancelled=0,
+            first_failure=None,
+            key="",
+        )
+    return True
+
+
+def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
+    if rows.batches().filter(_WAITED_FOR, pk=batch.pk).exists():
+        return f"The job that opened batch {batch.pk} takes its outcome: wait until that job has ended."
+    if not batch.finished_at:
+        return f"Batch {batch.pk} has not ended: cancel it and wait."
+    if batch.open_callbacks:
+        return f"Batch {batch.pk} has callbacks that have not ended: wait for them."
+    if ended_before and batch.finished_at >= ended_before:
+        return f"Batch {batch.pk} was retried and has ended again."
+    return ""
+
+
+def _delete_jobs(batch_id: UUID) -> int:
+    """Deletes the jobs of a batch by ranges of their positions, each in a transaction of its own; returns how many."""
+    jobs = rows.jobs().filter(batch=batch_id)
+    last = jobs.order_by("-position").values_list("position", flat=True).first()
+    # A range that goes on, not "the next ones": that would walk past everything deleted before, for each chunk again.
+    starts = range(0, 0 if last is None else last + 1, rows.CHUNK)
+    return sum(
+        jobs.filter(position__range=(start, start + rows.CHUNK - 1))._raw_delete(rows.alias()) for start in starts
+    )
