@@ -70,6 +70,26 @@ def is_error(message):
     return (message.type == "error" and not expected) or "Content Security Policy" in message.text
 
 
+class Gate:
+    """Lets jobs that run `tests.tasks.pass_gate` end, so many at a time."""
+
+    def __init__(self, path):
+        os.mkfifo(path)
+        self.path = str(path)
+        # For reading as well: a job that opens the pipe never waits for a writer, nor reads the end of the file.
+        self.pipe = os.open(path, os.O_RDWR)
+
+    def let_through(self, count):
+        os.write(self.pipe, b"." * count)
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    os.close(gate.pipe)
+
+
 @pytest.fixture
 def batchworker(transactional_db, redis, tmp_path):
     """Starts real batchworkers on the database of the tests, for the length of a block."""
