@@ -311,6 +311,18 @@ def test_a_killed_coordinator_is_replaced(start_worker, redis):
     assert "The coordinator of" in worker.log and "another one starts" in worker.log
 
 
+def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worker, ledger):
+    worker = start_worker("--workers", 1)
+    fill(tasks.begin_and_end, 1, ledger.path, 2)
+    wait_for_run(ledger)
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: "finishes the jobs at hand" in worker.log)
+    os.kill(next(pid for pid in worker.children() if is_coordinator(worker, pid)), signal.SIGKILL)
+    assert worker.wait() == 0
+    assert ledger.lines == ["begin", "end"]
+    assert "; the worker leaves without it." in worker.log and "another one starts" not in worker.log
+
+
 def is_coordinator(worker, pid):
     """The first child that was forked."""
     return pid == min(worker.children())

@@ -126,6 +126,24 @@ def test_cancelled_jobs_are_retried_where_asked_and_the_batch_is_cancelled_no_mo
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 2)
 
 
+def test_cancelled_jobs_are_retried_where_that_is_asked_while_a_retry_of_the_failed_ones_is_under_way(monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 1)
+    with Batch.open() as batch:
+        batch.map(tasks.ok, range(3))
+        batch.using(run_after=60).map(tasks.ok, range(3))
+    recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+    batch.cancel()
+    assert state(batch) == ("cancelled", 0, 0, 3, 3, 0)
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(retrying, "carry_on_retrying", lambda batch_id: (0, False))
+        assert batch.retry_failed() == 1
+    retrying.carry_on_retrying(batch.pk)
+    assert state(batch) == ("running", 2, 0, 1, 3, 1)
+    assert batch.retry_failed(include_cancelled=True) == 4
+    assert state(batch) == ("running", 6, 0, 0, 0, 1)
+    assert batch.retry_position is None
+
+
 def test_a_batch_that_is_being_cancelled_cannot_be_retried():
     with Batch.open() as batch:
         batch.map(tasks.ok, range(2))

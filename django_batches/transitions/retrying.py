@@ -57,7 +57,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     """
     with rows.atomic():
         batch = _lock(batch_id)
-        if batch is None or not (batch.retry_position is not None or _begin(batch, include_cancelled)):
+        if batch is None or not (_join(batch, include_cancelled) or _begin(batch, include_cancelled)):
             return 0
         climb(batch)
         # In this transaction: after its commit the coordinator would go on, and this call would have done nothing.
@@ -175,6 +175,14 @@ def _begin(batch: "Batch", include_cancelled: bool) -> bool:
     batch.retry_position = 0
     rows.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=include_cancelled)
     return True
+
+
+def _join(batch: "Batch", include_cancelled: bool) -> bool:
+    """Whether a retry is under way; where this one asks for more, that begins again at the first row."""
+    if batch.retry_position is not None and include_cancelled and not batch.retry_cancelled:
+        batch.retry_position, batch.retry_cancelled = 0, True
+        rows.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=True)
+    return batch.retry_position is not None
 
 
 def _lock(batch_id: UUID) -> "Batch | None":

@@ -209,7 +209,7 @@ class Supervisor:
             logger.info("%s has nothing left to do.", self._name)
             self._leaving_since = time.monotonic()
         elif code:
-            logger.error("The coordinator of %s died (%s); another one starts.", self._name, _describe(code))
+            logger.error("The coordinator of %s died (%s)%s", self._name, _describe(code), self._and_then())
             time.sleep(TICK)
 
     def _executor_died(self, child: Child, code: int) -> None:
@@ -219,7 +219,7 @@ class Supervisor:
         if child.sentence is None and code:
             occupant = self._board.read(child.slot)
             what = f" in job {occupant.rq_id}" if occupant else ""
-            logger.error("%s died%s (%s); another one starts.", child.name, what, _describe(code))
+            logger.error("%s died%s (%s)%s", child.name, what, _describe(code), self._and_then())
             child.sentence = (Kind.KILLED, f"its process died: {_describe(code)}", "")
         elif child.sentence is None:
             # It left by itself. With a job on the board user code has ended the process; else nothing was started.
@@ -228,6 +228,9 @@ class Supervisor:
         self._burials.append(child)
         if code and time.monotonic() - child.born < SHORT_LIFE:
             self._deaths[child.slot] = time.monotonic() + SHORT_LIFE
+
+    def _and_then(self) -> str:
+        return "; another one starts." if self._leaving_since is None else "; the worker leaves without it."
 
     def _kill_overrunning(self) -> None:
         now = time.monotonic()
