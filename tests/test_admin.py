@@ -106,6 +106,14 @@ def test_the_page_of_a_batch(client):
     assert "Retry failed (2)" in html
 
 
+def test_the_first_failure_is_shown_until_the_job_has_succeeded_in_a_retry(client):
+    batch = batch_of(failed=1, succeeded=1, created=1)
+    failed, succeeded = batch.jobs.get(status="failed"), batch.jobs.get(status="succeeded")
+    for job, is_shown in ((failed, True), (succeeded, False)):
+        rows.batches().filter(pk=batch.pk).update(first_failure=job)
+        assert ("First failure" in text_of(client.get(url("change", batch)))) is is_shown
+
+
 def test_an_empty_batch_and_one_that_was_just_opened_have_pages(client):
     for fields in ({}, {"status": "open", "sealed_at": None, "started_at": None, "finished_at": None}):
         batch = batch_of("", **fields)

@@ -80,13 +80,15 @@ def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
     """Created, first start, first failure, end, callbacks: with what has not happened yet left open."""
     failure = None
     if batch.first_failure_id:
-        failure = BatchJob.objects.filter(pk=batch.first_failure_id).values("finished_at", "error_type").first()
+        # Not where it was retried while the batch ran: when it failed is not known any more.
+        failed = BatchJob.objects.filter(pk=batch.first_failure_id, status=JobStatus.FAILED)
+        failure = failed.values("finished_at", "error_type").first()
     found = [
         Milestone(_("Created"), batch.created_at),
         Milestone(_("Sealed"), batch.sealed_at),
         Milestone(_("First job started"), batch.started_at),
     ]
-    if failure and failure["finished_at"]:
+    if failure:
         note = failure["error_type"].rpartition(".")[2]
         found.append(Milestone(_("First failure"), failure["finished_at"], "failed", note))
     if batch.cancelled_at:
