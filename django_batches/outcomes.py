@@ -135,7 +135,7 @@ class Outcome:
             data = json.loads(text)
             return cls(
                 Kind(data["k"]), UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
-                worker=str(data.get("w", "")), started_at=_time(data.get("s")), finished_at=_time(data.get("f")),
+                worker=str(data.get("w", "")), started_at=_start(data.get("s")), finished_at=_time(data.get("f")),
                 result=_kept(data.get("r"), str), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
                 traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
                 is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
@@ -175,6 +175,19 @@ def _kept(value: Any, *types: type) -> Any:
 
 def _stamp(moment: datetime | None) -> float | None:
     return None if moment is None else moment.timestamp()
+
+
+def rq_time(text: str) -> datetime | None:
+    """A time as RQ writes it into the hash of a job; None for what is no time."""
+    try:
+        return _time(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return None
+
+
+def _start(told: float | str | None) -> datetime | None:
+    """When a run began: a stamp by the executor; by the script that buries it, what RQ has."""
+    return rq_time(told) if isinstance(told, str) else _time(told)
 
 
 def _time(stamp: float | None) -> datetime | None:

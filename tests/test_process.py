@@ -129,6 +129,7 @@ def test_a_killed_executor_is_noticed_at_once_and_replaced(start_worker, ledger)
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.losses) == ("failed", 2, 2)
     assert job.error == "WorkerKilled: its process died: signal SIGKILL"
+    assert batch.created_at < job.started_at < job.finished_at
     assert "died in job batch-tests-" in worker.log
     wait_for_end(fill(tasks.ok))
 

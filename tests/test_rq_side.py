@@ -70,7 +70,8 @@ def test_a_horse_that_is_killed_is_found_by_the_reconciler(road, redis):
     assert road.reconciler.act() == 1
     batch.refresh_from_db()
     assert batch.status == "failed"
-    assert "WorkerKilled" in batch.jobs.get().error
+    job = batch.jobs.get()
+    assert "WorkerKilled" in job.error and batch.created_at < job.started_at < job.finished_at
     assert redis.keys("rq:job:*") == []
 
 

@@ -4,6 +4,7 @@ import time
 from uuid import UUID
 
 import pytest
+from django.utils import timezone
 from rq import Queue, Worker
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
@@ -193,15 +194,27 @@ def test_a_turn_that_wants_nothing_takes_nothing(scripts, push, redis):
 
 def test_a_dead_executor_is_buried_with_its_job_in_one_step(scripts, push, redis):
     push(2)
+    began = timezone.now()
     taken = scripts.turn("w", ["default"])
     assert scripts.bury("w", Kind.KILLED, "signal 9") == taken.rq_id
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     told = Outcome.loads(fields[b"o"])
     assert (told.kind, told.error, told.worker) == (Kind.KILLED, "WorkerKilled: signal 9", "w")
+    assert began <= told.started_at <= timezone.now()
     # Its last turn was still on the way: it must not take the next job.
     late = scripts.turn("w", ["default"], finished=taken.rq_id, outcome=outcome(taken.rq_id, scripts), queue="default")
     assert late.kind == "retired" and len(listed(redis)) == 1
     assert scripts.bury("w", Kind.KILLED, "again") is None
+
+
+def test_a_start_that_is_no_time_does_not_cost_the_outcome(scripts, push, redis):
+    push(1)
+    taken = scripts.turn("w", ["default"])
+    redis.hset(scripts.keys.job(taken.rq_id), "started_at", "yesterday")
+    scripts.bury("w", Kind.KILLED, "signal 9")
+    ((_, fields),) = redis.xrange(scripts.keys.outcomes)
+    told = Outcome.loads(fields[b"o"])
+    assert told.kind == Kind.KILLED and told.started_at is None
 
 
 def test_stopping_a_job_spares_the_innocent_one_that_came_after_it(scripts, push, redis):
@@ -209,7 +222,8 @@ def test_stopping_a_job_spares_the_innocent_one_that_came_after_it(scripts, push
     taken = scripts.turn("w", ["default"])
     scripts.bury("w", Kind.STOPPED, "stopped", stopped="batch-tests-00-1")
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
-    assert Outcome.loads(fields[b"o"]).kind == Kind.VANISHED
+    told = Outcome.loads(fields[b"o"])
+    assert told.kind == Kind.VANISHED and told.started_at is None
     assert taken.rq_id
 
 

@@ -16,13 +16,10 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings as django_settings
-from django.utils import timezone
 from redis import Redis
-from rq.utils import utcparse
 
 from ..connection import Keys, known_queues
-from ..outcomes import Kind, Outcome, fingerprint
+from ..outcomes import Kind, Outcome, fingerprint, rq_time
 from ..payloads import clean_name
 from ..transitions import dispatching, recording
 from ..transitions.due import Place
@@ -137,8 +134,8 @@ class Reconciler:
             for row in queued:
                 pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at", "worker_name")
             for row, (status, started, worker) in zip(queued, pipeline.execute(), strict=True):
-                if status == b"started" and started:
-                    seen.append((row.job_id, row.dispatch, _moment(started), clean_name((worker or b"").decode())))
+                if status == b"started" and started and (began := rq_time(started.decode(errors="replace"))):
+                    seen.append((row.job_id, row.dispatch, began, clean_name((worker or b"").decode())))
         return sum(
             dispatching.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
         )
@@ -159,16 +156,19 @@ class Reconciler:
         rows = [row for row in page if self._rq_id(row) not in waiting]
         pipeline = self._redis.pipeline(transaction=False)
         for row in rows:
-            pipeline.hmget(self._keys.job(self._rq_id(row)), "status")
+            pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at")
             pipeline.zrange(self._keys.executions(self._rq_id(row)), 0, -1)
             pipeline.exists(self._keys.execution(self._rq_id(row), row.dispatch))
         found = pipeline.execute()
         verdicts = []
         for index, row in enumerate(rows):
-            (status,), executions, has_lease = found[3 * index : 3 * index + 3]
+            (status, started), executions, has_lease = found[3 * index : 3 * index + 3]
             kind = self._verdict(row, status, executions, bool(has_lease), suspects)
             if kind:
-                verdicts.append((_outcome(row, *kind), row.queue))
+                outcome = _outcome(row, *kind)
+                if started and outcome.kind != Kind.VANISHED:
+                    outcome.started_at = rq_time(started.decode(errors="replace"))
+                verdicts.append((outcome, row.queue))
         return verdicts
 
     def _verdict(
@@ -250,8 +250,3 @@ def _unpacked(text: bytes) -> bytes:
         return b""
     except zlib.error:
         return b""
-
-
-def _moment(text: bytes) -> datetime:
-    moment = utcparse(text.decode())
-    return moment if django_settings.USE_TZ else timezone.make_naive(moment)

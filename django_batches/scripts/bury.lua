@@ -6,12 +6,12 @@ local worker, asked = ARGV[4], ARGV[5]
 local id = redis.call('GET', slot_key(worker))
 redis.call('SET', slot_key(worker), RETIRED, 'EX', 120)
 if not id or id == '-' or id == RETIRED then return false end
-local fields = redis.call('HMGET', job_key(id), 'batches_owner', 'origin')
+local fields = redis.call('HMGET', job_key(id), 'batches_owner', 'origin', 'started_at')
 if not fields[1] then return false end
 local batch, is_callback = owner_of(fields[1])
 local kind = (asked == '' or asked == id) and ARGV[6] or ARGV[7]
 emit(cjson.encode({k = kind, j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = is_callback,
-  w = worker, t = ARGV[8], e = ARGV[9], p = ARGV[10], f = tonumber(ARGV[11])}))
+  w = worker, t = ARGV[8], e = ARGV[9], p = ARGV[10], s = kind ~= ARGV[7] and fields[3] or nil, f = tonumber(ARGV[11])}))
 forget(id, fields[2])
 depart(id, worker)
 return id
