@@ -72,6 +72,15 @@ def ledger(tmp_path):
     return Ledger(tmp_path / "ledger")
 
 
+@pytest.fixture
+def asked_once(monkeypatch):
+    """Fails where Redis is asked again after a pause: whoever looks at a page would wait for that."""
+    pauses = []
+    monkeypatch.setattr("redis.retry.sleep", pauses.append)
+    yield
+    assert pauses == []
+
+
 class Ledger:
     def __init__(self, path):
         self.path = str(path)

