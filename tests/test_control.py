@@ -165,8 +165,8 @@ class TestMaxFailures:
             batch.map(tasks.raises, ["no"] * 6000)
         assert batch.wait(60)
         assert (batch.status, batch.failed + batch.cancelled) == ("failed", 6000)
-        # What was in RQ at that moment may have run.
-        assert 4 <= batch.failed <= dispatching.WINDOW
+        # What was in RQ when the fourth failed may have run.
+        assert 4 <= batch.failed <= dispatching.WINDOW + 3
         assert len(ledger.lines) == 1
 
 
