@@ -105,6 +105,18 @@ def test_the_page_of_a_batch(client):
     assert "Retry failed (2)" in html
 
 
+def test_large_numbers_have_separators_wherever_they_stand(client):
+    batch = batch_of(failed=1, created=1)
+    rows.batches().filter(pk=batch.pk).update(
+        total=12_345, pending=1_234, succeeded=9_876, failed=1_235, sealed_at=batch.created_at
+    )
+    for name in ("change", "jobs"):
+        html = text_of(client.get(url(name, batch)))
+        for shown in ("9,876", "1,235", "1,234"):
+            assert f">{shown}<" in html, (name, shown)
+    assert "batch-counter--cancelled batch-counter--zero" in text_of(client.get(url("change", batch)))
+
+
 def test_the_first_failure_is_shown_until_the_job_has_succeeded_in_a_retry(client):
     batch = batch_of(failed=1, succeeded=1, created=1)
     failed, succeeded = batch.jobs.get(status="failed"), batch.jobs.get(status="succeeded")
