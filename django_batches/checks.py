@@ -7,9 +7,12 @@ from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
+from django.utils.module_loading import import_string
+from django_redis.cache import RedisCache
 from rq.serializers import resolve_serializer
 
 from .conf import SETTING, settings, suggestion
+from .connection import client
 from .exceptions import FunctionNotAllowed
 from .functions import bound_names
 from .transitions import rows
@@ -36,7 +39,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
 
 def _check_cache(alias: str) -> Iterator[CheckMessage]:
     cache: dict[str, Any] | None = django_settings.CACHES.get(alias)
-    if cache is None or "django_redis" not in cache.get("BACKEND", ""):
+    if cache is None or not _is_django_redis(cache.get("BACKEND", "")):
         yield Error(
             f'CACHES["{alias}"] is no django-redis cache; {SETTING}["CACHE"] must name one.',
             hint='CACHES = {"batches": {"BACKEND": "django_redis.cache.RedisCache", '
@@ -50,12 +53,25 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
             hint="Give the queues an alias of their own, with one LOCATION and the default CLIENT_CLASS.",
             id="django_batches.E005",
         )
+    else:
+        try:
+            client()
+        except ImproperlyConfigured as error:
+            yield Error(str(error), id="django_batches.E015")
     if alias == "default":
         yield Warning(
             'The queues live in CACHES["default"]: cache.clear() of django-redis empties the whole database.',
             hint='Give them an alias and a database number of their own, and name it in DJANGO_BATCHES["CACHE"].',
             id="django_batches.W001",
         )
+
+
+def _is_django_redis(backend: str) -> bool:
+    try:
+        cache = import_string(backend)
+    except ImportError:
+        return False
+    return isinstance(cache, type) and issubclass(cache, RedisCache)
 
 
 def _check_database() -> Iterator[CheckMessage]:

@@ -16,6 +16,8 @@ from django.core.signals import setting_changed
 
 SETTING = "DJANGO_BATCHES"
 
+OLDEST = timedelta(days=36_525)
+"""Of an age: what is much longer ago is no date any more."""
 RETENTION = {"succeeded": timedelta(days=7), "failed": timedelta(days=30), "cancelled": timedelta(days=7)}
 """How long ended batches are kept, by status."""
 SHORTEST_TOKEN = 16
@@ -121,8 +123,8 @@ def _age(key: str, value: Any) -> timedelta | None:
         age = timedelta(seconds=value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     except (OverflowError, ValueError):
         age = value
-    if age is not None and not (isinstance(age, timedelta) and age >= timedelta(0)):
-        raise ValueError(f"{key!r} is {value!r}; write seconds, a timedelta, or None to keep them")
+    if age is not None and not (isinstance(age, timedelta) and timedelta(0) <= age <= OLDEST):
+        raise ValueError(f"{key!r} is {value!r}; write seconds, a timedelta, or None to keep them; at most 100 years")
     return age
 
 

@@ -120,6 +120,11 @@ def client(**options: Any) -> Redis:
             f'CACHES["{alias}"] is no django-redis cache with one server (ShardClient spreads its keys over several); '
             f'{SETTING}["CACHE"] names the alias of one.'
         ) from error
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f'CACHES["{alias}"]["LOCATION"] is no address of a Redis ({error}). '
+            'Write "redis://localhost:6379/1", for instance.'
+        ) from error
     defaults = {
         "socket_connect_timeout": 5.0,
         "socket_timeout": 10.0,

@@ -218,13 +218,17 @@ class alarm:
 
     def __enter__(self) -> None:
         if self._can_ring:
-            set_handler(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            self._handler = set_handler(signal.SIGALRM, self._ring)
+            self._left, _ = signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            self._began = time.monotonic()
 
     def __exit__(self, *error: object) -> None:
         if self._can_ring:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            set_handler(signal.SIGALRM, SIG_DFL)
+            set_handler(signal.SIGALRM, SIG_DFL if self._handler is None else self._handler)
+            if self._left:  # somebody else's, of a test or of RQ's own worker
+                left = self._left - (time.monotonic() - self._began)
+                signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
 
     def _ring(self, signum: int, frame: object) -> None:
         raise JobTimeoutException(f"The job ran for more than its timeout of {self._seconds} s.")

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from . import vitals
 from .broker import Asked, quick_client
+from .coordinator import lease
 from .diagnosis import Finding, is_there, keeper, stuck
 from .models import Batch
 from .transitions import rows
@@ -80,6 +81,8 @@ class Health:
         if not is_there(holder, timezone.now()):
             since = moment(holder.expires_at)
             return False, f"No batchworker has been seen since {since}. Start one: manage.py batchworker"
+        if text := lease.other_namespace(holder.namespace):
+            return False, f"{text} {lease.SAME_NAMESPACE}"
         return True, f"{holder.holder} keeps the books (lease {holder.token})."
 
     def _workers(self) -> tuple[bool, str]:

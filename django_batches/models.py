@@ -419,6 +419,8 @@ class Lease(models.Model):
     token = models.PositiveBigIntegerField(default=0)
     """+1 with each new holder; everything that the holder writes to Redis carries it."""
     expires_at = models.DateTimeField()
+    namespace = models.CharField(max_length=100, default="")
+    """The holder's setting NAMESPACE: a process with another one would talk past it."""
 
     def __str__(self) -> str:
         return f"{self.holder} ({self.token})"

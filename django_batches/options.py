@@ -129,6 +129,8 @@ def run_after(value: Seconds | datetime) -> RunAfter:
         return timedelta(seconds=seconds(value, "run_after"))
     if django_settings.USE_TZ and timezone.is_naive(value):
         raise ValueError(f"run_after: {value!r} has no time zone: use django.utils.timezone.make_aware().")
+    if not django_settings.USE_TZ and timezone.is_aware(value):
+        return timezone.make_naive(value, timezone.get_default_timezone())  # which is what the database keeps
     return value
 
 

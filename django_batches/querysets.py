@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from asgiref.sync import sync_to_async
 from django.db import models
 
-from .transitions import deleting, retrying
+from .transitions import deleting, retrying, rows
 
 if TYPE_CHECKING:
     from .models import Batch, BatchJob  # noqa: F401 (in the quoted bases below)
@@ -15,7 +15,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
     def delete(self) -> tuple[int, dict[str, int]]:
         """Deletes ended batches with their jobs, in chunks; raises `BatchError` at the first that has not ended."""
         label = self.model._meta.app_label
-        ids = list(self.values_list("pk", flat=True))
+        ids = list(self.using(rows.alias()).values_list("pk", flat=True))  # a replica may not have them yet
         # By these keys alone: a batch that has come to match meanwhile would go by a cascade that loads its jobs.
         jobs = sum(deleting.delete(batch_id) for batch_id in ids)
         return len(ids) + jobs, {f"{label}.Batch": len(ids), f"{label}.BatchJob": jobs}

@@ -5,6 +5,7 @@ import logging
 from typing import cast
 from uuid import UUID
 
+from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -24,6 +25,7 @@ LIMIT = 100
 """Batches that one request may ask for."""
 
 
+@login_not_required  # STATUS_PERMISSION says who may see what
 @never_cache
 @require_GET
 def status(request: HttpRequest) -> JsonResponse:
@@ -63,6 +65,7 @@ def may_see(request: HttpRequest, batch: Batch) -> bool:
     return cast(object, permission(request, batch)) is True
 
 
+@login_not_required  # a scraper has a token and no session
 @never_cache
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
@@ -80,4 +83,6 @@ def may_read_metrics(request: HttpRequest) -> bool:
     if token and kind.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token.encode()):
         return True
     user = getattr(request, "user", None)
-    return user is not None and user.is_active and user.is_staff and user.has_perm(f"{APP}.view_batch")
+    if user is None or not user.is_active or not getattr(user, "is_staff", False):
+        return False
+    return bool(user.has_perm(f"{APP}.view_batch"))

@@ -77,6 +77,14 @@ def test_filters_and_search(client, query, found):
     assert shown == found
 
 
+@pytest.mark.parametrize(
+    "lookup", ["registered_callbacks__contains", "metadata__api_token__startswith", "reason__contains", "jobs__error"]
+)
+def test_by_what_is_no_filter_nobody_feels_his_way(client, lookup):
+    batch_of(metadata={"api_token": "s3cret"})
+    assert client.get(reverse(LIST, query={lookup: "s"})).status_code == 400
+
+
 def test_a_batch_is_found_by_its_id_the_end_of_it_and_the_id_of_a_job(client):
     batch, other = batch_of("wanted", succeeded=1), batch_of("other", succeeded=1)
     job, callback = batch.jobs.get(), new_callback(batch)

@@ -1,24 +1,28 @@
 """What can be done in the admin, by whom, and that it is done once."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.messages import get_messages
 from django.db import connections
+from django.db.models import CASCADE, PROTECT
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from django_batches import Batch
+from django_batches.admin import confirming
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.outcomes import Kind
 from django_batches.transitions import deleting, recording, repairing, rows, steering
+from example_project.shop.models import Product
 
 from . import tasks
-from .admin_data import batch_of, new_callback, user_with
+from .admin_data import batch_of, child_of, new_callback, user_with
 from .road import claim, outcome_of
 
 pytestmark = pytest.mark.django_db
@@ -236,6 +240,17 @@ def test_a_failed_callback_is_retried(admin):
     assert callback.status == "created"
 
 
+def test_a_callback_that_is_to_run_later_is_cancelled_after_the_end_of_its_batch(admin):
+    batch = batch_of(succeeded=1, open_callbacks=1)
+    callback = new_callback(batch, status="scheduled", due_at=timezone.now() + timedelta(hours=1))
+    address = url("act", batch, "cancel-job", job=callback.pk)
+    assert address.replace("&", "&amp;") in admin.get(url("change", batch)).content.decode()
+    admin.post(address)
+    callback.refresh_from_db()
+    batch.refresh_from_db()
+    assert callback.status == "cancelled" and batch.open_callbacks == 0
+
+
 def test_a_cancel_says_by_whom_and_why(admin):
     batch = batch_of(running=1, created=3)
     response = admin.post(url("act", batch, "cancel"), {"reason": "wrong file"})
@@ -284,6 +299,17 @@ def test_an_action_on_all_of_them_needs_no_list_of_ids(admin):
     assert Batch.objects.filter(is_paused=True).count() == 3
 
 
+def test_an_action_is_done_to_as_many_as_the_list_counts(admin, monkeypatch):
+    monkeypatch.setattr(confirming, "DEEPEST", 3)
+    monkeypatch.setattr(confirming, "SHOWN", 2)
+    batches = [batch_of(f"b{index}", created=1) for index in range(5)]
+    chosen = {"action": "pause_batches", "select_across": "1", "_selected_action": [str(batches[0].pk)]}
+    html = admin.post(reverse(LIST), chosen).content.decode()
+    assert "The newest 2 of the 3 batches that were selected." in html and "3 jobs" in html
+    admin.post(reverse(LIST), {**chosen, "confirmed": "yes"})
+    assert set(Batch.objects.filter(is_paused=True)) == set(batches[2:])
+
+
 def test_the_list_offers_the_actions_that_the_user_may_do(client):
     batch_of(succeeded=1)
     client.force_login(user_with("view_batch", "cancel_batch"))
@@ -313,6 +339,28 @@ def test_delete_takes_every_row_and_logs_it(admin):
     assert response["Location"] == reverse(LIST) and said(response) == ["Deleted."]
     assert not any(model.objects.exists() for model in (Batch, BatchJob, TimeBucket, FailureGroup))
     assert LogEntry.objects.get().object_repr == "gone"
+
+
+@pytest.mark.parametrize("on_delete", [CASCADE, PROTECT])
+def test_a_delete_takes_no_row_of_the_project_along(admin, monkeypatch, on_delete):
+    monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", on_delete)
+    batch, free = batch_of("held", failed=1), batch_of("free", failed=1)
+    below = child_of(batch.jobs.get(), "below", succeeded=1)
+    Product.objects.create(name="Teapot", image_batch=below)
+    (text,) = said(admin.post(url("delete", batch)))
+    assert text.startswith("shop.Product.image_batch points to this batch, its jobs or a batch below it")
+    chosen = {"action": "delete_selected", "_selected_action": [str(batch.pk), str(free.pk)], "confirmed": "yes"}
+    *_, refused, done = said(admin.post(reverse(LIST), chosen))
+    assert refused.startswith("held: shop.Product.image_batch points") and done.startswith("Delete: 1 batch, 1 skipped")
+    assert set(Batch.objects.all()) == {batch, below} and Product.objects.exists()
+    assert LogEntry.objects.get().object_repr == "free"
+
+
+def test_a_delete_that_is_refused_is_not_logged(admin):
+    parent = batch_of(waiting=1)
+    child = child_of(parent.jobs.get(), "child", succeeded=1)
+    assert "takes its outcome" in said(admin.post(url("delete", child)))[0]
+    assert Batch.objects.filter(pk=child.pk).exists() and not LogEntry.objects.exists()
 
 
 def test_a_batch_that_has_not_ended_is_not_deleted(admin):

@@ -78,6 +78,9 @@ def test_a_batch_that_a_callback_opened_says_so(client):
     assert "success callback" in words_of(html)
     tree = client.get(url("live_page", batch)).json()["panels"]["children"]
     assert "second stage" in tree and "success callback" in tree
+    assert str(callback.pk) in tree
+    opener = words_of(text_of(client.get(url("jobs", batch, job=callback.pk))))
+    assert callback.func in opener and "There are no such jobs" not in opener
 
 
 def test_a_child_whose_opener_is_gone_has_a_page(client):

@@ -357,7 +357,7 @@ class TestPrune:
         assert "1 would be deleted" in batches("prune", "--dry-run").out
         assert Batch.objects.count() == 1
 
-    @pytest.mark.parametrize("age", ["7 days", "-1", "d", "1y"])
+    @pytest.mark.parametrize("age", ["7 days", "-1", "d", "1y", "999999d"])
     def test_an_age_that_is_none_is_refused(self, age):
         said = batches("prune", f"--failed={age}")
         assert said.code == 1 and "is no age: write 90s" in said.err

@@ -8,6 +8,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.test import override_settings
+from django_redis.cache import RedisCache
 
 import django_batches
 from django_batches import conf
@@ -133,6 +134,24 @@ def test_a_router_that_moves_our_tables_is_warned_of(monkeypatch):
 def test_an_alias_that_is_no_django_redis_cache_is_an_error(alias):
     ((id, message, hint),) = found(CACHE=alias)
     assert id == "django_batches.E003" and alias in message and "django_redis.cache.RedisCache" in hint
+
+
+class OwnCache(RedisCache):
+    """As that of django-prometheus."""
+
+
+def test_a_cache_made_of_that_of_django_redis_is_one():
+    cache = {"BACKEND": "tests.test_checks.OwnCache", "LOCATION": "redis://localhost/1"}
+    with override_settings(CACHES={"batches": cache}):
+        assert found(CACHE="batches") == []
+
+
+@pytest.mark.parametrize("location", ["localhost:6379", "http://localhost:6379/1"])
+def test_a_location_that_is_no_address_is_an_error(location):
+    cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location}
+    with override_settings(CACHES={"batches": cache}):
+        ((id, message, _),) = found(CACHE="batches")
+    assert id == "django_batches.E015" and "redis://localhost:6379/1" in message
 
 
 def test_queues_on_the_caches_own_alias_are_warned_of():

@@ -4,6 +4,8 @@ import os
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rq import Queue
@@ -66,6 +68,16 @@ class TestLease:
         assert first() <= timezone.now() + timedelta(seconds=1)
         first.release()
         assert second.acquire() and second.token > first.token
+
+    def test_who_stands_by_with_another_namespace_says_so_once(self, caplog):
+        first, second = Lease("first"), Lease("second")
+        assert first.acquire() and not second.acquire()
+        assert caplog.messages == []
+        with override_settings(DJANGO_BATCHES={**settings.DJANGO_BATCHES, "NAMESPACE": "elsewhere"}):
+            third = Lease("third")
+            assert not third.acquire() and not third.acquire()
+        (message,) = caplog.messages
+        assert "this process has elsewhere" in message and 'Set DJANGO_BATCHES["NAMESPACE"]' in message
 
     def test_a_holder_that_was_frozen_finds_another_token(self):
         first, second = Lease("first"), Lease("second")

@@ -72,6 +72,26 @@ def test_no_batchworker_has_been_seen_since(workers):
     assert (finding.code, finding.level) == ("batchworker", "error") and "has been seen since" in finding.text
 
 
+def test_the_batchworker_has_another_namespace(workers):
+    workers("default")
+    Lease.objects.update(namespace="elsewhere")
+    finding = why(batch_of(created=3))[0]
+    assert (finding.code, finding.level) == ("namespace", "error") and "namespace elsewhere" in finding.text
+    assert 'DJANGO_BATCHES["NAMESPACE"]' in finding.advice
+
+
+def test_a_location_that_is_no_address(settings):
+    at("localhost:6379", settings)
+    assert codes(batch_of(created=3))[0] == "redis"
+
+
+def test_what_is_left_of_a_batch_that_has_ended_is_held_by_no_pause_or_cancel(workers):
+    workers("default")
+    batch = batch_of(cancelled=1, open_callbacks=1, is_paused=True, cancelled_at=timezone.now())
+    new_callback(batch, status="created")
+    assert not {"paused", "cancelling"} & set(codes(batch))
+
+
 def test_redis_refuses(settings, asked_once):
     at("redis://127.0.0.1:1/1", settings)
     assert codes(batch_of(created=3))[0] == "redis"

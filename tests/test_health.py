@@ -89,6 +89,12 @@ def _empty_database():
     return "postgres" if connection.vendor == "postgresql" else ":memory:"
 
 
+def test_the_books_are_kept_with_another_namespace():
+    Lease.objects.update(namespace="elsewhere")
+    (check,) = [check for check in Health().check() if not check.is_ok]
+    assert check.name == "books" and "namespace elsewhere" in check.text and "NAMESPACE" in check.text
+
+
 def test_nobody_keeps_the_books():
     batchworker_is_there(-60)
     assert wrong() == ["books"]

@@ -1,9 +1,10 @@
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.test import override_settings
 
-from django_batches.options import Options, exponential, seconds
+from django_batches.options import Options, exponential, run_after, seconds
 from django_batches.transitions.deciding import backoff_delay
 
 
@@ -15,6 +16,14 @@ def test_times_are_seconds_or_timedeltas():
     assert Options.of("q", timedelta(minutes=2), 1, timedelta(seconds=3)) == Options("q", 120, 1, "3.0")
     assert Options.of("q", 1.2, 1, 0).timeout == 2
     assert seconds(timedelta(milliseconds=500), "x") == 0.5
+
+
+def test_a_moment_becomes_one_that_the_database_keeps():
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert run_after(noon) == noon
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert run_after(noon) == datetime(2026, 1, 1, 21)
+        assert run_after(datetime(2026, 1, 1, 12)) == datetime(2026, 1, 1, 12)
 
 
 def test_using_changes_only_what_is_given():

@@ -42,6 +42,18 @@ def render(batch, text="{% load batches %}{% batch_progress batch %}", **context
     return Template(text).render(Context({"batch": batch, **context}))
 
 
+def test_no_batch_is_no_bar():
+    assert render(None).strip() == "" and render("").strip() == ""
+
+
+def test_who_has_not_logged_in_is_let_to_the_views_which_judge_by_themselves(client, settings):
+    batch = batch_of("Images")
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    with permitted("may_see_images"):
+        assert ask(client, batch).status_code == 200
+    assert client.get(reverse("django_batches:metrics")).status_code == 401
+
+
 def test_the_view_refuses_everybody_by_default(client, admin_client):
     batch = batch_of()
     assert ask(client, batch).status_code == ask(admin_client, batch).status_code == 403

@@ -354,6 +354,7 @@ class TestRetention:
             ({"failed": True}, "write seconds"),
             ({"failed": float("nan")}, "write seconds"),
             ({"failed": 1e300}, "write seconds"),
+            ({"failed": timedelta.max}, "at most 100 years"),
             (7, "write a dict with the keys"),
         ],
     )

@@ -1,6 +1,7 @@
 """`drain()`: batches in the tests of a project, inside the transaction of a test case, without Redis."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +130,24 @@ def test_a_timeout_is_no_matter_in_another_thread():
     thread.start()
     thread.join()
     assert ran == [True]
+
+
+def test_an_alarm_of_somebody_else_goes_on_afterwards(drain_batches):
+    """pytest-timeout has one."""
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rung.append(True))
+    signal.setitimer(signal.ITIMER_REAL, 30)
+    try:
+        with Batch.open() as batch:
+            batch.enqueue(tasks.ok)
+        assert drain_batches() == 1
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        assert 0 < left < 30
+        signal.raise_signal(signal.SIGALRM)
+        assert rung == [True]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_job_that_waits_for_its_children_is_drained_with_them(drain_batches):

@@ -16,10 +16,11 @@ from django.utils.translation import ngettext
 
 from ..exceptions import BatchError
 from ..models import Batch, BatchJob
+from ..transitions import deleting, holding
 from ..wording import number
 from . import acts
 from .acts import ACTS, Act, Target
-from .confirming import LABELS, ConfirmingMixin
+from .confirming import LABELS, ConfirmingMixin, newest
 
 
 class ActingMixin(ConfirmingMixin):
@@ -99,7 +100,13 @@ class ActingMixin(ConfirmingMixin):
         if act is acts.DELETE:
             if not is_possible:
                 raise BatchError(_("This batch cannot be deleted: it or its callbacks have not ended."))
-            self.log_deletions(request, self.get_queryset(request).filter(pk=target.batch.pk))
+            # Whoever may delete batches may not therefore delete the project's rows, which a cascade would take along.
+            if holder := holding.holder(deleting.tree(target.batch.pk)):
+                refusal = _("%(field)s points to this batch, its jobs or a batch below it: delete those rows first.")
+                raise BatchError(refusal % {"field": holder})
+            # It is refused, if at all, when it begins; where this process dies later, the coordinator goes on.
+            if deleting.begin(target.batch.pk):
+                self.log_deletions(request, [target.batch])  # type: ignore[arg-type]
             return act.run(target), True
         count = act.run(target) if is_possible else 0
         # A cancel of a batch whose jobs all run ends none of them at once, and is one all the same.
@@ -115,7 +122,7 @@ class ActingMixin(ConfirmingMixin):
         if "confirmed" not in request.POST:
             return self.confirmation_of_many(request, act, queryset)
         done = skipped = total = 0
-        for key in list(queryset.order_by("pk").values_list("pk", flat=True)):
+        for key in list(newest(queryset).order_by("pk").values_list("pk", flat=True)):
             batch = queryset.filter(pk=key).first()
             if batch is None or not self.may(request, act.permission, batch):
                 skipped += 1

@@ -83,7 +83,7 @@ def _can_retry_job(target: Target) -> bool:
 
 
 def _can_cancel_job(target: Target) -> bool:
-    return target.job is not None and target.job.status in WAITING_HERE and not target.batch.finished_at
+    return target.job is not None and target.job.status in WAITING_HERE
 
 
 def _can_delete(target: Target) -> bool:
@@ -162,7 +162,7 @@ CANCEL = Act(
 CANCEL_JOB = Act(
     "cancel-job", "cancel", gettext_lazy("Cancel"),
     gettext_lazy("Cancel this job?"),
-    gettext_lazy("It ends without having run, and its batch cannot succeed any more."),
+    gettext_lazy("It ends without having run. Where it is a job and no callback, its batch cannot succeed any more."),
     is_possible=_can_cancel_job, count=lambda target: 1, run=_cancel_job, say=_said_cancelled, is_dangerous=True,
 )  # fmt: skip
 PAUSE = Act(

@@ -14,6 +14,8 @@ from . import acts, below
 from .acts import Act, Target
 from .permissions import PermissionsMixin
 
+DEEPEST = 10_000
+"""Batches that the list counts and pages through, and that one action is done to; older ones are found by filters."""
 SHOWN = 20
 """Batches that the confirmation page of an action lists."""
 LABELS = {
@@ -24,6 +26,11 @@ LABELS = {
     "delete": gettext_lazy("Delete selected batches"),
 }
 """The actions of the list."""
+
+
+def newest(batches: "QuerySet[Batch]") -> "QuerySet[Batch]":
+    """As many as the list says that there are."""
+    return batches.model._default_manager.filter(pk__in=batches.order_by("-pk").values("pk")[:DEEPEST])
 
 
 class ConfirmingMixin(PermissionsMixin):
@@ -42,6 +49,7 @@ class ConfirmingMixin(PermissionsMixin):
 
     def confirmation_of_many(self, request: HttpRequest, act: Act, queryset: "QuerySet[Batch]") -> HttpResponse:
         """Asks about the batches that were selected in the list: their counters together, and the newest of them."""
+        queryset = newest(queryset)
         counters = ("failed", "cancelled", "pending", "in_flight", "total")
         sums = queryset.order_by().aggregate(**{name: Sum(name) for name in counters})
         together = Batch(**{name: value or 0 for name, value in sums.items()})
@@ -51,6 +59,7 @@ class ConfirmingMixin(PermissionsMixin):
             Target(together),
             title=str(LABELS[act.name]),
             batches=list(queryset.order_by("-pk")[:SHOWN]),
+            how_many=queryset.count(),
             is_possible=True,
             back=request.get_full_path(),
             selected=request.POST.getlist("_selected_action"),

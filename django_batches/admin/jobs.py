@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
@@ -98,7 +99,7 @@ def page_of(batch: Batch, asked: Asked) -> tuple[list[BatchJob], int | None]:
     """The jobs of the page in order of their positions, and where to go on looking if it stopped early."""
     jobs = light(batch.jobs.all())
     if asked.job:
-        return _one(jobs, asked.job), None
+        return _one(batch, asked.job), None
     if asked.fingerprint is not None:
         return _along(jobs.filter(status=JobStatus.FAILED, fingerprint=asked.fingerprint), asked), None
     if asked.status in ("failed", "cancelled"):
@@ -122,9 +123,10 @@ def _along(jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
     return list(jobs.filter(position__gt=after).order_by("position")[: SIZE + 1])
 
 
-def _one(jobs: BatchJobQuerySet, key: str) -> list[BatchJob]:
+def _one(batch: Batch, key: str) -> list[BatchJob]:
+    """A job or a callback: either may have opened the batch from whose page somebody comes."""
     try:
-        return list(jobs.filter(pk=UUID(key)))
+        return list(light(BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=UUID(key))))
     except ValueError:
         return []
 

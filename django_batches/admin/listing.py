@@ -23,6 +23,7 @@ from ..models import Batch, BatchJob
 from ..progress import snapshots
 from ..views import LIMIT
 from .acting import action
+from .confirming import DEEPEST
 from .filters import (
     CreatedFilter,
     DeadlineFilter,
@@ -34,9 +35,6 @@ from .filters import (
 )
 from .permissions import PermissionsMixin
 from .trees import Step
-
-DEEPEST = 10_000
-"""Batches that the list counts and pages through; older ones are found by search and filters."""
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -69,6 +67,12 @@ class ListMixin(PermissionsMixin):
     class Media:
         css = {"all": ["django_batches/batches.css"]}
         js = [Script("django_batches/batches.js", type="module")]
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """By the filters alone: by any field, one could feel for what is masked, letter by letter."""
+        filters = self.get_list_filter(request) if request else self.list_filter
+        names = [each if isinstance(each, str) else getattr(each, "parameter_name", each) for each in filters]
+        return any(lookup == name or lookup.startswith(f"{name}__") for name in names)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Gives each batch of the page what its columns show, from few queries for all of them."""

@@ -4,12 +4,16 @@ The row is touched first in each of the holder's transactions. A coordinator tha
 token there, and its transaction ends before it has written anything.
 """
 
+import logging
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError
 from django.utils import timezone
 
+from ..conf import settings
 from ..transitions import rows
+
+logger = logging.getLogger("django_batches")
 
 NAME = "coordinator"
 SECONDS = 15
@@ -18,6 +22,20 @@ SECONDS = 15
 _IDLE = "set_config('idle_in_transaction_session_timeout', %s, true)"
 """PostgreSQL ends this transaction where its client falls silent. The session of a lost host would hold the row of the
 lease, and nobody could take over, until the server misses the client: by default after two hours."""
+
+
+SAME_NAMESPACE = 'Set DJANGO_BATCHES["NAMESPACE"] to the same text in all of them.'
+
+
+def other_namespace(holders: str) -> str:
+    """What is wrong where the holder of the lease has another setting NAMESPACE than this process; else nothing."""
+    here = settings().NAMESPACE
+    if not holders or holders == here:
+        return ""
+    return (
+        f"The books are kept with the namespace {holders}, and this process has {here}: they do not meet in Redis. By "
+        "default it is made of the database's address, which their settings spell differently."
+    )
 
 
 class LeaseLost(Exception):
@@ -31,6 +49,8 @@ class Lease:
         self.holder = holder
         self.token = 0
         """The number of this tenure; 0 while another holds the lease."""
+        self._met = ""
+        """The namespace of the one that holds it."""
 
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease where it is free or has run out, with a token above `newest_token`."""
@@ -47,9 +67,18 @@ class Lease:
                 except IntegrityError:  # another one came first
                     return False
             elif row.expires_at > now and row.holder != self.holder:
+                if row.namespace != self._met:
+                    self._met = row.namespace
+                    if text := other_namespace(row.namespace):
+                        logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
                 return False
             token = max(row.token, newest_token) + 1
-            leases.filter(pk=NAME).update(holder=self.holder, token=token, expires_at=now + timedelta(seconds=SECONDS))
+            leases.filter(pk=NAME).update(
+                holder=self.holder,
+                token=token,
+                expires_at=now + timedelta(seconds=SECONDS),
+                namespace=settings().NAMESPACE,
+            )
         self.token = token
         return True
 

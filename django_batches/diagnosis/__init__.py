@@ -100,6 +100,8 @@ def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
     elif not is_there(holder, now):
         text = _("No batchworker has been seen since %(time)s.") % {"time": moment(holder.expires_at)}
         findings.append(Finding("batchworker", "error", text, start))
+    elif text := lease.other_namespace(holder.namespace):
+        findings.append(Finding("namespace", "error", text, lease.SAME_NAMESPACE))
     if broker.is_suspended:
         advice = _("Resume them: rq resume")
         findings.append(Finding("suspended", "error", _("RQ's workers have been suspended (rq suspend)."), advice))
@@ -132,12 +134,13 @@ def _steering(batch: "Batch", now: datetime) -> list[Finding]:
         given = _("It was given %(duration)s.") % {"duration": duration(timedelta(seconds=batch.deadline or 0))}
         text = _("It is overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
         findings.append(Finding("overdue", "warning", text, given))
-    if batch.cancelled_at:
+    # Once it has ended, what is left are its callbacks, which no cancel or pause holds.
+    if batch.cancelled_at and not batch.finished_at:
         text = _("Its cancel was asked for at %(time)s: jobs that run finish first.") % {
             "time": moment(batch.cancelled_at)
         }
         findings.append(Finding("cancelling", "info", text, batch.reason))
-    elif batch.is_paused:
+    elif batch.is_paused and not batch.finished_at:
         findings.append(Finding("paused", "warning", _("It is paused."), _("Resume it, and its jobs go on.")))
     if not batch.sealed_at and not batch.cancelled_at:
         text = _("It was never sealed: its creator still adds jobs, or has died. The last one came %(time)s ago.") % {

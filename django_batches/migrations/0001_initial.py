@@ -180,6 +180,7 @@ class Migration(migrations.Migration):
                 ("holder", models.CharField(max_length=200)),
                 ("token", models.PositiveBigIntegerField(default=0)),
                 ("expires_at", models.DateTimeField()),
+                ("namespace", models.CharField(default="", max_length=100)),
             ],
         ),
         migrations.CreateModel(

@@ -17,8 +17,13 @@ register = template.Library()
 
 
 @register.inclusion_tag("django_batches/progress.html", takes_context=True)
-def batch_progress(context: Context, batch: Batch, assets: bool = True) -> dict[str, Any]:
-    """The bar of a batch. `assets=False` where the page links the style sheet and the script itself."""
+def batch_progress(context: Context, batch: Batch | None, assets: bool = True) -> dict[str, Any]:
+    """The bar of a batch; nothing for None, which a field becomes when its batch is deleted.
+
+    `assets=False` where the page links the style sheet and the script itself.
+    """
+    if not batch:
+        return {}
     try:
         live = reverse("django_batches:status")
     except NoReverseMatch:

@@ -25,6 +25,16 @@ def unheld(batches: "models.QuerySet[Batch]") -> list[UUID]:
     return list(batches.values_list("pk", flat=True))
 
 
+def holder(batch_ids: Iterable[UUID]) -> str:
+    """A foreign key of the project by which a row holds one of these batches or a job of theirs; empty without."""
+    ids = list(batch_ids)
+    for relation, path in _holding():
+        held = {f"{relation.field.name}{path}__in": ids}
+        if relation.related_model._base_manager.using(rows.alias()).filter(**held).exists():
+            return f"{relation.related_model._meta.label}.{relation.field.name}"
+    return ""
+
+
 def holders_of_jobs(batch_ids: Iterable[UUID]) -> str:
     """A foreign key of the project by which a row holds a job or callback of these batches; empty if there is none."""
     ids = list(batch_ids)

@@ -14,7 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from ...audit import audit
-from ...conf import settings
+from ...conf import OLDEST, settings
 from ...connection import ask_to_look, client
 from ...coordinator import reconcile
 from ...diagnosis import is_there, keeper
@@ -174,6 +174,7 @@ def _age(text: str) -> timedelta | str:
     if text == KEEP:
         return KEEP
     match = re.fullmatch(r"(\d{1,9})([smhdw]?)", text)
-    if not match:
-        raise ArgumentTypeError(f"{text!r} is no age: write 90s, 30m, 12h, 7d, 2w, or keep.")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])
+    seconds = int(match[1]) * _UNITS[match[2] or "s"] if match else 0
+    if not match or seconds > OLDEST.total_seconds():
+        raise ArgumentTypeError(f"{text!r} is no age: write 90s, 30m, 12h, 7d, 2w, up to 100 years, or keep.")
+    return timedelta(seconds=seconds)
