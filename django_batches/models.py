@@ -172,7 +172,12 @@ class Batch(BatchVerbs, models.Model):
         super().save(*args, **kwargs)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        """Deletes an ended batch with its jobs, in chunks; raises `BatchError` for one that has not ended."""
+        """Deletes an ended batch with its jobs and child batches, in chunks.
+
+        Raises `BatchError` where one of them has not ended or a row of yours points to one of their jobs. Rows of yours
+        that point to the batches themselves go with them (`CASCADE`) or keep them (`ProtectedError`,
+        `RestrictedError`), as with any model.
+        """
         return type(self).objects.filter(pk=self.pk).delete()
 
     delete.alters_data = True  # type: ignore[attr-defined]

@@ -198,7 +198,8 @@ class BatchVerbs:
         """Runs its failed jobs again (and the cancelled ones), and failed callbacks; returns how many.
 
         A batch that had ended is re-opened for another round, in which its callbacks are told again. Raises
-        `BatchCancelled` while a cancel is under way.
+        `BatchCancelled` while a cancel is under way here or where a batch above was cancelled, `BatchExists` where
+        another batch has its key by now, and `BatchError` where nobody waits for it any more.
         """
         return self._acted(retrying.retry_failed(self._key, include_cancelled))
 
@@ -274,7 +275,7 @@ class JobVerbs:
     """What a job can do."""
 
     def retry(self) -> bool:
-        """Runs it again where it failed or was cancelled; False where it did not."""
+        """Runs it again where it failed or was cancelled; False where it did not. Raises as `Batch.retry_failed`."""
         return self._acted(lambda job: bool(retrying.retry_jobs(rows.jobs().filter(pk=job.pk))))
 
     def cancel(self) -> bool:

@@ -22,7 +22,7 @@ def moment(when: datetime) -> str:
 
 
 def duration(delta: timedelta, *, rough: bool = False) -> str:
-    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; a rough one in its largest unit, with "about"."""
+    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; a rough one in its largest unit, rounded."""
     seconds = max(0.0, delta.total_seconds())
     if rough:
         return _rough(seconds)

@@ -7,7 +7,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
@@ -23,6 +23,13 @@ from .acts import ACTS, Act, Target
 from .confirming import LABELS, ConfirmingMixin, newest
 
 
+def untied(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Large acts go in chunks, each a transaction; one around the request (ATOMIC_REQUESTS) would tie them together."""
+    for alias in connections:  # a router may keep the batches in any
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 class ActingMixin(ConfirmingMixin):
     """Views and actions that change something: POST, CSRF, the permission, and the batch through `get_queryset`."""
 
@@ -34,15 +41,14 @@ class ActingMixin(ConfirmingMixin):
         )
         return [act, *super().get_urls()]
 
-    @transaction.non_atomic_requests
+    @untied
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         try:
             return self.act_view(request, UUID(unquote(object_id)), acts.DELETE.name)
         except ValueError:
             raise Http404 from None
 
-    # Large acts go in chunks, each a transaction; one around the request (ATOMIC_REQUESTS) would tie them together.
-    @transaction.non_atomic_requests
+    @untied
     def act_view(self, request: HttpRequest, object_id: UUID, name: str) -> HttpResponse:
         """GET asks, POST does."""
         act, batch = ACTS.get(name), self.batch_of(request, object_id)

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.core.paginator import Paginator
-from django.db import transaction
 from django.db.models import CharField, Q, QuerySet
 from django.db.models.functions import Cast
 from django.forms import Script
@@ -22,7 +21,7 @@ from .. import family
 from ..models import Batch, BatchJob
 from ..progress import snapshots
 from ..views import LIMIT
-from .acting import action
+from .acting import action, untied
 from .confirming import DEEPEST
 from .filters import (
     CreatedFilter,
@@ -98,8 +97,7 @@ class ListMixin(PermissionsMixin):
             ), False
         return super().get_search_results(request, queryset, search_term)
 
-    # The actions go in chunks of their own transactions: see `ActingMixin.act_view`.
-    @transaction.non_atomic_requests
+    @untied
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from django_batches import Batch
 from django_batches.models import FailureGroup
 from django_batches.transitions import rows
+from django_batches.views import LIMIT
 
 from .. import tasks
 from ..admin_data import batch_of, child_of, new_callback, user_with
@@ -283,6 +284,20 @@ def test_a_bar_on_a_users_own_page_moves(browse, site, batchworker, gate):
     with batchworker():
         bars_follow(page, [batch], gate)
     expect(badge_of(page, batch)).to_contain_text("succeeded")
+
+
+def test_more_bars_than_one_request_may_ask_for_take_turns(browse, site):
+    user = user_with(name="ada")
+    batches = [batch_of(created=1, metadata={"user": user.pk}) for _ in range(LIMIT + 5)]
+    page = browse(user)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url.count("id=")) if LIVE.search(request.url) else None)
+    with page.expect_response(LIVE):
+        page.goto(reverse("uploads"))
+    rows.batches().filter(pk=batches[-1].pk).update(is_paused=True)
+    expect(badge_of(page, batches[-1])).to_contain_text("paused", timeout=SLOW)
+    assert page.locator("[data-batch-live]").count() == len(batches)
+    assert asked[:2] == [LIMIT, 5]
 
 
 def test_a_bar_that_one_may_not_ask_for_stands_still_quietly(browse, site):

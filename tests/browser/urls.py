@@ -12,6 +12,10 @@ PAGE = """{% load batches %}<!doctype html><html lang="en"><meta name="viewport"
 <title>My upload</title><body>{% batch_progress batch %}</body></html>"""
 
 
+MANY = """{% load batches %}<!doctype html><html lang="en"><title>My uploads</title><body>
+{% for batch in batches %}{% batch_progress batch assets=forloop.first %}{% endfor %}</body></html>"""
+
+
 def may_see(request, batch):
     return request.user.is_authenticated and batch.metadata.get("user") == request.user.pk
 
@@ -21,8 +25,14 @@ def upload(request, key):
     return HttpResponse(engines["django"].from_string(PAGE).render({"batch": batch}, request))
 
 
+def uploads(request):
+    batches = Batch.objects.order_by("pk")
+    return HttpResponse(engines["django"].from_string(MANY).render({"batches": batches}, request))
+
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("batches/", include("django_batches.urls")),
     path("upload/<uuid:key>/", upload, name="upload"),
+    path("uploads/", uploads, name="uploads"),
 ]

@@ -4,6 +4,7 @@
 const FIRST = 2000;
 const LAST = 15000;
 const SLOWER = 1.5;
+const LIMIT = 100; // batches that one request may ask for
 
 /** All batches of the page whose status comes from one address. */
 class Feed {
@@ -13,6 +14,7 @@ class Feed {
     this.timer = 0;
     this.isAsking = false;
     this.last = "";
+    this.turn = 0; // the first of those that the next request asks for, where there are more than one may
     this.states = new Map();
   }
 
@@ -32,13 +34,14 @@ class Feed {
     this.isAsking = true;
     try {
       const url = new URL(this.address, document.baseURI);
-      for (const id of new Set(this.bars.map((bar) => bar.dataset.batch))) url.searchParams.append("id", id);
+      const asked = this.next();
+      for (const id of asked) url.searchParams.append("id", id);
       const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
       const isJson = (response.headers.get("Content-Type") || "").startsWith("application/json");
       if ([401, 403, 404].includes(response.status) || (response.ok && !isJson)) {
         this.stop(); // logged out, not allowed (any more), or deleted
       } else if (response.ok) {
-        this.show(await response.text());
+        this.show(await response.text(), asked);
       } else {
         this.pause = LAST;
       }
@@ -50,12 +53,21 @@ class Feed {
     this.schedule(this.pause);
   }
 
-  show(text) {
+  /** The batches of the next request, in turns. */
+  next() {
+    const ids = [...new Set(this.bars.map((bar) => bar.dataset.batch))];
+    const first = this.turn < ids.length ? this.turn : 0;
+    this.turn = first + LIMIT;
+    return ids.slice(first, this.turn);
+  }
+
+  show(text, asked) {
     this.pause = text === this.last ? Math.min(this.pause * SLOWER, LAST) : FIRST;
     this.last = text;
     const { batches, panels } = JSON.parse(text);
     for (const bar of this.bars) {
-      if (!(bar.dataset.batch in batches)) bar.removeAttribute("data-batch-live"); // deleted
+      const id = bar.dataset.batch;
+      if (asked.includes(id) && !(id in batches)) bar.removeAttribute("data-batch-live"); // deleted
     }
     for (const batch of Object.values(batches)) this.showBatch(batch);
     for (const [name, html] of Object.entries(panels || {})) showPanel(name, html);
