@@ -84,6 +84,12 @@ def _check_database() -> Iterator[CheckMessage]:
             hint="Keep them in PostgreSQL or SQLite, by a database router if need be.",
             id="django_batches.E014",
         )
+    if not database.get("AUTOCOMMIT", True):
+        yield Error(
+            f'DATABASES["{alias}"] has AUTOCOMMIT = False: nothing that the worker writes would be committed.',
+            hint="Leave it out, and begin your own transactions by transaction.atomic().",
+            id="django_batches.E016",
+        )
     if "sqlite3" in database.get("ENGINE", "") and database.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
         yield Warning(
             "SQLite begins its transactions as readers: two that write at once fail with 'database is locked'.",

@@ -119,6 +119,9 @@ def run() -> None:
 
     A raised exception would keep the arguments in RQ's FailedJobRegistry, and RQ knows nothing of our attempts.
     """
+    if threading.current_thread() is threading.main_thread():
+        # RQ's own timer began before ours and would ring in the middle of what is told of this run.
+        signal.setitimer(signal.ITIMER_REAL, 0)
     if not apps.ready:
         django.setup()
     job = get_current_job()
@@ -226,7 +229,7 @@ class alarm:
         if self._can_ring:
             signal.setitimer(signal.ITIMER_REAL, 0)
             set_handler(signal.SIGALRM, SIG_DFL if self._handler is None else self._handler)
-            if self._left:  # somebody else's, of a test or of RQ's own worker
+            if self._left:  # somebody else's, of a test
                 left = self._left - (time.monotonic() - self._began)
                 signal.setitimer(signal.ITIMER_REAL, max(left, 0.001))
 

@@ -6,10 +6,12 @@ CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
 """
 
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
 from importlib import import_module
+from importlib.machinery import PathFinder
 from types import FunctionType
 from typing import Any, ParamSpec, Protocol, runtime_checkable
 
@@ -108,6 +110,18 @@ def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str
 def _signature(path: str) -> tuple[inspect.Signature, list[str], list[str]]:
     signature, task = inspect.signature(resolve(path)), task_at(path)
     return signature, list(signature.parameters), ["context"] if task and task.takes_context else []
+
+
+def exists(path: str) -> bool:
+    """Whether there is a module for this path on this machine; it is not imported, since it may be forbidden."""
+    places: Sequence[str] | None = None
+    names = path.split(".")[:-1]
+    for index in range(len(names)):
+        spec = PathFinder.find_spec(".".join(names[: index + 1]), places)
+        if spec is None:
+            return names[0] in sys.builtin_module_names
+        places = spec.submodule_search_locations or []
+    return bool(names)
 
 
 def _found(path: str) -> Any:

@@ -10,9 +10,9 @@ from rq import Retry
 from .context import Running
 from .describing import described
 from .exceptions import BatchCancelled, BatchError, FunctionNotAllowed
-from .functions import resolve
+from .functions import exists, resolve
 from .message import Message
-from .options import type_path
+from .options import seconds, type_path
 from .outcomes import Kind, Outcome, fingerprint
 from .payloads import dump_result
 from .transitions import rows
@@ -28,14 +28,17 @@ def returned(message: Message, value: Any, run: Running) -> Outcome:
     if isinstance(value, BatchVerbs):
         return _returned_batch(message, value, run)
     if isinstance(value, Retry):
-        intervals = value.intervals or [0]
-        after = float(intervals[min(message.attempts, len(intervals) - 1)])
+        try:
+            most, intervals = int(value.max), value.intervals or [0]
+            after = seconds(intervals[min(message.attempts, len(intervals) - 1)], "the interval of rq.Retry")
+        except (TypeError, ValueError, OverflowError) as error:
+            return _failure(message, error, is_final=True)
         return message.outcome(
             Kind.RETRY,
             error_type="rq.Retry",
             error=f"Retry: the job returned Retry(max={value.max}) and asked to run again.",
             fingerprint=fingerprint("rq.Retry", message.func),
-            retry_max=value.max,
+            retry_max=most,
             retry_after=after,
         )
     try:
@@ -75,7 +78,7 @@ def _is_awaited(batch_id: UUID) -> bool:
 def raised(message: Message, error: BaseException) -> Outcome:
     if isinstance(error, BatchCancelled) and _is_of_own_batch(error, message):
         return message.outcome(Kind.CANCELLED)
-    if isinstance(error, ImportError) and not _is_importable(message.func):
+    if isinstance(error, ImportError | FunctionNotAllowed) and not _is_importable(message.func):
         # A rolling deploy: another worker has the code already.
         logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
         return message.outcome(Kind.MISSING, **described(error, message.func))
@@ -109,7 +112,7 @@ def _is_importable(path: str) -> bool:
     except ImportError:
         return False
     except FunctionNotAllowed:
-        return True
+        return exists(path)
     return True
 
 

@@ -21,7 +21,7 @@ from .pace import eta, pace_of
 from .payloads import check_metadata
 from .querysets import BatchJobQuerySet, BatchQuerySet
 from .states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED, WAITING_HERE, BatchStatus, Event, JobStatus
-from .transitions import results
+from .transitions import results, rows
 from .verbs import BatchVerbs, JobVerbs
 
 
@@ -203,7 +203,7 @@ class Batch(BatchVerbs, models.Model):
     @property
     def is_cancelled(self) -> bool:
         """Whether it has been cancelled; asks the database each time, so that a long job may look."""
-        return Batch.objects.filter(pk=self.pk, cancelled_at__isnull=False).exists()
+        return rows.batches().filter(pk=self.pk, cancelled_at__isnull=False).exists()
 
     @property
     def throughput(self) -> float:

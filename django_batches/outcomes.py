@@ -146,6 +146,23 @@ class Outcome:
             raise ValueError(f"not an outcome: {error!r}") from error
 
     @classmethod
+    def salvaged(cls, text: bytes, entry_id: bytes) -> "Outcome | None":
+        """What can be said where `loads` refuses a text that names its job: the run counts as killed.
+
+        Given back, it would run again without end: whatever wrote this text would write it again. None where it does
+        not name a job.
+        """
+        try:
+            data = json.loads(text)
+            told = cls(Kind.KILLED, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            return None
+        told.error_type, told.entry_id = "django_batches.unreadable", entry_id
+        told.error = "The outcome of this run cannot be read: another version has written it."
+        told.fingerprint = fingerprint(told.error_type, "")
+        return told
+
+    @classmethod
     def _plain(cls, text: str, entry_id: bytes) -> "Outcome":
         told, _, worker = text.partition("\n")
         job, dispatch, batch, is_callback, started, finished, result = told[len(_PLAIN) :].split(" ", 6)

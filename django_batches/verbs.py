@@ -292,7 +292,7 @@ class JobVerbs:
         if job._state.adding:
             raise BatchError("The job is written when the open block is left: act on it after that.")
         result = act(job)
-        job.refresh_from_db()
+        job.refresh_from_db(using=rows.alias())  # a replica may not have it yet
         return result
 
 

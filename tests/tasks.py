@@ -78,6 +78,15 @@ def retry_later(path, times):
     return Retry(max=times, interval=0)
 
 
+def retry_strangely(path, kind):
+    append(path, "run")
+    return {
+        "no number": Retry(max=float("nan")),
+        "endless": Retry(max=float("inf")),
+        "endless interval": Retry(max=1, interval=[float("inf")]),
+    }[kind]
+
+
 def flaky(path, failures):
     """Fails so many times, counted in the ledger."""
     append(path, "run")
@@ -202,6 +211,9 @@ def leak(kind):
         transaction.set_autocommit(False)
     elif kind == "atomic":
         transaction.atomic().__enter__()
+    elif kind == "closed":
+        transaction.atomic().__enter__()
+        connection.close()
     elif kind == "broken":
         connection.cursor().close()
         connection.connection.close()

@@ -153,6 +153,7 @@ POISON = [
     (tasks.returns, ("deep",), "nested too deeply"),
     (tasks.leak, ("atomic",), ""),
     (tasks.leak, ("broken",), ""),
+    (tasks.leak, ("closed",), ""),
     (tasks.leak, ("signal",), ""),
     (tasks.wait_for_batch, (), "wait() inside a job would hold the worker it waits for: use a callback"),
     (tasks.return_which, ("own",), "return a batch that the job itself has opened"),
@@ -164,6 +165,7 @@ FORGED = [
     ({"func": "os.system"}, "failed", "os.system may not run as a job"),
     ({"func": "tests.borrowed.run"}, "failed", "subprocess.run may not run as a job"),
     ({"func": "tests.tasks.no_such"}, "scheduled", "has no attribute 'no_such'"),
+    ({"func": "new_app.tasks.f"}, "scheduled", "new_app.tasks is in no installed app"),  # the worker is an old one
     ({"func": 'a"b'}, "scheduled", "its row is broken"),
     ({"arguments": "[["}, "scheduled", "its row is broken"),
     ({"arguments": "[[1,2,3],{}]"}, "failed", "takes from 0 to 1 positional arguments but 3 were given"),
@@ -209,7 +211,7 @@ def garbage_in_redis(redis, keys, batch):
     """What others may write into the streams, the lists and the channels that we read; gives the number of outcomes."""
     job = batch.jobs.earliest("position").pk
     known = {"k": "retry", "j": job.hex, "d": 1, "b": batch.pk.hex}
-    wild = [{"m": "x"}, {"a": [1]}, {"s": "now"}, {"d": None}, {"r": {"a": 1}}, {"k": "succeeded", "r": 1}]
+    wild = [{"m": "x"}, {"a": [1]}, {"s": [1]}, {"d": None}, {"r": {"a": 1}}, {"k": "succeeded", "r": 1}]
     texts = ["garbage", "", "[]", "null", "7", "[" * 100_000, b"\x80\x04", '{"k":"succeeded"}', '{"k":"no such"}']
     texts += [json.dumps(known | changes) for changes in wild]
     for text in texts:

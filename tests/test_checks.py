@@ -173,6 +173,12 @@ def test_another_kind_of_database_is_refused(monkeypatch):
     assert id == "django_batches.E014" and '"default", which is mysql' in message and "PostgreSQL or SQLite" in hint
 
 
+def test_a_database_that_commits_nothing_by_itself_is_refused(monkeypatch):
+    monkeypatch.setitem(django_settings.DATABASES["default"], "AUTOCOMMIT", False)
+    ((id, message, _),) = found(CACHE="batches")
+    assert id == "django_batches.E016" and "AUTOCOMMIT = False" in message
+
+
 def test_the_namespace_comes_from_the_name_of_the_database(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES["default"], "NAME", "/var/lib/shop-prod.sqlite3")
     with override_settings(DJANGO_BATCHES={}):

@@ -110,6 +110,11 @@ class TestMaxFailures:
         recording.record([outcome_of(claimed[0], Kind.FAILED)])
         recording.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
         batch.refresh_from_db()
+        assert batch.retry_failed() == 3  # a whole round, after which the next is like the first
+        claimed = claim(batch)
+        recording.record([outcome_of(claimed[0], Kind.FAILED)])
+        recording.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        batch.refresh_from_db()
         assert batch.first_failure.retry()
         if then_cancelled:
             batch.cancel()

@@ -1,5 +1,6 @@
 """The book-keeper: one at a time, in order, and it finds what Redis has lost."""
 
+import json
 import os
 from datetime import timedelta
 
@@ -21,12 +22,12 @@ from django_batches.coordinator.suspects import Suspects
 from django_batches.models import BatchJob
 from django_batches.models import Lease as LeaseRow
 from django_batches.outcomes import Kind
-from django_batches.transitions import due, recording, repairing, rows
+from django_batches.transitions import due, recording, repairing, rows, writing
 from django_batches.worker.board import Board
 from django_batches.worker.executor import Executor, Post
 
 from . import tasks
-from .road import Road, claim, open_elsewhere, outcome_of
+from .road import Road, claim, open_elsewhere, outcome_of, statements
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -523,6 +524,7 @@ class TestLoop:
         self, coordinator, redis, keys, monkeypatch
     ):
         monkeypatch.setattr(record, "CHUNK", 2)
+        coordinator._recorder._count = 2
         coordinator._rewind = loop.Every(0.0)  # as where such a turn takes longer than the time between two
         locked, other = fill(6), fill(1)
         jobs = claim()
@@ -545,6 +547,48 @@ class TestLoop:
         assert_books_are_right(batch)
         assert batch.status == "succeeded"
         assert LeaseRow.objects.get().expires_at <= timezone.now()
+
+    def test_an_outcome_that_cannot_be_read_uses_an_attempt_of_its_job(self, coordinator, redis, keys, caplog):
+        batch = fill(1, max_attempts=2)
+        coordinator.turn()
+        for _ in range(2):
+            told = json.loads(outcome_of(batch.jobs.get(status="queued"), Kind.FAILED).dumps())
+            redis.xadd(keys.outcomes, {"o": json.dumps(told | {"m": 2.5})})
+            coordinator.turn()
+        assert_books_are_right(batch)
+        job = batch.jobs.get()
+        assert (job.status, job.attempts) == ("failed", 2)
+        assert "cannot be read: another version" in job.error and "cannot be read" in caplog.text
+
+    def test_large_outcomes_are_read_and_written_few_at_a_time(self, coordinator, redis, keys, monkeypatch):
+        monkeypatch.setattr(record, "LARGEST", 1_000)
+        monkeypatch.setattr(writing, "LARGEST", 1_000)
+        batch = fill(10)
+        for job in claim():
+            redis.xadd(keys.outcomes, {"o": outcome_of(job, result=f'"{"x" * 400}"').dumps()})
+        with statements() as made:
+            coordinator.turn()
+        assert coordinator._recorder._count == 1
+        assert max(map(len, made)) < 4_000
+        assert_books_are_right(batch)
+        assert batch.status == "succeeded"
+
+    @pytest.mark.postgresql
+    def test_what_was_postponed_before_a_round_that_did_not_end_is_not_forgotten(self, coordinator, redis, keys):
+        recorder = coordinator._recorder
+        first, second = fill(1), fill(1)
+        jobs = {job.batch_id: job for job in claim()}
+        entries = [redis.xadd(keys.outcomes, {"o": outcome_of(jobs[b.pk]).dumps()}) for b in (first, second)]
+        with open_elsewhere(lambda: rows.lock_batches([first.pk, second.pk])):
+            recorder.record(recorder.read(1)[0])
+            for _ in range(3):  # rounds of which each comes to the first alone
+                recorder.rewind()
+                recorder._count = 1
+                recorder.record(recorder.read(1)[0])
+                assert recorder.unapplied(entries[1]) == {first.pk, second.pk}
+        while redis.xlen(keys.outcomes):
+            coordinator.turn()
+        assert recorder.unapplied(entries[1]) == set()
 
     def test_an_entry_that_is_no_outcome_is_dropped(self, coordinator, redis, keys, caplog):
         redis.xadd(keys.outcomes, {"o": "garbage"})

@@ -11,7 +11,7 @@ from django_batches.coordinator.lease import LeaseLost
 from django_batches.ids import uuid7
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
-from django_batches.transitions import dispatching, due, recording
+from django_batches.transitions import dispatching, due, recording, rows
 
 from . import tasks
 from .road import claim, outcome_of
@@ -170,6 +170,18 @@ def test_scheduled_rows_wait_for_their_time(road):
     batch.jobs.update(due_at=batch.created_at)
     assert dispatching.promote_due(road.lease) == [(batch.pk, 0, "default")]
     assert batch.jobs.get().status == "created"
+
+
+def test_what_is_due_at_one_moment_comes_in_chunks(road, monkeypatch):
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    batch = fill(5, max_attempts=2, backoff=3600)
+    recording.record([outcome_of(job, Kind.FAILED) for job in claim()])
+    batch.jobs.update(due_at=batch.created_at)
+    monkeypatch.setattr(rows, "LONG", -1.0)
+    assert [len(dispatching.promote_due(road.lease)) for _ in range(4)] == [2, 2, 1, 0]
+    batch.jobs.update(status="scheduled")
+    monkeypatch.setattr(rows, "LONG", 60.0)
+    assert len(dispatching.promote_due(road.lease)) == 5
 
 
 def test_what_a_burst_waits_for(road):

@@ -92,6 +92,24 @@ def test_a_returned_rq_retry_is_honoured_with_its_own_limit(road, ledger):
     assert errors(batch) == [("failed", "Retry: the job returned Retry(max=2) and asked to run again.")]
 
 
+@pytest.mark.parametrize("most", [2.0, 2.5])
+def test_a_limit_of_rqs_retry_that_is_no_whole_number_is_one_all_the_same(road, ledger, most):
+    with Batch.open() as batch:
+        batch.enqueue(tasks.retry_later, ledger.path, most)
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.count("run") == 3 and batch.status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["no number", "endless", "endless interval"])
+def test_a_retry_that_makes_no_sense_fails_the_job_at_once(road, ledger, kind):
+    with Batch.open(max_attempts=9) as batch:
+        batch.enqueue(tasks.retry_strangely, ledger.path, kind)
+    road.run()
+    assert_books_are_right(batch)
+    assert ledger.count("run") == 1 and batch.status == "failed"
+
+
 def test_inside_a_job_its_batch_and_itself_are_known(road):
     assert current_batch() is None and current_job() is None
     with Batch.open() as batch:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from django.db import OperationalError, connection
@@ -59,6 +60,28 @@ def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, 
     batch.refresh_from_db()
     assert (batch.succeeded, batch.failed) == (1, 1)
     assert Queue("default", connection=redis).failed_job_registry.count == 0
+
+
+def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypatch):
+    """RQ's begins first, by what its horse does until the function begins."""
+    ask = execution.is_current
+    monkeypatch.setattr(execution, "is_current", lambda message: time.sleep(0.8) or ask(message))
+    with Batch.open(timeout=2, max_attempts=2) as batch:
+        batch.enqueue(tasks.sleepy, 1.6)
+    connection.close()
+    drive(road, Worker(["default"], connection=redis))
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses, job.error) == ("succeeded", 1, 0, "")
+
+
+def test_an_overrun_is_told_as_one(road, redis):
+    with Batch.open(timeout=1) as batch:
+        batch.enqueue(tasks.overrun)
+    connection.close()
+    drive(road, Worker(["default"], connection=redis))
+    job = batch.jobs.get()
+    assert (job.status, job.attempts, job.losses) == ("failed", 1, 0) and "JobTimeoutException" in job.error_type
+    assert redis.keys("rq:job:*") == []
 
 
 def test_a_horse_that_is_killed_is_found_by_the_reconciler(road, redis):

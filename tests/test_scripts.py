@@ -5,9 +5,11 @@ from uuid import UUID
 
 import pytest
 from django.utils import timezone
+from redis.exceptions import ResponseError
 from rq import Queue, Worker
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
+from django_batches.coordinator import dispatch
 from django_batches.ids import uuid7
 from django_batches.outcomes import Kind, Outcome
 from django_batches.scripts import Pushed, Scripts
@@ -190,6 +192,27 @@ def test_a_turn_that_wants_nothing_takes_nothing(scripts, push, redis):
     push(1)
     assert scripts.turn("w", [], take=False).kind == "idle"
     assert len(listed(redis)) == 1
+
+
+def test_a_large_push_goes_in_parts_and_in_order(monkeypatch):
+    monkeypatch.setattr(dispatch, "LARGEST", 10)
+    jobs = [Pushed(str(index), "x" * size, "", 1, "") for index, size in enumerate([4, 4, 4, 30, 1, 9])]
+    assert [[job.rq_id for job in part] for part in dispatch._parts(jobs)] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
+    assert dispatch._parts([]) == []
+
+
+def test_a_server_that_has_become_a_replica_is_left(scripts, push, redis):
+    """Behind its address another one is the primary by now."""
+    push(1)
+    scripts.turn("w", ["default"], take=False)
+    redis.replicaof("127.0.0.1", 1)
+    try:
+        with pytest.raises(ResponseError, match=r"(?i)readonly|read only"):
+            scripts.turn("w", ["default"])
+        assert scripts._turn._connection is None
+    finally:
+        redis.replicaof("NO", "ONE")
+    assert scripts.turn("w", ["default"]).kind == "job"
 
 
 def test_a_dead_executor_is_buried_with_its_job_in_one_step(scripts, push, redis):

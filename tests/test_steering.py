@@ -163,6 +163,20 @@ def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
     assert state(batch) == ("cancelled", 0, 0, 0, 5, 0)
 
 
+def test_many_cancels_take_several_turns(batch, monkeypatch):
+    with Batch.open() as other:
+        other.map(tasks.ok, range(4))
+    rows.batches().update(cancelled_at=timezone.now())
+    monkeypatch.setattr(rows, "LONG", -1.0)
+    assert [steering.carry_all_on() for _ in range(3)] == [4, 4, 0]
+    for _ in range(2):
+        creating.create(Batch.open().batch)
+    quiet_since = timezone.now() + timedelta(seconds=1)
+    for left in (1, 0):
+        steering.abandon(quiet_since, 0)
+        assert len(steering.abandoned(quiet_since)) == left
+
+
 def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
     with Batch.open() as other:
         other.map(tasks.ok, range(3))

@@ -33,6 +33,8 @@ FAR = 1_000
 SHORTEST = 0.005
 """Seconds below which a rate would be a guess."""
 MAX_CLAIM = 1_000
+LARGEST = 32 << 20
+"""Characters of messages in one push."""
 CALLBACKS = 200
 
 
@@ -197,5 +199,20 @@ class Dispatcher:
             )
             for job in claimed
         ]
-        if jobs and not self._scripts.push(self._lease.token, queue, jobs, front=front):
-            raise LeaseLost("A newer coordinator has pushed to Redis.")
+        parts = _parts(jobs)
+        for part in reversed(parts) if front else parts:
+            if not self._scripts.push(self._lease.token, queue, part, front=front):
+                raise LeaseLost("A newer coordinator has pushed to Redis.")
+
+
+def _parts(jobs: list[Pushed]) -> list[list[Pushed]]:
+    """So many at a time that Redis takes them: it ends a connection that sends it a gigabyte at once."""
+    parts: list[list[Pushed]] = []
+    size = LARGEST
+    for job in jobs:
+        size += len(job.message)
+        if size > LARGEST:
+            parts.append([])
+            size = len(job.message)
+        parts[-1].append(job)
+    return parts

@@ -100,6 +100,7 @@ class Coordinator:
             except (RedisError, Error, OSError) as error:
                 self._say(error)
                 rows.connection().close()
+                self._redis.connection_pool.disconnect()  # the server may be a replica by now
                 self._wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -19,6 +19,10 @@ jobs_logger = logging.getLogger("django_batches.jobs")
 
 CHUNK = 1_000
 """Outcomes of one transaction."""
+FIRST = 200
+"""Outcomes of the first read, of which nobody knows how large they are."""
+LARGEST = 64 << 20
+"""Bytes of outcomes that one read is meant to bring."""
 LINGER = 0.1
 """Seconds that outcomes are left to gather at most, where they come so fast that a transaction gets many: its own cost
 is that of a hundred outcomes."""
@@ -41,6 +45,8 @@ class Recorder:
         self._position: str | bytes = "0-0"
         self._pokes: str | bytes = "$"
         self._dry: str | bytes = "0-0"
+        self._count = FIRST
+        """Outcomes that the next read takes at most."""
         self._read_at = self._free_at = 0.0
         self._come_to = b"0-0"
         """Up to here every outcome was read, and applied unless it was postponed."""
@@ -48,7 +54,9 @@ class Recorder:
         """The last read came to the end of the stream."""
         self._postponed: set[UUID] = set()
         self._postponed_before: set[UUID] = set()
-        """The batches of postponed outcomes: since the last rewind, and between the two before."""
+        """The batches of postponed outcomes: since the last rewind, and before it."""
+        self._is_whole = True
+        """Since the last rewind everything was read."""
         self.is_asked_to_look = False
         """Somebody wants the books compared with Redis now."""
         self.added: list[Added] = []
@@ -59,7 +67,9 @@ class Recorder:
     def rewind(self) -> None:
         """Reads from the start again: outcomes that were postponed, or a stream that went back with its server."""
         self._position = "0-0"
-        self._postponed, self._postponed_before = set(), self._postponed
+        # Of a round that did not come to the end, the batches behind are those of the one before.
+        before = set() if self._is_whole else self._postponed_before
+        self._postponed, self._postponed_before, self._is_whole = set(), self._postponed | before, False
 
     @property
     def has_postponed(self) -> bool:
@@ -83,7 +93,7 @@ class Recorder:
         if self._pokes == "$":
             self._pokes = self._last_id(self._keys.pokes)
         streams: Any = {self._keys.outcomes: self._position, self._keys.pokes: self._pokes}
-        found: Any = self._redis.xread(streams, count=CHUNK, block=max(1, block))
+        found: Any = self._redis.xread(streams, count=self._count, block=max(1, block))
         pokes = _entries(found, self._keys.pokes)
         self.added, poked = [], set()
         for _, (what, text, *_) in pokes:
@@ -98,10 +108,13 @@ class Recorder:
             self._pokes = pokes[-1][0]
             self.is_asked_to_look |= LOOK in poked
         found_outcomes = _entries(found, self._keys.outcomes)
-        self.is_at_end = len(found_outcomes) < CHUNK
+        self.is_at_end = len(found_outcomes) < self._count
+        self._is_whole |= self.is_at_end
         entries = [(entry, fields[1] if fields[0] == b"o" else b"") for entry, fields in found_outcomes]
         if entries:
             self._position = entries[-1][0]
+            mean = sum(len(text) for _, text in entries) // len(entries)
+            self._count = max(1, min(CHUNK, LARGEST // max(mean, 1)))
             self._come_to = max(self._come_to, entries[-1][0], key=order)
             self._pace(len(entries), time.monotonic())
         return entries, poked
@@ -113,9 +126,11 @@ class Recorder:
             try:
                 outcomes.append(Outcome.loads(text, entry))
             except ValueError:
-                # It names no job, so it can only be dropped; the reconciler finds the job it was about.
                 logger.exception("Entry %s of the outcome stream (%d bytes) cannot be read.", entry.decode(), len(text))
-                broken.append(entry)
+                if salvaged := Outcome.salvaged(text, entry):
+                    outcomes.append(salvaged)
+                else:  # it names no job, so it can only be dropped; the reconciler finds the job it was about
+                    broken.append(entry)
         recorded = recording.record(outcomes, self._lease, claims=claims) if outcomes else recording.Recorded([])
         done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
@@ -146,8 +161,7 @@ class Recorder:
         first = self.first_unapplied()
         if first is None or order(first) > order(entry):
             return set()
-        # More than one read gives: what is behind may have been postponed in a round that is forgotten.
-        if not self.has_come_to(entry) or self._redis.xlen(self._keys.outcomes) >= CHUNK:
+        if not self.has_come_to(entry):
             return None
         return self._postponed | self._postponed_before
 

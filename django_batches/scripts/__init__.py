@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from redis import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 from rq.serializers import resolve_serializer
 
 from ..conf import settings
@@ -89,10 +89,11 @@ class _Direct:
         try:
             self._connection.send_command(*command)
             return self._connection.read_response()
-        except ResponseError:
+        except NoScriptError:
             raise
         except BaseException:
-            # The answer may still come, and would be taken for that of the next call.
+            # The answer may still come, and would be taken for that of the next call. Or the server is a replica by
+            # now, and behind its address another one is the primary.
             broken, self._connection = self._connection, None
             broken.disconnect()
             self._pool.release(broken)

@@ -4,6 +4,7 @@ A claim gives the row a new dispatch number. If the push is lost, the reconciler
 knows nothing, and it is claimed again.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -93,17 +94,21 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
         f"SELECT id FROM {rows.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
         f" ORDER BY id LIMIT %s{rows.for_update_skip_locked()}"
     )
-    # An array, because PostgreSQL may run the sub-select of an IN again and again, which makes nothing of its LIMIT.
-    chosen = f"= ANY(ARRAY({due}))" if rows.connection().vendor == "postgresql" else f"IN ({due})"
     with rows.atomic():
         fence()
         return _claimed(
             rows.execute(
                 f"UPDATE {rows.JOB} SET status = 'queued', dispatch = dispatch + 1"
-                f" WHERE status = 'created' AND id {chosen} RETURNING {_RETURNED}",
+                f" WHERE status = 'created' AND id {_among(due)} RETURNING {_RETURNED}",
                 [limit],
             )
         )
+
+
+def _among(chosen: str) -> str:
+    """The condition that a key is among those of a sub-select with a LIMIT."""
+    # An array, because PostgreSQL may run the sub-select of an IN again and again, which makes nothing of its LIMIT.
+    return f"= ANY(ARRAY({chosen}))" if rows.connection().vendor == "postgresql" else f"IN ({chosen})"
 
 
 def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
@@ -122,17 +127,28 @@ def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
 
 
 def promote_due(fence: Callable[[], datetime]) -> list[Place]:
-    """Scheduled rows whose time has come, by the database's clock, wait for a claim again; where the jobs stand."""
+    """Scheduled rows whose time has come, by the database's clock, wait for a claim again; where the jobs stand.
+
+    In chunks, and for `rows.LONG` at most: a million may be due at one moment. The next call goes on.
+    """
     if not rows.jobs().filter(status=JobStatus.SCHEDULED).exists():
         return []
-    with rows.atomic():
-        promoted = rows.execute(
-            f"UPDATE {rows.JOB} SET status = 'created' WHERE status = 'scheduled' AND id IN (SELECT id FROM {rows.JOB}"
-            f" WHERE status = 'scheduled' AND due_at <= %s{rows.for_update_skip_locked()})"
-            " RETURNING batch_id, position, queue",
-            [rows.parameter(fence())],
-        )
-    return [(rows.as_uuid(batch), position, queue) for batch, position, queue in promoted if batch]
+    due = (
+        f"SELECT id FROM {rows.JOB} WHERE status = 'scheduled' AND due_at <= %s"
+        f" ORDER BY due_at LIMIT {rows.CHUNK}{rows.for_update_skip_locked()}"
+    )
+    places: list[Place] = []
+    until = time.monotonic() + rows.LONG
+    while True:
+        with rows.atomic():
+            promoted = rows.execute(
+                f"UPDATE {rows.JOB} SET status = 'created' WHERE status = 'scheduled' AND id {_among(due)}"
+                " RETURNING batch_id, position, queue",
+                [rows.parameter(fence())],
+            )
+        places += [(rows.as_uuid(batch), position, queue) for batch, position, queue in promoted if batch]
+        if len(promoted) < rows.CHUNK or time.monotonic() > until:
+            return places
 
 
 def promote_retries() -> int:

@@ -37,6 +37,7 @@ WAITING_AGAIN: dict[str, Any] = {
 def reopen(batch: "Batch") -> None:
     """Writes the position of a retry and, where the batch had ended, opens another round; the batch is locked."""
     changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
+    is_of_all = batch.retry_position is not None
     if batch.finished_at:
         now = timezone.now()
         changes |= {
@@ -46,7 +47,7 @@ def reopen(batch: "Batch") -> None:
             "first_failure_id": None,
             "cancelled_at": None,
             # Kept where what it cancelled stays cancelled: the next retry of all revives that.
-            "gave_up": batch.gave_up and not batch.retry_cancelled,
+            "gave_up": batch.gave_up and not (is_of_all and batch.retry_cancelled),
             "reason": "",
             "sealed_at": batch.sealed_at or now,
             "overdue_at": None,

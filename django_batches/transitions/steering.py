@@ -4,6 +4,7 @@ A job that is in RQ may be running, which the database cannot know. It ends only
 starting is the set of held batches, which the take script of the executors asks.
 """
 
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -136,9 +137,12 @@ def abandon(quiet_since: datetime, seconds: int) -> int:
     """Cancels open batches to which nobody has added since `quiet_since`: their creator has died."""
     ids = abandoned(quiet_since)
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
+    until = time.monotonic() + rows.LONG
     for batch_id in ids:
         with repairing.mending(batch_id):
             begin_cancelling(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
+        if time.monotonic() > until:
+            break  # the others are found again
     return len(ids)
 
 
@@ -178,8 +182,10 @@ def unfinished_cancels() -> list[UUID]:
 
 def carry_all_on() -> int:
     """A chunk of each cancel that is not through; returns how many jobs that ended."""
-    ended = 0
+    ended, until = 0, time.monotonic() + rows.LONG
     for batch_id in unfinished_cancels():
         with repairing.mending(batch_id):
             ended += carry_on_cancelling(batch_id, skip_locked=True)
+        if time.monotonic() > until:
+            break  # the next poll goes on: outcomes come first
     return ended

@@ -51,6 +51,11 @@ _SET_SUCCESS = (
 )
 
 
+LARGEST = 16 << 20
+"""Characters of results and tracebacks in one statement: PostgreSQL takes no literal of 512 MiB and no message of
+1 GiB, and outcomes that it will not take would come back for ever."""
+
+
 def write(
     changes: list[Change], tallies: dict[UUID, Tally], now: datetime, statuses: Sequence[JobStatus] = IN_FLIGHT
 ) -> list[Change]:
@@ -67,6 +72,11 @@ def write(
     return won
 
 
+def _size(values: list[list[Any]]) -> int:
+    """Characters of all texts."""
+    return sum(len(value) for row in values for value in row if type(value) is str)
+
+
 def _written(
     changes: list[Change],
     columns: dict[str, str],
@@ -74,6 +84,10 @@ def _written(
     assignments: str,
     statuses: Sequence[JobStatus],
 ) -> list[Change]:
+    if len(changes) > 1 and _size(values) > LARGEST:
+        middle = len(changes) // 2
+        first = _written(changes[:middle], columns, values[:middle], assignments, statuses)
+        return first + _written(changes[middle:], columns, values[middle:], assignments, statuses)
     if not changes:
         return []
     # Numbers are cheaper to read than keys, but SQLite returns nothing that is not of the table itself.

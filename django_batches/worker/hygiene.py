@@ -56,6 +56,7 @@ def _restore_connection(connection) -> None:  # type: ignore[no-untyped-def]
     connection.savepoint_ids = []
     connection.atomic_blocks = []
     connection.run_on_commit = []
+    connection.closed_in_transaction = False  # or close() would take it for closed already
     connection.close()
 
 

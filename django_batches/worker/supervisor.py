@@ -271,6 +271,7 @@ class Supervisor:
             if self._leaving_since and time.monotonic() > self._away_since + PATIENCE:
                 self._burials.clear()  # the leases run out, and the reconciler finds the jobs
             self._registration.forget_connection()
+            self._redis.connection_pool.disconnect()  # the server may be a replica by now
             self._renewal.soon(1.0)
 
     def _leases(self) -> list[tuple[str, str, str]]:
