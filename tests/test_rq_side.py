@@ -64,8 +64,9 @@ def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, 
 
 def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypatch):
     """RQ's begins first, by what its horse does until the function begins."""
-    ask = execution.is_current
+    ask, tell = execution.is_current, execution._tell
     monkeypatch.setattr(execution, "is_current", lambda message: time.sleep(0.8) or ask(message))
+    monkeypatch.setattr(execution, "_tell", lambda *told: time.sleep(0.2) or tell(*told))
     with Batch.open(timeout=2, max_attempts=2) as batch:
         batch.enqueue(tasks.sleepy, 1.6)
     connection.close()
