@@ -8,7 +8,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from django_batches import Batch
-from django_batches.exceptions import BatchExists
+from django_batches.exceptions import BatchCancelled, BatchExists
 from django_batches.models import BatchJob
 from django_batches.outcomes import Kind
 from django_batches.transitions import dispatching, recording, repairing, rows, steering
@@ -156,6 +156,15 @@ class TestMaxFailures:
         assert state(batch) == ("running", 1, 1, 1, 0)
         recording.record([outcome_of(second)])
         assert state(batch) == ("failed", 0, 2, 1, 0)
+
+    def test_an_open_batch_all_jobs_of_which_have_failed_takes_no_more(self):
+        with pytest.raises(BatchCancelled, match="max_failures"), Batch.open(max_failures=1) as batch:
+            batch.map(tasks.ok, range(2))
+            batch.opening.flush()
+            recording.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
+            assert state(batch) == ("failed", 0, 0, 2, 0)
+            batch.enqueue(tasks.ok)
+        assert state(batch) == ("failed", 0, 0, 2, 0)
 
     def test_a_last_job_that_is_one_too_many_ends_the_batch(self):
         batch = fill(2, max_failures=1)

@@ -76,7 +76,7 @@ def write(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[l
         batch = tally.batch
         for name in _COUNTERS:
             setattr(batch, name, getattr(batch, name) + getattr(tally, name))
-        if tally.failed > 0 and batch.pending and not batch.cancelled_at and _has_failed_too_often(batch):
+        if tally.failed > 0 and not batch.cancelled_at and _has_failed_too_often(batch):
             # The others are cancelled in chunks, by whoever keeps the books.
             batch.gave_up = True
             batch.cancelled_at, batch.reason = now, f"More than {batch.max_failures} jobs failed (max_failures)."
@@ -136,6 +136,8 @@ def can_end(batch: "Batch") -> bool:
 
 
 def _has_failed_too_often(batch: "Batch") -> bool:
+    if not batch.pending and batch.sealed_at:
+        return False  # nothing is left to be cancelled, nor comes any more
     # Not while a retry puts its failed jobs back: those that it has not come to yet are no new failures.
     return batch.max_failures is not None and batch.failed > batch.max_failures and batch.retry_position is None
 
