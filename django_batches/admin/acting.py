@@ -8,19 +8,20 @@ from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connections, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ..exceptions import BatchError
-from ..models import Batch, BatchJob
+from ..models import Batch
 from ..transitions import deleting, holding
 from ..wording import number
 from . import acts
 from .acts import ACTS, Act, Target
 from .confirming import LABELS, ConfirmingMixin, newest
+from .jobrows import members
 
 
 def untied(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -77,7 +78,7 @@ class ActingMixin(ConfirmingMixin):
         given, job, group = request.GET, None, None
         if key := given.get("job"):
             try:
-                job = BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=key).first()
+                job = members(batch).filter(pk=key).first()
             except (ValidationError, ValueError):
                 job = None
             if job is None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import ClassVar
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
 
 from .. import family
@@ -105,6 +105,11 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
         shown = [batches[child.batch_id] for child in children[:FEW] if child.batch_id in batches]
         found.append(JobRow.of(job, now, shown, len(children) - len(children[:FEW])))
     return found
+
+
+def members(batch: Batch) -> "BatchJobQuerySet":
+    """Its jobs and its callbacks."""
+    return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch))
 
 
 def light(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":

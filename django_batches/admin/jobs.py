@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
@@ -24,7 +23,7 @@ from ..states import JobStatus
 from ..wording import number
 from .acting import ActingMixin
 from .counters import counters
-from .jobrows import light, rows_of
+from .jobrows import light, members, rows_of
 
 SIZE = 50
 """Jobs on a page."""
@@ -126,7 +125,7 @@ def _along(jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
 def _one(batch: Batch, key: str) -> list[BatchJob]:
     """A job or a callback: either may have opened the batch from whose page somebody comes."""
     try:
-        return list(light(BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=UUID(key))))
+        return list(light(members(batch).filter(pk=UUID(key))))
     except ValueError:
         return []
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import models
-from django.db.models import Exists, ForeignObjectRel, OuterRef, Q
+from django.db.models import Exists, ForeignObjectRel, OuterRef
 
 from . import rows
 
@@ -27,36 +27,33 @@ def unheld(batches: "models.QuerySet[Batch]") -> list[UUID]:
 
 def holder(batch_ids: Iterable[UUID]) -> str:
     """A foreign key of the project by which a row holds one of these batches or a job of theirs; empty without."""
-    ids = list(batch_ids)
-    for relation, path in _holding():
-        held = {f"{relation.field.name}{path}__in": ids}
-        if relation.related_model._base_manager.using(rows.alias()).filter(**held).exists():
-            return f"{relation.related_model._meta.label}.{relation.field.name}"
-    return ""
+    return _first(_holding(), batch_ids)
 
 
 def holders_of_jobs(batch_ids: Iterable[UUID]) -> str:
-    """A foreign key of the project by which a row holds a job or callback of these batches; empty if there is none."""
+    """A foreign key of the project by which a row holds a job or callback of these batches; empty without."""
+    return _first(_holding_jobs(), batch_ids)
+
+
+def _first(holding: list[tuple[ForeignObjectRel, str]], batch_ids: Iterable[UUID]) -> str:
     ids = list(batch_ids)
-    for relation in _constraints_on_jobs():
+    for relation, path in holding:
         name, model = relation.field.name, relation.related_model
-        of_them = Q(**{f"{name}__batch__in": ids}) | Q(**{f"{name}__callback_of__in": ids})
-        if model._base_manager.using(rows.alias()).filter(of_them).exists():
+        if model._base_manager.using(rows.alias()).filter(**{f"{name}{path}__in": ids}).exists():
             return f"{model._meta.label}.{name}"
     return ""
 
 
 def _holding() -> list[tuple[ForeignObjectRel, str]]:
     """The foreign keys of the project that hold a batch, each with the path from there to the batch."""
-    found = [(relation, "") for relation in _pointing_to(rows.batches().model) if not _lets_go(relation)]
-    for relation in _constraints_on_jobs():
-        found += [(relation, "__batch"), (relation, "__callback_of")]
-    return found
+    on_batches = [(relation, "") for relation in _pointing_to(rows.batches().model) if not _lets_go(relation)]
+    return on_batches + _holding_jobs()
 
 
-def _constraints_on_jobs() -> list[ForeignObjectRel]:
+def _holding_jobs() -> list[tuple[ForeignObjectRel, str]]:
     """Jobs are deleted by one statement, so each constraint on them would break it."""
-    return [relation for relation in _pointing_to(rows.jobs().model) if _is_constraint(relation)]
+    constraints = [relation for relation in _pointing_to(rows.jobs().model) if _is_constraint(relation)]
+    return [(relation, path) for relation in constraints for path in ("__batch", "__callback_of")]
 
 
 def _pointing_to(model: type[models.Model]) -> list[ForeignObjectRel]:
