@@ -13,7 +13,7 @@ from itertools import count
 
 from tests.processes import wait_until
 
-from .evidence import KILLING
+from .evidence import HITTING
 from .faults import Fault
 from .points import HANG, MODES
 from .stage import Stage, children_of
@@ -102,8 +102,8 @@ class Sweep:
         if not mark.exists() or not (pid := mark.read_text()):
             return False
         lasts = HANG if armed.mode == "hung before" else 0.0
-        # A killed supervisor takes its executors with it, in the middle of what they run.
-        pids = [int(pid), *children_of(self.stage.folder, int(pid))] if armed.mode in KILLING else [int(pid)]
+        # A killed supervisor takes its executors with it, and one that hangs lets their leases run out.
+        pids = [int(pid), *children_of(self.stage.folder, int(pid))] if armed.mode in HITTING else [int(pid)]
         self.injected.append(Fault(armed.mode, armed.since, time.time() + lasts, armed.point, pids))
         return True
 
