@@ -1,7 +1,9 @@
+import os
+
 import pytest
 from django.conf import settings
 
-from django_batches import connection
+from django_batches import broker, connection
 from django_batches.connection import Keys, client
 from django_batches.context import opened
 from django_batches.transitions import creating
@@ -9,11 +11,15 @@ from django_batches.transitions import creating
 from .processes import WorkerProcess
 from .road import Road
 
+PATIENCE = 10.0
+"""Seconds for what is asked of a Redis once: those of the product are for people who wait for a page."""
+
 
 @pytest.fixture(autouse=True)
-def fresh_poker():
-    """A poke that failed in one test must not silence those of the next."""
+def fresh_poker(monkeypatch):
+    """A poke that failed in one test must not silence those of the next, nor one that a busy machine holds up."""
     connection._poker, connection._silent_until = None, 0.0
+    monkeypatch.setattr(connection, "POKE_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +29,9 @@ def no_open_block():
 
 
 @pytest.fixture
-def redis():
+def redis(monkeypatch):
     """The Redis of the tests, emptied."""
+    monkeypatch.setattr(broker, "TIMEOUT", PATIENCE)
     redis = client()
     redis.flushdb()
     yield redis
@@ -79,6 +86,26 @@ def asked_once(monkeypatch):
     monkeypatch.setattr("redis.retry.sleep", pauses.append)
     yield
     assert pauses == []
+
+
+@pytest.fixture
+def gate(tmp_path):
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    os.close(gate.pipe)
+
+
+class Gate:
+    """Lets jobs that run `tests.tasks.pass_gate` end, so many at a time."""
+
+    def __init__(self, path):
+        os.mkfifo(path)
+        self.path = str(path)
+        # For reading as well: a job that opens the pipe never waits for a writer, nor reads the end of the file.
+        self.pipe = os.open(path, os.O_RDWR)
+
+    def let_through(self, count):
+        os.write(self.pipe, b"." * count)
 
 
 class Ledger:

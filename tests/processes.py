@@ -13,7 +13,7 @@ from django.db import connection
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=45.0):
     """Waits for a condition; its value, or an error that shows it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -60,7 +60,7 @@ class WorkerProcess:
     def signal(self, signum):
         self.process.send_signal(signum)
 
-    def wait(self, seconds=20):
+    def wait(self, seconds=45):
         return self.process.wait(seconds)
 
     def stop(self):
@@ -76,5 +76,5 @@ class WorkerProcess:
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may be reaped between open and read
         return False

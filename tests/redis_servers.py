@@ -150,7 +150,7 @@ def sentinel_of(primary, name="queues"):
         config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor {name} 127.0.0.1 {primary} 1\n"
-            f"sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 4000\n"
+            f"sentinel down-after-milliseconds {name} 5000\nsentinel failover-timeout {name} 4000\n"
         )
         command = [redis_program(), config, "--sentinel"]
         with (folder / "log").open("wb") as log, running(command, stdout=log, stderr=log, cwd=folder):

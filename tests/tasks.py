@@ -235,6 +235,12 @@ def begin_and_end(path, seconds):
     append(path, "end")
 
 
+def begin_and_end_at(gate, path):
+    append(path, "begin")
+    pass_gate(gate)
+    append(path, "end")
+
+
 def write_pid_and_sleep(path):
     append(path, os.getpid())
     time.sleep(60)
@@ -257,11 +263,11 @@ def append_slowly(item, path):
     append(path, item)
 
 
-def hold_batch(path, seconds):
+def hold_batch(path, gate):
     with transaction.atomic():
         current_batch().enqueue(ok)
         append(path, "holding")
-        time.sleep(seconds)
+        pass_gate(gate)
         append(path, "released")
 
 
@@ -461,7 +467,8 @@ def killed_with_a_child(path, place):
     append(path, "run")
     is_first = current_job().attempts == 0
     with Batch.open("child") as batch:
-        batch.map(append_slowly, range(20), path)
+        # The first one is an orphan soon: its jobs must not all have ended when that is seen.
+        batch.map(sleepy, [0.1 if is_first else 0.005] * 20)
         if is_first and place == "inside the block":
             batch.opening.flush()
             kill_self()
@@ -493,5 +500,5 @@ def retry_in_a_callback(batch, batch_id):
 
 def stopped_slowly(job, connection):
     append(job.meta["path"], "stopping")
-    time.sleep(2)
+    pass_gate(job.meta["gate"])
     append(job.meta["path"], "stopped")

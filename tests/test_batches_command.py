@@ -220,7 +220,7 @@ class TestShow:
     @pytest.mark.parametrize(
         ("left", "fields", "text"),
         [
-            (600, {"created": 1}, "in 9 min 59 s"),
+            (630, {"created": 1}, "in 10 min"),
             (-120, {"created": 1, "overdue_at": timezone.now()}, "overdue for 2 min"),
             (-120, {"succeeded": 1, "overdue_at": timezone.now()}, "missed by 2 min"),
             (600, {"succeeded": 1}, "met"),

@@ -24,4 +24,4 @@ def test_a_key_is_a_uuid_of_version_7_with_the_time_of_its_making():
     key = uuid7()
     assert key.version == 7
     assert key.variant == "specified in RFC 4122"
-    assert before <= key.int >> 80 <= before + 1000
+    assert before <= key.int >> 80 <= before + 60_000

@@ -111,11 +111,11 @@ def test_a_batch_outlives_the_failover_of_a_sentinel(start_worker, ledger, monke
     with redis_with(port=primary), redis_with(*replica) as (second, _):
         wait_until(lambda: Redis(port=second).info("replication")["master_link_status"] == "up")
         with sentinel_of(primary) as port, override_settings(CACHES=(caches := behind(port))):
-            wait_until(lambda: Redis(port=port).execute_command("SENTINEL", "replicas", "queues"), 30)
+            wait_until(lambda: Redis(port=port).execute_command("SENTINEL", "replicas", "queues"))
             worker = started(start_worker, caches, monkeypatch)
             wait_for_a_batch(ledger)
             Redis(port=primary).shutdown(nosave=True)
-            wait_until(lambda: Redis(port=second).info("replication")["role"] == "master", 30)
+            wait_until(lambda: Redis(port=second).info("replication")["role"] == "master", 90)
             wait_for_a_batch(ledger)
             leave(worker)
 

@@ -65,10 +65,10 @@ def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, 
 def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypatch):
     """RQ's begins first, by what its horse does until the function begins."""
     ask, tell = execution.is_current, execution._tell
-    monkeypatch.setattr(execution, "is_current", lambda message: time.sleep(0.8) or ask(message))
+    monkeypatch.setattr(execution, "is_current", lambda message: time.sleep(2.6) or ask(message))
     monkeypatch.setattr(execution, "_tell", lambda *told: time.sleep(0.2) or tell(*told))
-    with Batch.open(timeout=2, max_attempts=2) as batch:
-        batch.enqueue(tasks.sleepy, 1.6)
+    with Batch.open(timeout=3, max_attempts=2) as batch:
+        batch.enqueue(tasks.sleepy, 0.8)
     connection.close()
     drive(road, Worker(["default"], connection=redis))
     job = batch.jobs.get()
@@ -186,7 +186,7 @@ def test_the_command_rq_worker_and_django_rqs_rqworker_run_batches(start_worker,
 def test_rq_info_and_django_rqs_page_show_our_workers_and_jobs(start_worker, redis, ledger, admin_client):
     start_worker("--workers", 1, "--name", "shop")
     with Batch.open() as batch:
-        batch.enqueue(tasks.begin_and_end, ledger.path, 20)
+        batch.enqueue(tasks.begin_and_end, ledger.path, 60)
         batch.enqueue(tasks.ok)
     wait_until(lambda: ledger.lines and Worker.all(connection=redis))
     info = subprocess.run(

@@ -10,12 +10,15 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
+from playwright.sync_api import expect
 
 from example_project.processes import running
 
 from .chromium import browser, program
 
 MANAGE = Path(__file__).parents[2] / "manage.py"
+PATIENCE = 60_000
+"""Milliseconds, on a machine that does other things too."""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,7 @@ def chromium():
     if program() is None:
         missing = "There is no Chromium: apt-get install -y --no-install-recommends chromium"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    expect.set_options(timeout=PATIENCE)
     with browser() as launched:
         yield launched
 
@@ -49,7 +53,7 @@ def browse(chromium, site):
 
     def open_page(user, **options):
         context = chromium.new_context(base_url=site.url, **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         client = Client()
         client.force_login(user)
@@ -68,26 +72,6 @@ def browse(chromium, site):
 def is_error(message):
     expected = "status of 403" in message.text or message.location["url"].endswith("favicon.ico")
     return (message.type == "error" and not expected) or "Content Security Policy" in message.text
-
-
-class Gate:
-    """Lets jobs that run `tests.tasks.pass_gate` end, so many at a time."""
-
-    def __init__(self, path):
-        os.mkfifo(path)
-        self.path = str(path)
-        # For reading as well: a job that opens the pipe never waits for a writer, nor reads the end of the file.
-        self.pipe = os.open(path, os.O_RDWR)
-
-    def let_through(self, count):
-        os.write(self.pipe, b"." * count)
-
-
-@pytest.fixture
-def gate(tmp_path):
-    gate = Gate(tmp_path / "gate")
-    yield gate
-    os.close(gate.pipe)
 
 
 @pytest.fixture
