@@ -289,6 +289,25 @@ def test_a_batch_cancelled_while_it_is_filled_stops_its_creator():
     assert batch.status == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("verb", "error", "words"), [("cancel", BatchCancelled, "was cancelled"), ("seal", BatchFinished, "was sealed")]
+)
+def test_callbacks_that_cannot_be_registered_any_more_are_not_lost_in_silence(verb, error, words):
+    with pytest.raises(error, match=f"{words}.*its callbacks are not registered"), Batch.open() as batch:
+        batch.on_finish(tasks.ok_callback)
+        getattr(Batch.objects.get(), verb)()
+    assert batch.has_ended and not batch.callbacks.exists()
+
+
+def test_a_block_that_has_nothing_left_to_write_may_end_after_a_cancel():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.ok_callback)
+        batch.enqueue(tasks.ok)
+        batch.opening.flush()
+        batch.cancel()
+    assert (batch.status, batch.callbacks.get().event) == ("cancelled", "finish")
+
+
 def test_the_setting_gives_every_batch_a_failure_callback():
     given = {"CACHE": "batches", "ON_FAILURE": "tests.tasks.write_metadata"}
     with override_settings(DJANGO_BATCHES=given), Batch.open() as batch:
