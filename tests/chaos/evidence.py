@@ -136,6 +136,17 @@ class Evidence:
             or any(row.event == "success" and row.status != "succeeded" for row in self.callbacks_of[child.batch])
         ]
 
+    def books_kept_from(self, at: float) -> float:
+        """That moment, or when somebody keeps the books again where coordinators hang one after the other then."""
+        hangs = [each for each in self.faults if each.kind == "hung before" and each.target.startswith("coordinator")]
+        for hang in sorted(hangs, key=lambda each: each.began):
+            if hang.began <= at <= hang.ended:
+                at = hang.ended
+        return at
+
+    def status_of(self, batch: str) -> str:
+        return self.batches[batch][1] if batch in self.batches else "gone"
+
     def told(self, batch: str) -> str:
         return f"batch {batch} ({self.batches[batch][0] if batch in self.batches else 'gone'})"
 

@@ -11,10 +11,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.processes import is_alive, wait_until
+from tests.processes import is_alive
 
 from . import hands
-from .stage import Host, Stage, names_of_children
+from .stage import Host, Stage, children_of, names_of_children
 from .worker import LEASE
 
 
@@ -136,8 +136,9 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("supervisor killed", 28, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    children = host.children()
+    children = set(host.children())
     kill(done, host.process.pid)
+    children.update(children_of(stage.folder, host.process.pid))  # one may have been forked meanwhile
     done.pids += children
     host.process.wait()
     deadline = time.monotonic() + 10  # at once, on a machine that has time
@@ -168,9 +169,9 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 def replace(stage: Stage, done: Fault, host: Host) -> None:
     """SIGTERM to the old one when the new one is there."""
     old = host.process
-    wait_until(host.children)  # asked to leave before it is there, it ends as any program does
+    host.wait_until_up()
     host.start()
-    wait_until(host.children)
+    host.wait_until_up()
     old.send_signal(signal.SIGTERM)
     try:
         code = old.wait(45)

@@ -32,14 +32,17 @@ from .worker import RECOVERY
 WORKERS = 2
 MEMORY = 250
 """MB, less than what a job that hoards takes."""
-MARGIN = 20.0
+MARGIN = 60.0
 """Seconds on top of the recovery time: what is left of the load has to be worked off too."""
 SETTLE = RECOVERY + MARGIN
 SLOW = 15.0
 """Seconds of a recovery that is worth a line."""
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
-LOUD = ("differ from its rows", "is put aside", "stopped on an error", "message that cannot", "stream cannot")
+LOUD = (
+    "differ from its rows", "is put aside", "is put off", "stopped on an error", "message that cannot",
+    "of the outcome stream",
+)  # fmt: skip
 """What must not stand in the log of a batchworker."""
 
 
@@ -102,7 +105,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
         *judge(evidence),
         *built.violations,
         *sampler.violations,
-        *hygiene(built, clients, {key for key, row in evidence.rows.items() if row.status in history.ENDED}),
+        *hygiene(built, clients, evidence),
         *loud(built, injector.injected),
     ]
     if not evidence.runs:
@@ -207,13 +210,19 @@ def connected(built: Stage) -> tuple[int, int]:
     return row[0], len(built.redis.client.client_list())
 
 
-def hygiene(built: Stage, before: tuple[int, int], ended: set[str]) -> list[str]:
+def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
     """Nothing is left behind: no process, no connection, no outcome, no key of ours for ever.
 
-    Where hosts are cut off, an outcome of a job that has `ended` may come after the last worker has left: it was told
-    to the database, and what had been sent to Redis before is sent again by the kernel, up to a quarter of a minute
-    later.
+    An outcome that nobody waits for may come after the last coordinator has left: one of a run that was given up, and
+    where hosts are cut off one that was told to the database, because the kernel sends again what had been sent to
+    Redis before, up to a quarter of a minute later. So may the mark of a batch that has ended.
     """
+
+    def is_awaited(outcome: Outcome) -> bool:
+        row = e.rows.get(outcome.job_id.hex)
+        has_ended = row is not None and row.status in history.ENDED
+        return not (has_ended and row and (built.network or outcome.dispatch < row.dispatch))
+
     wrong = [f"process {pid} is left" for pid in built.orphans()]
     built.redis.client.connection_pool.disconnect()  # those of the faults
     deadline = time.monotonic() + CLOSING
@@ -227,9 +236,11 @@ def hygiene(built: Stage, before: tuple[int, int], ended: set[str]) -> list[str]
         ours = name.startswith(("batches:chaos:", "rq:job:batch-", "rq:execution", "rq:results:batch-"))
         if name == "batches:chaos:outcomes":
             left = [fields[b"o"] for _, fields in redis.xrange(key)]
-            late = ended if built.network else ()
-            if needed := [text for text in left if Outcome.loads(text).job_id.hex not in late]:
+            if needed := [text for text in left if is_awaited(Outcome.loads(text))]:
                 wrong.append(f"{len(needed)} outcomes are left in the stream: {needed[:3]}")
+        elif name == "batches:chaos:held":
+            if living := [each for each in redis.smembers(key) if e.status_of(each.decode()) not in history.ENDED]:
+                wrong.append(f"{living} are held and have not ended")
         elif ours and redis.ttl(key) == -1:
             wrong.append(f"the key {name} has no end")
         elif name.startswith("rq:queue:") and any(b"batch-" in each for each in redis.lrange(key, 0, -1)):

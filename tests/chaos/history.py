@@ -75,6 +75,7 @@ class History:
                 began.setdefault(flight, step.at)
                 found[flight] = (began[flight], float("inf"))
             elif step.old in IN_FLIGHT:
-                # A callback that is written as queued has made no step before; its key tells when that was.
-                found[flight] = (began.get(flight, int(step.job[:12], 16) / 1000), step.at)
+                # A callback that is written as queued has made no step before; its key tells when that was, unless
+                # it was made by a clock that is ahead.
+                found[flight] = (began.get(flight, min(int(step.job[:12], 16) / 1000, step.at)), step.at)
         return found

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from example_project.processes import Process
-from tests.processes import ROOT, is_alive
+from tests.processes import ROOT, is_alive, wait_until
 
 from . import ledger, network
 from .servers import PostgresServer, RedisServer
@@ -49,6 +49,10 @@ class Host:
             pid = self.process.pid
             return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return []
+
+    def wait_until_up(self) -> None:
+        """A batchworker that is asked to leave before it is there ends as any program does."""
+        wait_until(lambda: self.children() or self.process.poll() is not None, 60)
 
     def executors(self) -> list[int]:
         """Children by the number at the end of their names; those of others end in a word."""
@@ -115,12 +119,13 @@ class Stage:
                 )
             )
 
-    def end_load(self, seconds: float = 30) -> None:
+    def end_load(self, seconds: float = 60) -> None:
         (self.folder / "enough").touch()
         stop_within(self.loads[-1], seconds, self.violations)
 
     def end_hosts(self) -> None:
         for host in self.hosts:
+            host.wait_until_up()
             host.process.send_signal(signal.SIGTERM)
         for host in self.hosts:
             stop_within(host.process, 40, self.violations)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +23,8 @@ PATIENCE = 8.0
 """Seconds in which the load has to come by a point."""
 LEARNING = 6.0
 """Seconds in which the points are seen for the first time."""
+
+DATABASE = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT")
 
 
 @dataclass
@@ -68,6 +71,9 @@ class Sweep:
         time.sleep(1.0)  # whoever has read of them before
         self._look()
         self._restart()
+        # Those that hang would come back when the others have left, and leave behind what nobody takes any more.
+        time.sleep(max(0.0, max((fault.ended for fault in self.injected), default=0.0) - time.time()))
+        self._restart()
         missed = [f"{each.point} ({each.mode})" for each in self._missed]
         print(f"{len(self.injected)} fired, {len(self._todo())} left, never reached: {missed}")
 
@@ -84,6 +90,8 @@ class Sweep:
         armed = {each.point: (each.mode, each.mark) for each in self._armed}
         # Renamed, so that nobody reads half of it.
         (self.stage.folder / "arming").write_text(json.dumps(armed))
+        # The clock of the file system may stand still from one write to the next, which would not be seen then.
+        os.utime(self.stage.folder / "arming", ns=(time.time_ns(), time.time_ns()))
         os.replace(self.stage.folder / "arming", self.stage.folder / "armed")
 
     def _look(self) -> None:
@@ -104,7 +112,7 @@ class Sweep:
         lasts = HANG if armed.mode == "hung before" else 0.0
         # A killed supervisor takes its executors with it, and one that hangs lets their leases run out.
         pids = [int(pid), *children_of(self.stage.folder, int(pid))] if armed.mode in HITTING else [int(pid)]
-        self.injected.append(Fault(armed.mode, armed.since, time.time() + lasts, armed.point, pids))
+        self.injected.append(Fault(armed.mode, mark.stat().st_mtime, time.time() + lasts, armed.point, pids))
         return True
 
     def _todo(self) -> list[tuple[str, str]]:
@@ -119,14 +127,20 @@ class Sweep:
         ]
 
     def _restart(self) -> None:
-        """A supervisor or a creator that came by was killed."""
+        """A supervisor or a creator that came by was killed; neither may end by itself."""
         for host in self.stage.hosts:
-            if host.process.poll() is not None:
+            if (code := host.process.poll()) is not None:
+                self._judge(f"host{host.number}", code)
                 host.start()
-        if self.stage.loads[-1].poll() is not None:
+        if (code := self.stage.loads[-1].poll()) is not None:
+            self._judge("the load", code)
             self.stage.start_load()
+
+    def _judge(self, who: str, code: int) -> None:
+        if code != -signal.SIGKILL:
+            self.stage.violations.append(f"{time.time():.3f} {who} ended by itself with {code}")
 
 
 def is_of_database(point: str) -> bool:
     """A statement can not come twice: the driver does not repeat anything."""
-    return point.split(": ")[1].split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT", "WITH", "SAVEPOINT")
+    return point.split(": ")[1].split()[0] in DATABASE

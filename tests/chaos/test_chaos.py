@@ -1,5 +1,6 @@
 """Short rounds of `python -m tests.chaos`: fixed seeds, few minutes. The long run is `make chaos`."""
 
+import signal
 import subprocess
 import sys
 
@@ -15,9 +16,14 @@ pytestmark = pytest.mark.postgresql
 def play(*options):
     """A round in a process of its own, because it has servers and settings of its own."""
     command = [sys.executable, "-m", "tests.chaos", *map(str, options)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    print(done.stdout, done.stderr)
-    return done
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as round_:
+        try:
+            out, errors = round_.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            round_.send_signal(signal.SIGINT)  # not kill: it has to end its servers and hosts
+            out, errors = round_.communicate()
+    print(out, errors)
+    return subprocess.CompletedProcess(command, round_.returncode, out, errors)
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -11,7 +11,9 @@ FEWEST = 10
 
 
 @pytest.mark.parametrize(
-    "modes", ["killed", "failed|twice|hung"], ids=["killed before or after", "failing, doubled or hanging"]
+    "modes",
+    ["killed (before|after)", "(failed|hung) (before|after)|done twice"],
+    ids=["killed before or after", "failing, doubled or hanging"],
 )
 def test_whatever_happens_at_a_crash_point_nothing_is_lost(modes):
     done = play("--points", 60, "--seconds", 25, "--match", f"^(executor|coordinator|supervisor|creator).*({modes})")

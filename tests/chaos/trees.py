@@ -51,10 +51,11 @@ def orphans_do_not_run_on(e: Evidence) -> Iterator[str]:
         given_up = next((s.at for s in e.history.by_job[job] if s.dispatch == dispatch and _gives_up(s)), None)
         for child in children if given_up else ():
             assert given_up is not None
-            late = [run for run in e.runs_of_jobs_of[child.batch] if run.started > given_up + RECOVERY]
+            recovered = e.books_kept_from(given_up) + RECOVERY
+            late = [run for run in e.runs_of_jobs_of[child.batch] if run.started > recovered]
             if any(not e.was_stopped_before(run) for run in late):
                 yield f"{e.told(child.batch)}: its run {job}-{dispatch} came to nothing, and its jobs ran on"
-            is_at_rest = not _not_at_rest(e, child, given_up + RECOVERY)
+            is_at_rest = not _not_at_rest(e, child, recovered)
             if e.batches[child.batch][1] != "cancelled" and not is_at_rest:
                 yield f"{e.told(child.batch)}: its run {job}-{dispatch} came to nothing, and it was not cancelled"
 
