@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.processes import ROOT
 
-TIMEOUT = 240
+TIMEOUT = 400
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.png", "data", "__pycache__", ".*_cache")
 
 
