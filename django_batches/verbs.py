@@ -69,7 +69,8 @@ class BatchVerbs:
 
         Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. The same holds for
         a savepoint around the whole block; one inside the block undoes only what had been written by then (every
-        1,000 jobs), so roll back outside. Raises `TypeError` or `ValueError` for a wrong option.
+        1,000 jobs), so roll back outside. Raises `TypeError` or `ValueError` for a wrong option. Leaving the block
+        raises `BatchCancelled` where the batch was cancelled meanwhile, and jobs or callbacks were still to be written.
         """
         if parent is not None and parent is not Current.JOB:
             raise TypeError(f"parent: {parent!r} must be left out (the running job) or None (no parent).")
