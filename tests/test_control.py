@@ -173,10 +173,10 @@ class TestMaxFailures:
         assert batch.reason == ""
 
     def test_with_a_real_worker_nothing_more_is_started(self, start_worker, ledger):
-        start_worker("--workers", 2)
         with Batch.open(max_failures=3) as batch:
             batch.on_finish(tasks.told, ledger.path)
             batch.map(tasks.raises, ["no"] * 6000)
+        start_worker("--workers", 2)  # not before: it might give up a batch that is still being filled
         assert batch.wait(60)
         assert (batch.status, batch.failed + batch.cancelled) == ("failed", 6000)
         # What was in RQ when the fourth failed may have run.
