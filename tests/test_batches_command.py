@@ -441,7 +441,7 @@ def on_a_terminal(*args, without=""):
         pass
     finally:
         os.close(ours)
-    return process.wait(20), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
+    return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.decode())
 
 
 class TestOfTheCommand:

@@ -76,7 +76,7 @@ def test_case_1_the_last_job_is_killed(start_worker, ledger):
     with Batch.open(max_attempts=2) as batch:
         batch.on_finish(tasks.told, ledger.path, "finish")
         batch.enqueue(case_tasks.dies_once, ledger.path)
-    assert batch.wait(30)
+    assert batch.wait(60)
     assert ledger.lines == ["run", "run", "finish:succeeded:1/1"]
 
 
@@ -341,7 +341,7 @@ def test_case_13_a_callback_is_killed_and_runs_again(start_worker, ledger):
     with Batch.open(max_attempts=2) as batch:
         batch.on_finish(case_tasks.callback_dies_once, ledger.path)
         batch.enqueue(tasks.ok)
-    assert batch.wait(30)
+    assert batch.wait(60)
     assert ledger.lines == ["run", "run"]
     assert batch.status == "succeeded" and batch.callbacks.get().status == "succeeded"
 

@@ -201,7 +201,7 @@ def test_a_real_worker_prints_no_secret(start_worker):
         batch.enqueue(log_in, "ann", SECRET)
         batch.enqueue(log_in_and_fail, "ann", password=SECRET)
         batch.enqueue(tasks.kill_self)
-    assert batch.wait(30)
+    assert batch.wait(60)
     assert worker.stop() is None and "log_in_and_fail" in worker.log
     assert "hunter2" not in worker.log
 

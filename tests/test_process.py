@@ -230,16 +230,16 @@ def test_burst_leaves_when_nothing_is_left(start_worker, ledger):
         batch.on_finish(tasks.told, ledger.path)
         batch.enqueue(tasks.grow, ledger.path, 20)
     worker = start_worker("--burst", "--workers", 2)
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     wait_for_end(batch, 0.1)
     assert ledger.lines[-1] == ":succeeded:21/21"
-    assert start_worker("--burst").wait(30) == 0
+    assert start_worker("--burst").wait() == 0
 
 
 def test_max_jobs_leaves_after_so_many(start_worker):
     batch = fill(tasks.ok, 10)
     worker = start_worker("--workers", 2, "--max-jobs", 4)
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     batch.refresh_from_db()
     assert batch.succeeded == 4
     assert repairing.drift(batch.pk) == {}
@@ -252,7 +252,7 @@ def test_a_worker_that_is_spent_gives_its_last_job_all_the_time_it_takes(start_w
     wait_until(lambda: "and leaves" in worker.log)
     if is_asked:
         worker.signal(signal.SIGTERM)  # the first: nobody has lost patience
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     assert ledger.lines == ["begin", "end"]
 
 
@@ -260,7 +260,7 @@ def test_a_burst_runs_what_depends_on_an_ordinary_job(start_worker, redis, ledge
     queue = Queue("default", connection=redis)
     first = queue.enqueue("tests.tasks.begin_and_end", ledger.path, 2.0)
     then = queue.enqueue("tests.tasks.append", ledger.path, "then", depends_on=first)
-    assert start_worker("--burst").wait(30) == 0
+    assert start_worker("--burst").wait() == 0
     assert ledger.lines == ["begin", "end", "then"] and then.get_status() == "finished"
 
 

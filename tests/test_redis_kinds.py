@@ -153,9 +153,9 @@ def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_wo
         with Batch.open() as paused:
             paused.map(tasks.begin_and_end_item, [])
             paused.enqueue(tasks.begin_and_end, ledger.path, 1.0)
-        assert paused.pause() and killed.wait(30)
+        assert paused.pause() and killed.wait(60)
         assert killed.jobs.get().error.startswith("WorkerKilled")
-        assert paused.cancel() >= 0 and paused.wait(30)
+        assert paused.cancel() >= 0 and paused.wait(60)
         # The new executor is among the workers a moment after the killed one.
         wait_until(lambda: diagnosis.ask(["default"]).workers == {"default": 1})
         said = diagnosis.ask(["default", "nobody works it"])
@@ -242,4 +242,4 @@ def wait_for_a_batch(ledger):
 def leave(worker):
     """While its Redis is there."""
     worker.signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0

@@ -446,7 +446,7 @@ def test_a_real_worker_runs_tasks_and_their_results_are_read_here(start_worker):
     with Batch.open(max_attempts=3) as batch:
         results = [fw.add.enqueue(1), fw.add_async.enqueue(2), fw.fail_twice.enqueue(), fw.tell.enqueue()]
     alone = fw.boom.enqueue("far away")
-    assert batch.wait(30) and job_of(alone).batch.wait(30)
+    assert batch.wait(60) and job_of(alone).batch.wait(60)
     assert [refreshed(result).return_value for result in results[:3]] == [1, 2, 3]
     assert [result.attempts for result in results[:3]] == [1, 1, 3]
     attempt, key, worker, *_ = refreshed(results[3]).return_value
@@ -460,6 +460,6 @@ def test_a_plain_rq_worker_runs_tasks(start_worker):
     start_worker("default", command=("manage.py", "rqworker"))
     with Batch.open() as batch:
         results = [fw.add.enqueue(2), fw.tell.enqueue("x")]
-    assert batch.wait(30)
+    assert batch.wait(60)
     assert refreshed(results[0]).return_value == 2
     assert refreshed(results[1]).return_value[:2] == [1, results[1].id]
