@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from .conf import settings
 from .context import opened, running
-from .exceptions import BatchCancelled, BatchError, BatchFinished
+from .exceptions import BatchError
 from .functions import Func, bound_names, path_of
 from .options import Options, RunAfter
 from .payloads import dump_arguments
@@ -111,10 +111,7 @@ class Opening:
                 written(returned[job.id], position)
 
     def seal(self) -> bool:
-        """Writes what is buffered and seals the batch; False where it was sealed or has ended.
-
-        Raises `BatchCancelled` or `BatchFinished` where callbacks cannot be registered any more.
-        """
+        """Writes what is buffered and seals the batch; False where it was sealed or has ended."""
         if self.batch.sealed_at:
             self.flush()
             return False
@@ -124,8 +121,6 @@ class Opening:
             return True
         sealed = creating.seal(self.batch.pk, self.callbacks)
         self.batch.reload()
-        if not sealed and self.batch.registered_callbacks != self.callbacks:
-            raise self._refusal()
         return sealed
 
     def register(
@@ -160,12 +155,6 @@ class Opening:
         except BaseException as failure:
             self._undo(failure)
             raise
-
-    def _refusal(self) -> BatchFinished:
-        if self.batch.cancelled_at:
-            told = f"Batch {self.batch.pk} was cancelled; its callbacks are not registered. {self.batch.reason}"
-            return BatchCancelled(told.strip(), batch_id=self.batch.pk)
-        return BatchFinished(f"Batch {self.batch.pk} was sealed by somebody else; its callbacks are not registered.")
 
     def _undo(self, error: BaseException | None) -> None:
         """What was not written never is; the batch is cancelled if some of it was, gone if not."""

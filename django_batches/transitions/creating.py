@@ -94,11 +94,18 @@ def add(
 
 
 def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
-    """Nobody adds from outside any more: the batch may end. False where it was sealed or has ended before."""
+    """Nobody adds from outside any more: the batch may end. False where it was sealed or has ended before.
+
+    Raises `BatchCancelled` or `BatchFinished` where callbacks of the block can then not be registered any more.
+    """
     now = timezone.now()
     with rows.atomic():
         batch = rows.lock_batches([batch_id]).get(batch_id)
         if batch is None or batch.sealed_at or batch.finished_at or batch.cancelled_at:
+            if batch and registered_callbacks not in (None, batch.registered_callbacks):
+                if batch.cancelled_at:
+                    raise _cancelled(batch, "its callbacks are not registered")
+                raise BatchFinished(f"Batch {batch_id} was sealed by somebody else; its callbacks are not registered.")
             return False
         batch.sealed_at, batch.status = now, BatchStatus.RUNNING
         batch.registered_callbacks = registered_callbacks or batch.registered_callbacks
@@ -212,6 +219,9 @@ def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bo
     if batch is None:
         raise BatchFinished(f"Batch {batch_id} does not exist any more.")
     if batch.cancelled_at:
-        refusal = f"Batch {batch_id} was cancelled; nothing can be added. {batch.reason}".strip()
-        raise BatchCancelled(refusal, batch_id=batch_id)
+        raise _cancelled(batch, "nothing can be added")
     raise BatchFinished(f"Batch {batch_id} has ended; nothing can be added: open another one.")
+
+
+def _cancelled(batch: "Batch", refused: str) -> BatchCancelled:
+    return BatchCancelled(f"Batch {batch.pk} was cancelled; {refused}. {batch.reason}".strip(), batch_id=batch.pk)
