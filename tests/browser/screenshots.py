@@ -13,6 +13,7 @@ from django.contrib.staticfiles.testing import StaticLiveServerTestCase
 from django.test import Client, override_settings
 from django.urls import reverse
 from django.utils import timezone
+from PIL import Image
 
 from django_batches.connection import Keys, client
 from django_batches.models import Batch, FailureGroup, TimeBucket
@@ -64,8 +65,16 @@ class Screenshots(StaticLiveServerTestCase):
                     if name == "jobs":
                         page.locator("details").first.evaluate("details => details.open = true")
                     page.wait_for_timeout(300)
-                    page.screenshot(path=FOLDER / f"{name}-{look}.png", full_page=name != "jobs")
+                    picture = FOLDER / f"{name}-{look}.png"
+                    page.screenshot(path=picture, full_page=name != "jobs")
+                    shrink(picture)
                 context.close()
+
+
+def shrink(picture):
+    """To 256 colours, a third of the bytes: every picture stays in the history of the repository for ever."""
+    with Image.open(picture) as full:
+        full.convert("RGB").quantize(256).save(picture, optimize=True)
 
 
 def fill():
