@@ -235,7 +235,7 @@ def begin_and_end(path, seconds):
     append(path, "end")
 
 
-def begin_and_end_at(gate, path):
+def begin_and_end_at(path, gate):
     append(path, "begin")
     pass_gate(gate)
     append(path, "end")

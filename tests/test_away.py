@@ -148,7 +148,7 @@ def test_what_was_created_while_redis_was_down_runs_when_it_is_back(server, star
 def test_a_result_computed_while_redis_is_down_is_not_lost(server, start_worker, ledger, gate):
     start_worker("--workers", 1, redis_url=f"redis://127.0.0.1:{server.port}/15")
     with Batch.open() as batch:
-        batch.enqueue(tasks.begin_and_end_at, gate.path, ledger.path)
+        batch.enqueue(tasks.begin_and_end_at, ledger.path, gate.path)
     wait_until(lambda: ledger.lines)
     server.stop()
     gate.let_through(1)

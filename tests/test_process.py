@@ -314,7 +314,7 @@ def test_a_killed_coordinator_is_replaced(start_worker, redis):
 
 def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worker, ledger, gate):
     worker = start_worker("--workers", 1)
-    fill(tasks.begin_and_end_at, 1, gate.path, ledger.path)
+    fill(tasks.begin_and_end_at, 1, ledger.path, gate.path)
     wait_for_run(ledger)
     worker.signal(signal.SIGTERM)
     wait_until(lambda: "finishes the jobs at hand" in worker.log)
@@ -410,6 +410,7 @@ def test_a_job_that_holds_its_batch_delays_no_other(start_worker, ledger, gate):
     slow = fill(tasks.hold_batch, 1, ledger.path, gate.path)
     wait_for_run(ledger, "holding")
     wait_for_end(fill(tasks.ok, 20))
+    assert ledger.count("released") == 0
     gate.let_through(1)
     wait_for_end(slow)
     assert slow.total == 2

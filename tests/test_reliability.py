@@ -52,7 +52,7 @@ class TestCases:
     ):
         start_worker("--workers", 1)
         with Batch.open() as batch:
-            batch.enqueue(tasks.begin_and_end_at, gate.path, ledger.path)
+            batch.enqueue(tasks.begin_and_end_at, ledger.path, gate.path)
         wait_until(lambda: ledger.lines)
         job = batch.jobs.get()
         Job.fetch(f"batch-tests-{job.pk.hex}-1", connection=redis).delete()
@@ -64,7 +64,7 @@ class TestCases:
     def test_a_job_that_rq_cancels_while_it_runs_succeeds(self, start_worker, redis, ledger, gate):
         start_worker("--workers", 1)
         with Batch.open() as batch:
-            batch.enqueue(tasks.begin_and_end_at, gate.path, ledger.path)
+            batch.enqueue(tasks.begin_and_end_at, ledger.path, gate.path)
         wait_until(lambda: ledger.lines)
         Job.fetch(f"batch-tests-{batch.jobs.get().pk.hex}-1", connection=redis).cancel()
         gate.let_through(1)

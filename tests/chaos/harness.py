@@ -220,8 +220,9 @@ def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
 
     def is_awaited(outcome: Outcome) -> bool:
         row = e.rows.get(outcome.job_id.hex)
-        has_ended = row is not None and row.status in history.ENDED
-        return not (has_ended and row and (built.network or outcome.dispatch < row.dispatch))
+        if row is None or row.status not in history.ENDED:
+            return True
+        return not built.network and outcome.dispatch >= row.dispatch
 
     wrong = [f"process {pid} is left" for pid in built.orphans()]
     built.redis.client.connection_pool.disconnect()  # those of the faults
