@@ -102,14 +102,16 @@ def times(client, address):  # type: ignore[no-untyped-def]
 
 def acts(batch):  # type: ignore[no-untyped-def]
     """How long the large acts take, and how long they hold the batch's row at most (a chunk's transaction)."""
+    from django_batches import database  # noqa: PLC0415
     from django_batches.models import Batch  # noqa: PLC0415
-    from django_batches.transitions import rows  # noqa: PLC0415
 
     begun = time.perf_counter()
     count = batch.retry_failed()
     print(f"retry of {count:,} failed jobs: {time.perf_counter() - begun:.1f} s")
-    rows.jobs().filter(batch=batch).exclude(status__in=("succeeded", "cancelled", "failed")).update(status="succeeded")
-    done = rows.jobs().filter(batch=batch, status="succeeded").count()
+    database.jobs().filter(batch=batch).exclude(status__in=("succeeded", "cancelled", "failed")).update(
+        status="succeeded"
+    )
+    done = database.jobs().filter(batch=batch, status="succeeded").count()
     Batch.objects.filter(pk=batch.pk).update(
         pending=0, in_flight=0, succeeded=done, status="failed", finished_at=batch.created_at
     )

@@ -26,10 +26,10 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from django_batches import Batch
+from django_batches import Batch, database
 from django_batches.models import BatchJob
-from django_batches.outcomes import Kind, Outcome, fingerprint
-from django_batches.transitions import recording, rows
+from django_batches.transitions import applying
+from django_batches.transport.outcomes import Kind, Outcome, fingerprint
 from example_project.shop.tasks import resize_image
 
 CHUNK = 500
@@ -43,9 +43,9 @@ def outcomes_of(count: int) -> list[Outcome]:
     for _ in range(BATCHES):
         with Batch.open("benchmark") as batch:
             batch.map(resize_image, range(count // BATCHES))
-    rows.batches().update(in_flight=F("pending"))
-    rows.jobs().filter(status="created").update(status="queued", dispatch=1)
-    jobs = rows.jobs().filter(status="queued").order_by("position").values_list("pk", "batch_id")
+    database.batches().update(in_flight=F("pending"))
+    database.jobs().filter(status="created").update(status="queued", dispatch=1)
+    jobs = database.jobs().filter(status="queued").order_by("position").values_list("pk", "batch_id")
     now = timezone.now()
     return [outcome(index, pk, batch, now) for index, (pk, batch) in enumerate(jobs)]
 
@@ -62,7 +62,7 @@ def outcome(index: int, pk, batch, now) -> Outcome:
 
 def in_bulk(outcomes: list[Outcome]) -> None:
     for start in range(0, len(outcomes), CHUNK):
-        recording.record(outcomes[start : start + CHUNK])
+        applying.record(outcomes[start : start + CHUNK])
 
 
 def one_by_one(outcomes: list[Outcome]) -> None:
@@ -85,7 +85,7 @@ def rate(way, count: int) -> float:
     begun = time.perf_counter()
     way(outcomes)
     taken = time.perf_counter() - begun
-    assert rows.batches().filter(pending__gt=0).count() == 0
+    assert database.batches().filter(pending__gt=0).count() == 0
     return count / taken
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="outcomes per round in bulk; a tenth one by one")
     options = parser.parse_args()
     call_command("migrate", verbosity=0)
-    print(database())
+    print(server())
     bulk, single = [], []
     for _ in range(options.rounds):
         bulk.append(rate(in_bulk, options.count))
@@ -107,7 +107,7 @@ def main() -> None:
     print(f"{'ratio':<12}{statistics.median(ratios):>10.1f}")
 
 
-def database() -> str:
+def server() -> str:
     if connection.vendor != "postgresql":
         return f"{connection.vendor} {'.'.join(map(str, connection.Database.sqlite_version_info))}"
     with connection.cursor() as cursor:

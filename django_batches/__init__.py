@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .context import acurrent_batch, acurrent_job, current_batch, current_job
+    from .calls.options import exponential
     from .models import Batch
-    from .options import exponential
+    from .models.context import acurrent_batch, acurrent_job, current_batch, current_job
 
 __all__ = ["Batch", "acurrent_batch", "acurrent_job", "current_batch", "current_job", "exponential"]
 
 _HOMES = {
     "Batch": "models",
-    "acurrent_batch": "context",
-    "acurrent_job": "context",
-    "current_batch": "context",
-    "current_job": "context",
-    "exponential": "options",
+    "acurrent_batch": "models.context",
+    "acurrent_job": "models.context",
+    "current_batch": "models.context",
+    "current_job": "models.context",
+    "exponential": "calls.options",
 }
 
 

@@ -1,13 +1,14 @@
 from contextlib import suppress
+from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import register
 from django.utils.translation import gettext_lazy as _
 
-from .checks import check_settings
-from .deploy_checks import check_redis
-from .functions import framework
+from .calls.functions import load_framework_by
+from .checks.redis import check_redis
+from .checks.settings import check_settings
 
 
 class DjangoBatchesConfig(AppConfig):
@@ -18,8 +19,16 @@ class DjangoBatchesConfig(AppConfig):
     def ready(self) -> None:
         register(check_settings)
         register(check_redis, deploy=True)
+        load_framework_by(_tasks)
         used = [entry.get("BACKEND") for entry in getattr(settings, "TASKS", {}).values()]
         if "django_batches.tasks.BatchesBackend" in used:
-            # Without the framework there are no Tasks either; the import of django_batches.tasks tells what to install.
+            # Without a Tasks framework there are no Tasks; importing the backend says what to install.
             with suppress(ModuleNotFoundError):
-                framework().refuse_others()
+                _tasks().refuse_others()
+
+
+def _tasks() -> Any:
+    # In a function: the package needs the models, and a Tasks framework that may not be installed.
+    from . import tasks  # noqa: PLC0415
+
+    return tasks

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from .testing import drain
-
 
 @pytest.fixture
 def drain_batches(db: None) -> Callable[..., int]:
     """`django_batches.testing.drain`, with the database of pytest-django."""
+    # In a function: pytest loads this plugin before Django is set up.
+    from .testing import drain  # noqa: PLC0415
+
     return drain

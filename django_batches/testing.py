@@ -5,13 +5,14 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from .connection import Keys
-from .execution import perform
-from .message import Message, dumps
-from .outcomes import Kind
+from . import database
+from .execution.runner import perform
 from .states import JobStatus
-from .transitions import children, dispatching, due, recording, retrying, rows, steering
-from .transitions.dispatching import Claimed
+from .transitions import applying, cancelling, children, claiming, frontier, retrying
+from .transitions.claiming import Claimed
+from .transport.client import Keys
+from .transport.message import Message, dumps
+from .transport.outcomes import Kind
 
 WORKER = "drain"
 
@@ -35,18 +36,18 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
                     )
                 _run(claimed.pop(0), raise_failures)
         finally:
-            recording.record([_message(job).outcome(Kind.VANISHED) for job in claimed])  # for the next drain()
+            applying.record([_message(job).outcome(Kind.VANISHED) for job in claimed])  # for the next drain()
     return runs
 
 
 def _claim() -> list[Claimed]:
     fence: Callable[[], datetime] = timezone.now
     _look_after()
-    dispatching.promote_due(fence)
-    dispatching.promote_retries()
-    claimed = dispatching.claim_callbacks(dispatching.WINDOW, fence)
-    for queue in due.queues():
-        claimed += dispatching.claim_jobs(queue, dispatching.WINDOW, fence)
+    claiming.promote_due(fence)
+    claiming.promote_retries()
+    claimed = claiming.claim_callbacks(claiming.WINDOW, fence)
+    for queue in frontier.queues():
+        claimed += claiming.claim_jobs(queue, claiming.WINDOW, fence)
     return claimed
 
 
@@ -56,7 +57,7 @@ def _look_after() -> None:
         children.cancel_orphans()
         retrying.carry_all_on()
         children.carry_cancels_down()
-        while steering.carry_all_on():
+        while cancelling.carry_all_on():
             pass
         if not children.tell_parents():
             return
@@ -65,11 +66,11 @@ def _look_after() -> None:
 def _run(job: Claimed, raise_failures: bool) -> None:
     message = _message(job)
     # A job before this one may have paused or cancelled the batch.
-    if not job.event and job.batch_id in steering.to_hold():
-        recording.record([message.outcome(Kind.HELD)])
+    if not job.event and job.batch_id in cancelling.to_hold():
+        applying.record([message.outcome(Kind.HELD)])
         return
     outcome, error = perform(message, WORKER)
-    recording.record([outcome])
+    applying.record([outcome])
     if error is not None and raise_failures and _has_failed(job):
         raise error
 
@@ -79,4 +80,4 @@ def _message(job: Claimed) -> Message:
 
 
 def _has_failed(job: Claimed) -> bool:
-    return rows.jobs().filter(pk=job.id, status=JobStatus.FAILED).exists()
+    return database.jobs().filter(pk=job.id, status=JobStatus.FAILED).exists()

@@ -11,13 +11,13 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from . import metrics as _metrics
+from .calls.functions import resolve
 from .conf import SETTING, settings
+from .database import APP
 from .exceptions import FunctionNotAllowed
-from .functions import resolve
 from .models import Batch
-from .progress import snapshots
-from .transitions.rows import APP
+from .monitoring import metrics as _metrics
+from .monitoring.progress import snapshots
 
 logger = logging.getLogger("django_batches")
 

@@ -7,10 +7,11 @@ from django.contrib.auth.models import Permission
 from django.db import connection
 from django.utils import timezone
 
-from django_batches.ids import uuid7
+from django_batches import database
+from django_batches.database import inserting
+from django_batches.database.uuid7 import uuid7
 from django_batches.models import Batch, BatchJob, FailureGroup, Lease, TimeBucket
-from django_batches.outcomes import fingerprint
-from django_batches.transitions import inserting, rows
+from django_batches.transport.outcomes import fingerprint
 
 CHUNK = 20_000
 TRACEBACK = 'Traceback (most recent call last):\n  File "shop/tasks.py", line 7, in resize\nValueError: no'
@@ -46,7 +47,7 @@ def batch_of(
         "sealed_at": now - timedelta(minutes=6), "started_at": now - timedelta(minutes=5),
     }  # fmt: skip
     batch = Batch(**{**defaults, **fields})
-    rows.batches().bulk_create([batch])
+    database.batches().bulk_create([batch])
     batch._state.adding = False
     add_jobs(batch, counts, now)
     return batch
@@ -75,7 +76,7 @@ def add_jobs(batch, counts, now):
             inserting.jobs([new_job(batch, position + index) for index in range(size)])
             position += size
         if count and status != "created":
-            jobs = rows.jobs().filter(batch=batch, position__range=(position - count, position - 1))
+            jobs = database.jobs().filter(batch=batch, position__range=(position - count, position - 1))
             jobs.update(status=status, **FIELDS[status](now))
     if batch.failed:
         mark = fingerprint("shop.errors.TooLarge", "here")
@@ -103,7 +104,7 @@ def new_callback(batch, event="finish", func="tests.tasks.told", **fields):
     key = uuid7()
     now = timezone.now()
     inserting.jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", "[]", now]])
-    rows.jobs().filter(pk=key).update(**fields)
+    database.jobs().filter(pk=key).update(**fields)
     return BatchJob.objects.get(pk=key)
 
 

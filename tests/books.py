@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from django.db import connection
 from django.utils import timezone
 
+from django_batches import database
 from django_batches.models import Batch, BatchJob, FailureGroup, TimeBucket
 from django_batches.states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED
-from django_batches.transitions import children, counting, deleting, dispatching, repairing, retrying, rows, steering
+from django_batches.transitions import cancelling, children, claiming, deleting, finishing, repairing, retrying
 
 EVENTS = ("success", "failure", "finish", "attempted")
 
@@ -88,7 +89,7 @@ class Books:
         for event, count in told.items():
             if count > registered[event]:
                 yield f"{event} was told {count} times, {registered[event]} are registered"
-        if counting.can_end(batch):
+        if finishing.can_end(batch):
             yield "it can end and has not"
         if not batch.finished_at:
             if batch.status in BATCH_ENDED or told["success"] or told["finish"]:
@@ -133,7 +134,7 @@ def all_of(model):
         found = [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()]
     for row in found:
         for key in keys:
-            setattr(row, key, getattr(row, key) and rows.as_uuid(getattr(row, key)))
+            setattr(row, key, getattr(row, key) and database.as_uuid(getattr(row, key)))
     return {row.id: row for row in found}
 
 
@@ -172,8 +173,8 @@ def drift():
 
 def keep_books():
     """What the coordinator does in a turn with the rows, but for claims and outcomes."""
-    dispatching.promote_due(timezone.now)
-    steering.carry_all_on()
+    claiming.promote_due(timezone.now)
+    cancelling.carry_all_on()
     children.cancel_orphans()
     children.carry_cancels_down()
     retrying.carry_all_on()

@@ -3,10 +3,11 @@ import os
 import pytest
 from django.conf import settings
 
-from django_batches import broker, connection
-from django_batches.connection import Keys, client
-from django_batches.context import opened
+from django_batches.models.context import opened
 from django_batches.transitions import creating
+from django_batches.transport import client as transport
+from django_batches.transport import probe
+from django_batches.transport.client import Keys, client
 
 from .processes import WorkerProcess
 from .road import Road
@@ -18,8 +19,8 @@ PATIENCE = 10.0
 @pytest.fixture(autouse=True)
 def fresh_poker(monkeypatch):
     """A poke that failed in one test must not silence those of the next, nor one that a busy machine holds up."""
-    connection._poker, connection._silent_until = None, 0.0
-    monkeypatch.setattr(connection, "POKE_TIMEOUT", PATIENCE)
+    transport._poker, transport._silent_until = None, 0.0
+    monkeypatch.setattr(transport, "POKE_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def no_open_block():
 @pytest.fixture
 def redis(monkeypatch):
     """The Redis of the tests, emptied."""
-    monkeypatch.setattr(broker, "TIMEOUT", PATIENCE)
+    monkeypatch.setattr(probe, "TIMEOUT", PATIENCE)
     redis = client()
     redis.flushdb()
     yield redis

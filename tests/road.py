@@ -8,16 +8,16 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from django_batches.connection import client
 from django_batches.coordinator.dispatch import Dispatcher
 from django_batches.coordinator.lease import Lease
 from django_batches.coordinator.reconcile import Reconciler
 from django_batches.coordinator.record import Recorder
 from django_batches.models import BatchJob
-from django_batches.outcomes import Kind, Outcome, fingerprint
-from django_batches.transitions import dispatching, due
-from django_batches.worker.board import Board
+from django_batches.transitions import claiming, frontier
+from django_batches.transport.client import client
+from django_batches.transport.outcomes import Kind, Outcome, fingerprint
 from django_batches.worker.executor import Executor, Post
+from django_batches.worker.slots import Board
 
 LIMIT = 10_000
 
@@ -38,7 +38,7 @@ class Road:
 
     def dispatch(self):
         """Claims and pushes what is due."""
-        dispatching.promote_due(self.lease)
+        claiming.promote_due(self.lease)
         self.dispatcher.look_everywhere()
         return self.dispatcher.dispatch_callbacks() + self.dispatcher.dispatch_jobs()
 
@@ -87,9 +87,9 @@ class Road:
 def claim(batch=None, *, callbacks=False):
     """Puts rows in flight as a dispatch does, without a push: all due jobs, or all due callbacks."""
     if callbacks:
-        claimed = dispatching.claim_callbacks(LIMIT, timezone.now)
+        claimed = claiming.claim_callbacks(LIMIT, timezone.now)
     else:
-        claimed = [job for queue in due.queues() for job in dispatching.claim_jobs(queue, LIMIT, timezone.now)]
+        claimed = [job for queue in frontier.queues() for job in claiming.claim_jobs(queue, LIMIT, timezone.now)]
     return [job for job in claimed if batch is None or job.batch_id == batch.pk]
 
 

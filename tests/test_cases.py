@@ -11,21 +11,21 @@ from django.db import connection, transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from django_batches import Batch
+from django_batches import Batch, database
 from django_batches.coordinator import reconcile
 from django_batches.coordinator.prune import Pruner
 from django_batches.exceptions import BatchError, BatchFinished
 from django_batches.models import BatchJob
-from django_batches.outcomes import Kind
 from django_batches.testing import drain
-from django_batches.transitions import deleting, recording, rows, steering
+from django_batches.transitions import applying, cancelling, deleting
+from django_batches.transport.outcomes import Kind
 
 from . import case_tasks, tasks
 from .books import EVENTS, Books, drift
-from .children.families import running_as
 from .processes import wait_until
 from .road import claim, outcome_of, statements
-from .test_races import record_all, together
+from .transitions.children.families import running_as
+from .transitions.test_races import record_all, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -110,10 +110,10 @@ def test_case_1_the_callback_is_committed_and_never_pushed(road, ledger, monkeyp
 def test_case_2_the_same_job_is_executed_twice():
     batch = fill(1)
     (first,) = claim()
-    recording.record([outcome_of(first, Kind.INTERRUPTED)])  # its host was only frozen
+    applying.record([outcome_of(first, Kind.INTERRUPTED)])  # its host was only frozen
     (second,) = claim()
-    recording.record([outcome_of(first)])
-    recording.record([outcome_of(second)])
+    applying.record([outcome_of(first)])
+    applying.record([outcome_of(second)])
     assert status(batch) == "succeeded" and batch.succeeded == 1
     assert told(batch) == ["attempted", "finish", "success"]
 
@@ -123,7 +123,7 @@ def test_case_2_the_same_job_is_executed_twice_at_once():
     for _ in range(30):
         batch = fill(1)
         (first,) = claim()
-        recording.record([outcome_of(first, Kind.INTERRUPTED)])
+        applying.record([outcome_of(first, Kind.INTERRUPTED)])
         (second,) = claim()
         together(partial(record_all, [outcome_of(first)]), partial(record_all, [outcome_of(second)]))
         assert status(batch) == "succeeded" and batch.succeeded == 1
@@ -177,7 +177,7 @@ def test_case_6_an_empty_batch_and_an_empty_child_tell_their_callbacks_once_on_t
     (job,) = claim()
     with running_as(job) as run:
         child = fill(0)
-    recording.record([outcome_of(job, has_children=True, returned=run.children[0])])
+    applying.record([outcome_of(job, has_children=True, returned=run.children[0])])
     assert status(parent) == "running"  # the child's callbacks are still to run
     drain()
     for batch in (empty, child):
@@ -245,8 +245,8 @@ def test_case_9_a_batch_that_nobody_seals_is_not_immortal():
     batch.map(tasks.ok, range(2))
     opening.flush()  # and here its creator dies
     seconds = 3600
-    rows.batches().update(grown_at=timezone.now() - timedelta(seconds=seconds + 1))
-    assert steering.abandon(timezone.now() - timedelta(seconds=seconds), seconds) == 1
+    database.batches().update(grown_at=timezone.now() - timedelta(seconds=seconds + 1))
+    assert cancelling.abandon(timezone.now() - timedelta(seconds=seconds), seconds) == 1
     assert status(batch) == "cancelled" and told(batch) == ["finish"]
     assert "never sealed it" in batch.reason
 
@@ -260,7 +260,7 @@ def test_case_10_cancel_while_jobs_run_and_cancel_twice():
     assert batch.cancel() == 2
     assert batch.cancel() == 0
     assert status(batch) == "running"
-    recording.record([outcome_of(runs)])
+    applying.record([outcome_of(runs)])
     assert status(batch) == "cancelled" and (batch.succeeded, batch.cancelled) == (1, 2)
     assert told(batch) == ["attempted", "finish"]
     assert batch.cancel() == 0
@@ -271,7 +271,7 @@ def test_case_10_cancel_and_the_end_at_once_are_one_end():
     for _ in range(30):
         batch = fill(1)
         (job,) = claim()
-        together(partial(steering.cancel, batch.pk), partial(record_all, [outcome_of(job)]))
+        together(partial(cancelling.cancel, batch.pk), partial(record_all, [outcome_of(job)]))
         events = {"cancelled": ["attempted", "finish"], "succeeded": ["attempted", "finish", "success"]}
         assert told(batch) == events[batch.status]
 
@@ -298,8 +298,8 @@ def test_case_11_outcomes_of_many_workers_take_the_row_of_the_batch_once():
     fill(400, events=["finish"])
     outcomes = [outcome_of(job, worker=f"worker {index % 200}") for index, job in enumerate(claim())]
     with statements() as made:
-        recording.record(outcomes[:-1])
-    assert len([sql for sql in made if sql.startswith(f"UPDATE {rows.BATCH} ")]) == 1
+        applying.record(outcomes[:-1])
+    assert len([sql for sql in made if sql.startswith(f"UPDATE {database.BATCH} ")]) == 1
     assert len(made) <= 5, made
 
 
@@ -377,7 +377,7 @@ def test_case_14_a_callback_cannot_add_to_its_ended_batch(event):
 
 
 def prune():
-    rows.batches().filter(finished_at__isnull=False).update(finished_at=timezone.now() - timedelta(days=60))
+    database.batches().filter(finished_at__isnull=False).update(finished_at=timezone.now() - timedelta(days=60))
     config = {"CACHE": "batches", "NAMESPACE": "tests", "RETENTION": {"succeeded": timedelta(days=7)}}
     with override_settings(DJANGO_BATCHES=config):
         pruner = Pruner()
@@ -408,11 +408,11 @@ def test_case_15_a_child_whose_parent_is_open_is_not_pruned():
     prune()
     with pytest.raises(BatchError):
         child.delete()
-    recording.record([outcome_of(first, has_children=True, returned=run.children[0])])
+    applying.record([outcome_of(first, has_children=True, returned=run.children[0])])
     drain()
     prune()
     assert status(child) == "succeeded" and status(parent) == "running"
-    recording.record([outcome_of(second)])
+    applying.record([outcome_of(second)])
     assert status(parent) == "succeeded" and list(parent.results()) == [[1], 1]
     prune()
     assert not Batch.objects.exists()

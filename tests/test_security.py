@@ -10,11 +10,11 @@ import pytest
 from django.db import connection
 from rq import SimpleWorker, Worker
 
-from django_batches import Batch
+from django_batches import Batch, database
 from django_batches.conf import LARGEST_PAYLOAD
-from django_batches.message import MAX_HEAD, Message
-from django_batches.scripts import RUN
-from django_batches.transitions import repairing, rows
+from django_batches.transitions import repairing
+from django_batches.transport.message import MAX_HEAD, Message
+from django_batches.transport.scripts import RUN
 
 from . import tasks
 
@@ -95,7 +95,7 @@ def test_a_forged_job_runs_nothing_outside_of_the_installed_apps(road, redis, ke
     batch = one_job("ledger", "text", max_attempts=3)
     arguments = [[f"touch {tmp_path}/touched"], {}]
     if place == "the row":
-        rows.jobs().filter(batch=batch).update(func=path, arguments=json.dumps(arguments))
+        database.jobs().filter(batch=batch).update(func=path, arguments=json.dumps(arguments))
         road.dispatch()
     else:
         forge(redis, in_redis(road, redis, keys), func=path, arguments=arguments)
@@ -116,7 +116,9 @@ def test_a_forged_callback_runs_nothing_outside_of_the_installed_apps(road):
         batch.on_success(tasks.ok_callback)
         batch.enqueue(tasks.ok)
     text = Batch.objects.values_list("registered_callbacks", flat=True).get(pk=batch.pk)
-    rows.batches().filter(pk=batch.pk).update(registered_callbacks=text.replace("tests.tasks.ok_callback", "os.system"))
+    database.batches().filter(pk=batch.pk).update(
+        registered_callbacks=text.replace("tests.tasks.ok_callback", "os.system")
+    )
     road.run()
     callback = batch.callbacks.get()
     assert callback.status == "failed" and "os.system may not run as a job" in callback.error
@@ -142,7 +144,7 @@ def test_a_pickle_in_place_of_a_message_is_not_opened(road, redis, keys, ledger,
     assert "carries a message that cannot be read" in caplog.text
     job = job_of(batch)
     assert (job.status, job.losses) == ("scheduled", 1) and "Its message in Redis cannot be read" in job.error
-    rows.jobs().update(due_at=job.created_at)
+    database.jobs().update(due_at=job.created_at)
     road.run()
     assert ledger.lines == ["ran"] and job_of(batch).status == "succeeded"
 
@@ -165,9 +167,9 @@ def test_a_pickle_in_place_of_an_outcome_is_not_opened(road, redis, keys, ledger
 
 def test_a_row_that_is_broken_fails_at_the_third_time_and_does_not_go_round_for_ever(road):
     batch = one_job("ledger", "text")
-    rows.jobs().filter(batch=batch).update(arguments='[["x"')
+    database.jobs().filter(batch=batch).update(arguments='[["x"')
     for _ in range(3):
-        rows.jobs().update(due_at=batch.created_at)
+        database.jobs().update(due_at=batch.created_at)
         road.run()
     job = job_of(batch)
     assert (job.status, job.losses) == ("failed", 3) and "its row is broken" in job.error
@@ -197,7 +199,7 @@ def test_what_is_no_message_is_refused_before_anything_is_done_with_it(text):
 
 def test_the_exceptions_that_are_not_retried_are_never_imported(road):
     batch = one_job(func=tasks.boom, max_attempts=2)
-    rows.jobs().filter(batch=batch).update(no_retry='["this.s", "os.system"]')
+    database.jobs().filter(batch=batch).update(no_retry='["this.s", "os.system"]')
     road.run()
     assert (job_of(batch).status, job_of(batch).attempts) == ("failed", 2)
     assert "this" not in sys.modules

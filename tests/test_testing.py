@@ -12,7 +12,7 @@ from django.db import connection
 from django.test import TestCase
 
 from django_batches import Batch
-from django_batches.execution import alarm
+from django_batches.execution.runner import alarm
 from django_batches.testing import drain
 from django_batches.transitions import repairing
 
@@ -26,7 +26,7 @@ def no_redis(monkeypatch):
     def away(**options):
         raise AssertionError("drain() must not talk to Redis")
 
-    monkeypatch.setattr("django_batches.connection.client", away)
+    monkeypatch.setattr("django_batches.transport.client.client", away)
 
 
 class InsideATestCase(TestCase):

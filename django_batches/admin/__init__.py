@@ -8,8 +8,8 @@
 from django.contrib import admin
 
 from ..models import Batch
-from .acting import ActingMixin
-from .confirming import ConfirmingMixin
+from .action_views import ActingMixin
+from .confirmation import ConfirmingMixin
 from .jobs import JobsMixin
 from .listing import ListMixin
 from .live import LiveMixin

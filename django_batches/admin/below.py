@@ -4,13 +4,13 @@ from django.db.models import Q
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from .. import family
+from .. import database
 from ..models import Batch
-from ..transitions import rows
-from ..wording import number
-from . import acts
-from .acts import Act, Target
-from .jobrows import FAILED_BY_CHILD
+from ..monitoring import tree
+from ..monitoring.formatting import number
+from . import actions
+from .actions import Act, Target
+from .job_rows import FAILED_BY_CHILD
 
 MOST = 1_000
 """Batches below that are counted."""
@@ -22,7 +22,7 @@ def note(act: Act, target: Target) -> str:
         return ""
     if act.permission == "retry":
         counted = _retried(target)
-    elif act is acts.DELETE:
+    elif act is actions.DELETE:
         counted = _below(target.batch, Q())
     else:
         counted = _below(target.batch, Q(finished_at=None))
@@ -45,8 +45,8 @@ def _retried(target: Target) -> str:
 
 def _below(batch: Batch, chosen: Q) -> str:
     """How many batches below it that concerns."""
-    found = rows.batches().filter(chosen).order_by().only("pk")
-    count = sum(len(level) for level in family.levels(batch.pk, found, MOST + 1))
+    found = database.batches().filter(chosen).order_by().only("pk")
+    count = sum(len(level) for level in tree.levels(batch.pk, found, MOST + 1))
     if count > MOST:
         return _of(MOST, _("This concerns more than %(count)s batches below it."))
     text = ngettext("This concerns %(count)s batch below it.", "This concerns %(count)s batches below it.", count)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from django.utils.translation import gettext as _
 
-from .. import family
 from ..models import Batch
+from ..monitoring import tree
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ def counters(batch: Batch) -> dict[str, Counter]:
     """By their names; "waiting" only where jobs wait for child batches."""
     in_flight = min(batch.in_flight, batch.pending)
     # Counted in a statement of its own: what has moved since the batch was read must not make the rest negative.
-    waiting = min(family.count_waiting(batch), batch.pending - in_flight)
+    waiting = min(tree.count_waiting(batch), batch.pending - in_flight)
     found = [
         Counter("succeeded", _("succeeded"), batch.succeeded),
         Counter("failed", _("failed"), batch.failed),

@@ -12,8 +12,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .. import family
 from ..models import Batch, BatchJob, TimeBucket
+from ..monitoring import tree
 
 RECENT = 1_000
 """The newest batches, whose queues the filter offers."""
@@ -82,7 +82,7 @@ class InsideFilter(SimpleListFilter):
             return queryset
         if self.job:
             return queryset.filter(parent=self.job)
-        return family.inside(queryset, [self.batch.pk]) if self.batch else queryset.none()
+        return tree.inside(queryset, [self.batch.pk]) if self.batch else queryset.none()
 
 
 class DeadlineFilter(SimpleListFilter):

@@ -15,15 +15,15 @@ from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 
-from .. import family
-from ..diagnosis import in_flight, to_run
 from ..models import Batch, BatchJob
-from ..querysets import BatchJobQuerySet
+from ..models.querysets import BatchJobQuerySet
+from ..monitoring import tree
+from ..monitoring.diagnosis import in_flight, to_run
+from ..monitoring.formatting import number
 from ..states import JobStatus
-from ..wording import number
-from .acting import ActingMixin
+from .action_views import ActingMixin
 from .counters import counters
-from .jobrows import light, members, rows_of
+from .job_rows import light, members, rows_of
 
 SIZE = 50
 """Jobs on a page."""
@@ -106,7 +106,7 @@ def page_of(batch: Batch, asked: Asked) -> tuple[list[BatchJob], int | None]:
     if asked.status == "in_flight":
         return _chosen(jobs, in_flight([batch]).values_list("position", flat=True)[:10_000], asked), None
     if asked.status == "waiting":
-        return _along(jobs.filter(pk__in=family.waiting_jobs(batch).values("pk")), asked), None
+        return _along(jobs.filter(pk__in=tree.waiting_jobs(batch).values("pk")), asked), None
     if asked.status == "to_run":
         return _to_run(batch, jobs, asked), None
     if asked.status == "succeeded":

@@ -17,21 +17,13 @@ from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
-from .. import family
 from ..models import Batch, BatchJob
-from ..progress import snapshots
+from ..monitoring import tree
+from ..monitoring.progress import snapshots
 from ..views import LIMIT
-from .acting import action, untied
-from .confirming import DEEPEST
-from .filters import (
-    CreatedFilter,
-    DeadlineFilter,
-    FailuresFilter,
-    InsideFilter,
-    LevelFilter,
-    MovesFilter,
-    QueueFilter,
-)
+from .action_views import action, untied
+from .confirmation import DEEPEST
+from .filters import CreatedFilter, DeadlineFilter, FailuresFilter, InsideFilter, LevelFilter, MovesFilter, QueueFilter
 from .permissions import PermissionsMixin
 from .trees import Step
 
@@ -80,7 +72,7 @@ class ListMixin(PermissionsMixin):
         shown = snapshots(changelist.result_list)
         for batch in changelist.result_list:
             batch.shown = shown[str(batch.pk)]
-        openers = family.openers(changelist.result_list)
+        openers = tree.openers(changelist.result_list)
         owners = self.get_queryset(request).in_bulk({opener.owner_id for opener in openers.values()}) if openers else {}
         for batch in changelist.result_list:
             opener = openers.get(batch.pk)

@@ -8,9 +8,9 @@ from django.template.loader import render_to_string
 from django.urls import URLPattern, path
 from django.views.decorators.cache import never_cache
 
-from ..progress import snapshots
+from ..monitoring.progress import snapshots
 from ..views import ids_of
-from .acting import ActingMixin
+from .action_views import ActingMixin
 from .panels import PANELS, panels
 
 

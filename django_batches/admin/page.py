@@ -10,9 +10,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext as _
 
 from ..models import Batch
-from ..wording import duration, number
-from . import acts, trees
-from .acting import ActingMixin
+from ..monitoring.formatting import duration, number
+from . import actions, trees
+from .action_views import ActingMixin
 from .panels import backoff, metadata, panels
 
 
@@ -37,8 +37,8 @@ class PageMixin(ActingMixin):
                 "title": str(batch),
                 "subtitle": None,
                 "acts": [
-                    (act, number(batch.failed) if act is acts.RETRY and batch.failed else "")
-                    for act in acts.possible(batch)
+                    (act, number(batch.failed) if act is actions.RETRY and batch.failed else "")
+                    for act in actions.possible(batch)
                     if self.may(request, act.permission, batch)
                 ],
                 "metadata": metadata(batch),

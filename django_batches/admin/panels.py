@@ -11,16 +11,16 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from ..diagnosis import Finding, why
-from ..masking import masked_value
+from ..calls.masking import masked_value
 from ..models import Batch, BatchJob, FailureGroup
-from ..pace import Pace, paces
-from ..progress import snapshot
+from ..models.throughput import Pace, paces
+from ..monitoring.diagnosis import Finding, why
+from ..monitoring.formatting import duration, pauses
+from ..monitoring.progress import snapshot
 from ..states import JOB_ENDED, JobStatus
-from ..wording import duration, pauses
-from . import acts, timeline, trees
+from . import actions, timeline, trees
 from .counters import counters
-from .jobrows import JobRow, light, rows_of
+from .job_rows import JobRow, light, rows_of
 
 if TYPE_CHECKING:
     from .permissions import PermissionsMixin
@@ -72,7 +72,7 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
         "may_retry": may_retry,
         "may_cancel": admin.may(request, "cancel", batch),
         "may_see_arguments": admin.may(request, "arguments", batch),
-        "can_retry": may_retry and acts.RETRY.is_possible(acts.Target(batch)),
+        "can_retry": may_retry and actions.RETRY.is_possible(actions.Target(batch)),
     }
 
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from django.http import HttpRequest
 
+from ..database import APP
 from ..models import Batch
-from ..transitions.rows import APP
 
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin

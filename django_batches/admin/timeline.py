@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.formats import time_format
 
 from ..models import TimeBucket
-from ..wording import moment, number
+from ..monitoring.formatting import moment, number
 
 if TYPE_CHECKING:
     from ..models import Batch

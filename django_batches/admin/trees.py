@@ -9,11 +9,11 @@ from uuid import UUID
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from .. import family
-from ..family import Child, Opener
 from ..models import Batch
-from ..pace import Pace, paces
-from ..progress import snapshot
+from ..models.throughput import Pace, paces
+from ..monitoring import tree
+from ..monitoring.progress import snapshot
+from ..monitoring.tree import Child, Opener
 from ..states import BatchStatus, Event
 
 LEVELS = 3
@@ -76,7 +76,7 @@ class Tree:
     @property
     def is_cut(self) -> bool:
         """Whether there may be more child batches than were counted."""
-        return self.count >= family.COUNTED
+        return self.count >= tree.COUNTED
 
 
 def opener_text(opener: Opener) -> str:
@@ -88,7 +88,7 @@ def opener_text(opener: Opener) -> str:
 
 def trail(batch: Batch, visible: "QuerySet[Batch]") -> list[Step]:
     """The batches above, the topmost first, the nearest ones and the topmost; those alone that the user may see."""
-    openers = family.above(batch)
+    openers = tree.above(batch)
     if not openers:
         return []
     chosen = [*openers[:NEAREST], *openers[NEAREST:][-1:]]
@@ -129,7 +129,7 @@ def _levels(batch: Batch, visible: "QuerySet[Batch]") -> list[list[Child]]:
     levels: list[list[Child]] = []
     owners = [batch.pk]
     while owners and len(levels) <= LEVELS:
-        level = sorted(family.children(visible, owners), key=lambda child: child.urgency)
+        level = sorted(tree.children(visible, owners), key=lambda child: child.urgency)
         if not level:
             break
         levels.append(level)

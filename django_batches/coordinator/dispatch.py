@@ -13,11 +13,11 @@ from typing import cast
 from django.db import IntegrityError
 from redis import Redis
 
-from ..message import dumps
-from ..scripts import Pushed, Scripts
-from ..transitions import dispatching, due, repairing
-from ..transitions.dispatching import Claimed
-from ..transitions.due import Frontier, Place
+from ..transitions import claiming, frontier, repairing
+from ..transitions.claiming import Claimed
+from ..transitions.frontier import Frontier, Place
+from ..transport.message import dumps
+from ..transport.scripts import Pushed, Scripts
 from .lease import Lease, LeaseLost
 
 FLOOR = 4
@@ -90,7 +90,7 @@ class Flow:
         target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * self.rate(workers)))
         # Ours alone: a queue that is never empty of ordinary jobs would never get one of a batch.
         own = max(0, self.length - self.others)
-        if own * 2 > min(target, dispatching.WINDOW):
+        if own * 2 > min(target, claiming.WINDOW):
             return 0
         return min(target - own, MAX_CLAIM)
 
@@ -107,7 +107,7 @@ class Dispatcher:
     def dispatch_callbacks(self) -> int:
         """All due callbacks, to the front of their queues."""
         total = 0
-        while claimed := dispatching.claim_callbacks(CALLBACKS, self._lease):
+        while claimed := claiming.claim_callbacks(CALLBACKS, self._lease):
             self.push_callbacks(claimed)
             total += len(claimed)
             if len(claimed) < CALLBACKS:
@@ -130,7 +130,7 @@ class Dispatcher:
         """The next dispatch looks at all queues from the start."""
         for flow in self._flows.values():
             flow.frontier.is_reached = True
-        for queue in due.queues():
+        for queue in frontier.queues():
             self._flow(queue).frontier.restart()
 
     def forget_rates(self) -> None:
@@ -176,7 +176,7 @@ class Dispatcher:
     def _fill(self, queue: str, room: int) -> int:
         flow = self._flows[queue]
         try:
-            claimed = dispatching.claim_jobs(queue, room, self._lease, flow.frontier)
+            claimed = claiming.claim_jobs(queue, room, self._lease, flow.frontier)
         except IntegrityError:
             # A CHECK refuses counters that differ from their rows: no batch of the queue would move any more.
             asked = flow.frontier.look(queue)

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from django.db import IntegrityError
 from django.utils import timezone
 
+from .. import database
 from ..conf import settings
-from ..transitions import rows
 
 logger = logging.getLogger("django_batches")
 
@@ -54,11 +54,11 @@ class Lease:
 
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease where it is free or has run out, with a token above `newest_token`."""
-        with rows.atomic():
-            if rows.connection().vendor == "postgresql":
-                rows.execute(f"SELECT {_IDLE}", [str(SECONDS * 1000)])
+        with database.atomic():
+            if database.connection().vendor == "postgresql":
+                database.execute(f"SELECT {_IDLE}", [str(SECONDS * 1000)])
             now = database_time()
-            leases = rows.related("Lease")
+            leases = database.related("Lease")
             row = leases.select_for_update().filter(pk=NAME).first()
             if row is None:
                 try:
@@ -84,8 +84,8 @@ class Lease:
 
     def __call__(self) -> datetime:
         """Proves the lease and prolongs it; the database's time."""
-        if rows.connection().vendor == "postgresql":
-            touched = rows.execute(
+        if database.connection().vendor == "postgresql":
+            touched = database.execute(
                 "UPDATE django_batches_lease SET expires_at = clock_timestamp() + %s WHERE name = %s AND token = %s"
                 f" RETURNING clock_timestamp(), {_IDLE}",
                 [timedelta(seconds=SECONDS), NAME, self.token, str(SECONDS * 1000)],
@@ -94,7 +94,7 @@ class Lease:
                 return touched[0][0]  # type: ignore[no-any-return]
         else:
             now = timezone.now()
-            held = rows.related("Lease").filter(pk=NAME, token=self.token)
+            held = database.related("Lease").filter(pk=NAME, token=self.token)
             if held.update(expires_at=now + timedelta(seconds=SECONDS)):
                 return now
         self.token = 0
@@ -104,12 +104,12 @@ class Lease:
         """Gives the lease back, so that a standby need not wait for its end."""
         if self.token:
             # By the database's clock: with that of a host that is ahead nobody could take over for so long.
-            rows.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=database_time())
+            database.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=database_time())
             self.token = 0
 
 
 def database_time() -> datetime:
     """The time by the database's clock; on SQLite that of the host, which is the same."""
-    if rows.connection().vendor == "postgresql":
-        return rows.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
+    if database.connection().vendor == "postgresql":
+        return database.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
     return timezone.now()

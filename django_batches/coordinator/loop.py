@@ -9,9 +9,10 @@ from typing import Any
 from django.db import Error
 from redis.exceptions import RedisError
 
+from .. import database
 from ..conf import settings
-from ..connection import Keys, client
-from ..transitions import children, deleting, dispatching, repairing, retrying, rows, steering
+from ..transitions import cancelling, children, claiming, deleting, repairing, retrying
+from ..transport.client import Keys, client
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
 from .lease import Lease, LeaseLost, database_time
@@ -99,7 +100,7 @@ class Coordinator:
                 self._wait(STANDBY)
             except (RedisError, Error, OSError) as error:
                 self._say(error)
-                rows.connection().close()
+                database.connection().close()
                 self._redis.connection_pool.disconnect()  # the server may be a replica by now
                 self._wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -119,7 +120,7 @@ class Coordinator:
         if polls or (self._recorder.has_postponed and self._recorder.is_at_end and self._rewind.is_due()):
             self._recorder.rewind()
         if polls:
-            self._dispatcher.include(dispatching.promote_due(self._lease))
+            self._dispatcher.include(claiming.promote_due(self._lease))
         told = 0
         if polls or (recorded and recorded.is_for_parents):
             while count := children.tell_parents(self._lease):
@@ -198,12 +199,12 @@ class Coordinator:
             if self._reconciler.has_suspects:
                 self._reconcile.soon(SECOND_LOOK)
         now = database_time()
-        steering.mark_overdue(now)
+        cancelling.mark_overdue(now)
         if self._upkeep.is_due():
             children.cancel_orphans()
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
-            steering.abandon(now - timedelta(seconds=seconds), seconds)
+            cancelling.abandon(now - timedelta(seconds=seconds), seconds)
         if self._deletions.is_due() and deleting.carry_on():
             self._deletions.soon()  # with the next poll: outcomes come first
         if self._prune.is_due() and self._pruner.turn():
@@ -217,7 +218,7 @@ class Coordinator:
     def _carry_on(self) -> None:
         """What somebody has asked for, in what is below it and where it was cut off."""
         self._hold()
-        steering.carry_all_on()
+        cancelling.carry_all_on()
         children.carry_cancels_down()
         retrying.carry_all_on()
 
@@ -229,7 +230,7 @@ class Coordinator:
         """
         members: Any = self._redis.smembers(self._keys.held)
         present = set(members)  # bytes: the set may hold what is no text
-        wanted = {key.hex.encode() for key in steering.to_hold()}
+        wanted = {key.hex.encode() for key in cancelling.to_hold()}
         if wanted - present:
             self._redis.sadd(self._keys.held, *(wanted - present))
         if present - wanted:
@@ -242,7 +243,7 @@ class Coordinator:
 
     def _say(self, error: Exception) -> None:
         trouble = "cannot reach Redis" if isinstance(error, RedisError) else "cannot reach the database"
-        if isinstance(error, Error) and rows.lacks_tables(error):
+        if isinstance(error, Error) and database.lacks_tables(error):
             trouble = "misses tables of this version: run manage.py migrate"
         if self._trouble != trouble:
             logger.error("%s %s (%s: %s); it tries on.", self.name, trouble, type(error).__name__, error)

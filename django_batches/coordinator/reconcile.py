@@ -18,11 +18,11 @@ from uuid import UUID
 
 from redis import Redis
 
-from ..connection import Keys, known_queues
-from ..outcomes import Kind, Outcome, fingerprint, rq_time
-from ..payloads import clean_name
-from ..transitions import dispatching, recording
-from ..transitions.due import Place
+from ..calls.arguments import clean_name
+from ..transitions import applying, claiming
+from ..transitions.frontier import Place
+from ..transport.client import Keys, known_queues
+from ..transport.outcomes import Kind, Outcome, fingerprint, rq_time
 from .lease import Lease
 from .record import Recorder, follow_up
 from .suspects import Suspects
@@ -96,7 +96,7 @@ class Reconciler:
         self._verdicts = [verdict for verdict in self._verdicts if verdict[0].batch_id in behind]
         for start in range(0, len(verdicts), PAGE):
             part = verdicts[start : start + PAGE]
-            recorded = recording.record([outcome for outcome, _ in part], self._lease)
+            recorded = applying.record([outcome for outcome, _ in part], self._lease)
             follow_up(recorded)
             self.put_back += recorded.put_back
             self._recorder.count(recorded.done)
@@ -120,7 +120,7 @@ class Reconciler:
             names = [key.decode(errors="replace") for key in kept]
             runs = {self._keys.parse(rq_id) for rq_id in names if self._keys.is_own(rq_id)}
             if runs:
-                ended = runs - dispatching.still_in_flight(job_id for job_id, _ in runs)
+                ended = runs - claiming.still_in_flight(job_id for job_id, _ in runs)
                 self._forget([(*run, queue) for run in ended])
                 total += len(ended)
         return total
@@ -137,13 +137,13 @@ class Reconciler:
                 if status == b"started" and started and (began := rq_time(started.decode(errors="replace"))):
                     seen.append((row.job_id, row.dispatch, began, clean_name((worker or b"").decode())))
         return sum(
-            dispatching.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
+            claiming.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
         )
 
     def _pages(self) -> Iterator[list[InFlight]]:
         after: UUID | None = None
         while True:
-            page = [InFlight(*row) for row in dispatching.in_flight(after, PAGE)]
+            page = [InFlight(*row) for row in claiming.in_flight(after, PAGE)]
             if page:
                 yield page
             if len(page) < PAGE:

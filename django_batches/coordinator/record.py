@@ -8,10 +8,10 @@ from uuid import UUID
 
 from redis import Redis
 
-from ..connection import ANYTHING, JOBS, LOOK, Added, Keys
-from ..outcomes import Outcome
-from ..scripts import Scripts
-from ..transitions import children, recording
+from ..transitions import applying, children
+from ..transport.client import ANYTHING, JOBS, LOOK, Added, Keys
+from ..transport.outcomes import Outcome
+from ..transport.scripts import Scripts
 from .lease import Lease
 
 logger = logging.getLogger("django_batches")
@@ -119,7 +119,7 @@ class Recorder:
             self._pace(len(entries), time.monotonic())
         return entries, poked
 
-    def record(self, entries: list[tuple[bytes, bytes]], *, claims: int = 0) -> recording.Recorded:
+    def record(self, entries: list[tuple[bytes, bytes]], *, claims: int = 0) -> applying.Recorded:
         """Applies the outcomes of one read and deletes them from the stream; `claims` as in `recording.record`."""
         outcomes, broken = [], []
         for entry, text in entries:
@@ -131,7 +131,7 @@ class Recorder:
                     outcomes.append(salvaged)
                 else:  # it names no job, so it can only be dropped; the reconciler finds the job it was about
                     broken.append(entry)
-        recorded = recording.record(outcomes, self._lease, claims=claims) if outcomes else recording.Recorded([])
+        recorded = applying.record(outcomes, self._lease, claims=claims) if outcomes else applying.Recorded([])
         done = broken + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
             # After the commit: the other way round a crash between the two would lose the outcomes.
@@ -196,7 +196,7 @@ def _entries(found: Any, key: str) -> list[tuple[bytes, list[bytes]]]:
     return next((entries for name, entries in streams if name == key.encode()), [])
 
 
-def follow_up(recorded: recording.Recorded) -> None:
+def follow_up(recorded: applying.Recorded) -> None:
     """What is not part of the transaction: orphans are cancelled, and failures that no worker could log are logged."""
     if recorded.given_up:
         children.cancel_orphans(recorded.given_up)

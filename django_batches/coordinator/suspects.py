@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 
-from ..connection import Keys
+from ..transport.client import Keys
 
 TTL = 3_600
 SERVER = "server"

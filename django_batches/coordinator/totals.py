@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from ..connection import Keys
+from ..transport.client import Keys
 
 REPAIRS = "repairs"
 """Batches whose counters differed from their rows and were repaired."""

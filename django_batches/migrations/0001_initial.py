@@ -5,8 +5,8 @@ import django.db.models.expressions
 import django.utils.timezone
 from django.db import migrations, models
 
-import django_batches.ids
-import django_batches.verbs
+import django_batches.database.uuid7
+import django_batches.models.verbs
 
 
 class Migration(migrations.Migration):
@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=django_batches.ids.uuid7, editable=False, primary_key=True, serialize=False
+                        default=django_batches.database.uuid7.uuid7, editable=False, primary_key=True, serialize=False
                     ),
                 ),
                 ("description", models.TextField(blank=True, default="", verbose_name="description")),
@@ -171,7 +171,7 @@ class Migration(migrations.Migration):
                     ("view_job_arguments", "Can view the arguments and results of jobs"),
                 ],
             },
-            bases=(django_batches.verbs.BatchVerbs, models.Model),
+            bases=(django_batches.models.verbs.BatchVerbs, models.Model),
         ),
         migrations.CreateModel(
             name="Lease",
@@ -189,7 +189,7 @@ class Migration(migrations.Migration):
                 (
                     "id",
                     models.UUIDField(
-                        default=django_batches.ids.uuid7, editable=False, primary_key=True, serialize=False
+                        default=django_batches.database.uuid7.uuid7, editable=False, primary_key=True, serialize=False
                     ),
                 ),
                 (
@@ -297,7 +297,6 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "jobs",
                 "ordering": ["position"],
             },
-            bases=(django_batches.verbs.JobVerbs, models.Model),
         ),
         migrations.AddField(
             model_name="batch",

@@ -1,28 +1,26 @@
 """The backend for the setting `TASKS`."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
-from ..adding import Adder, add_job
+from .. import database
+from ..calls.arguments import load_arguments
+from ..calls.functions import task_at
+from ..calls.options import Options
 from ..exceptions import BatchError, FunctionNotAllowed
-from ..functions import task_at
-from ..opening import Opening
-from ..options import Options
-from ..payloads import load_arguments
+from ..models import Batch, BatchJob
+from ..models.adding import Adder, add_job
+from ..models.block import Opening
 from ..states import JobStatus
-from ..transitions import rows
 from ..transitions.creating import NewJob
 from .framework import BaseTaskBackend, Task, TaskException, TaskResult, TaskResultDoesNotExist, normalize_json
 from .framework import task_enqueued as enqueued
 from .results import new_result, result_of
-
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +74,7 @@ class BatchesBackend(BaseTaskBackend):
     def get_result(self, result_id: str) -> "TaskResult[..., Any]":
         """The result with this id; raises `TaskResultDoesNotExist`."""
         try:
-            job = rows.jobs().filter(pk=UUID(str(result_id))).first()
+            job = database.jobs().filter(pk=UUID(str(result_id))).first()
             task = cast("Task[..., Any] | None", task_at(job.func)) if job else None
         except (ValueError, ImportError, FunctionNotAllowed) as error:
             raise TaskResultDoesNotExist(result_id) from error
@@ -105,9 +103,8 @@ class BatchesBackend(BaseTaskBackend):
 
     def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
         """A batch of one job, in one transaction: nobody finds it open."""
-        model: type[Batch] = apps.get_model(rows.APP, "Batch")
-        opening = model.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
-        with rows.atomic(), opening as batch:
+        opening = Batch.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
+        with database.atomic(), opening as batch:
             return _add(batch, task, args, kwargs)
 
     def _as_added(self, task: "Task[..., Any]", job: "BatchJob") -> "Task[..., Any]":

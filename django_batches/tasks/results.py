@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from ..calls.options import type_path
 from ..exceptions import BatchCancelled, BatchError
-from ..options import type_path
 from ..states import JobStatus
 from .framework import Task, TaskError, TaskResult, TaskResultStatus
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
+from ..calls.options import type_path
 from ..exceptions import BatchCancelled
-from ..options import type_path
-from ..outcomes import Kind, Outcome
+from ..transport.outcomes import Kind, Outcome
 from .backend import BatchesBackend
 from .framework import Task, TaskContext, TaskResultStatus, normalize_json, task_finished, task_started
 from .results import change, moment_of, new_result, task_error, worker_ids
 
 if TYPE_CHECKING:
-    from ..message import Message
+    from ..transport.message import Message
 
 logger = logging.getLogger("django_batches")
 

@@ -11,7 +11,7 @@ from django.template import Context
 from django.urls import NoReverseMatch, reverse
 
 from ..models import Batch
-from ..progress import snapshots
+from ..monitoring.progress import snapshots
 
 register = template.Library()
 

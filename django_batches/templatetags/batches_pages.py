@@ -9,10 +9,10 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from ..models import Batch
-from ..progress import summary
-from ..wording import duration
-from ..wording import moment as _moment
-from ..wording import number as _number
+from ..monitoring.formatting import duration
+from ..monitoring.formatting import moment as _moment
+from ..monitoring.formatting import number as _number
+from ..monitoring.progress import summary
 
 register = template.Library()
 

@@ -18,12 +18,13 @@ from django.db import IntegrityError
 from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
-from ..outcomes import Kind, Outcome, fingerprint
+from .. import database
 from ..states import IN_FLIGHT, BatchStatus, Event, JobStatus
-from . import counting, repairing, results, rows, steering, writing
-from .aggregating import aggregate
-from .counting import Tally
-from .deciding import Change
+from ..transport.outcomes import Kind, Outcome, fingerprint
+from . import cancelling, finishing, job_updates, repairing, results
+from .finishing import Tally
+from .next_status import Change
+from .statistics import aggregate
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -68,23 +69,23 @@ def _tell_or_repair(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], dat
 
 
 def _tell(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) -> int:
-    with rows.atomic():
+    with database.atomic():
         now = fence()
-        locked = rows.lock_batches({key for child, _, owner in told for key in (child, owner)}, skip_locked=True)
+        locked = database.lock_batches({key for child, _, owner in told for key in (child, owner)}, skip_locked=True)
         ended = [
             (child, parent)
             for child, parent, owner in told
             if owner in locked and child in locked and _is_settled(locked[child])
         ]
-        rows.batches().filter(pk__in=[child for child, _ in ended]).update(is_awaited=False)
-        waiting = rows.jobs().filter(pk__in={parent for _, parent in ended}, status=JobStatus.WAITING)
+        database.batches().filter(pk__in=[child for child, _ in ended]).update(is_awaited=False)
+        waiting = database.jobs().filter(pk__in={parent for _, parent in ended}, status=JobStatus.WAITING)
         parents = {(job.pk, job.dispatch): job for job in waiting.defer("arguments", "traceback")}
-        awaiting = rows.awaiting(parents)
+        awaiting = database.awaiting(parents)
         changes = _end([job for key, job in parents.items() if key not in awaiting], locked)
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
-        won = writing.write(changes, tallies, now, (JobStatus.WAITING,))
+        won = job_updates.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
-        counting.write(tallies.values(), now)
+        finishing.write(tallies.values(), now)
     for change in won:
         if change.status == JobStatus.FAILED:
             # No error of its own: the job that failed below has told its.
@@ -107,10 +108,10 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsucce
     fields = ("parent_id", "parent_dispatch", "status", "round", "description")
     children = [
         (child.parent_id, child)
-        for child in rows.batches().filter(parent_id__in=runs).order_by("pk").only(*fields)
+        for child in database.batches().filter(parent_id__in=runs).order_by("pk").only(*fields)
         if child.parent_id and runs[child.parent_id] == child.parent_dispatch
     ]
-    callbacks = rows.jobs().filter(event=Event.SUCCESS, status__in=[JobStatus.FAILED, JobStatus.CANCELLED])
+    callbacks = database.jobs().filter(event=Event.SUCCESS, status__in=[JobStatus.FAILED, JobStatus.CANCELLED])
     good = [child.pk for _, child in children if child.status == BatchStatus.SUCCEEDED]
     bad_ends = set(callbacks.filter(callback_of__in=good).values_list("callback_of_id", "round")) if good else set()
     found: dict[UUID, list[Unsuccessful]] = defaultdict(list)
@@ -130,24 +131,26 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
 
     Returns how many it found.
     """
-    awaited = rows.batches().filter(is_awaited=True)
+    awaited = database.batches().filter(is_awaited=True)
     if parents is not None:
         awaited = awaited.filter(parent_id__in=list(parents))
-    run = rows.jobs().filter(
+    run = database.jobs().filter(
         pk=OuterRef("parent_id"),
         dispatch=OuterRef("parent_dispatch"),
         status__in=[*IN_FLIGHT, JobStatus.WAITING],
     )
     orphans = list(awaited.filter(~Exists(run)).values_list("pk", flat=True)[:LIMIT])
-    until = time.monotonic() + rows.LONG
+    until = time.monotonic() + database.LONG
     for batch_id in orphans:
         # First the cancel: where this process dies between the two, the orphan is found again.
         with repairing.mending(batch_id):
-            steering.begin_cancelling(batch_id, "The run of the job that opened it came to nothing.", skip_locked=True)
+            cancelling.begin_cancelling(
+                batch_id, "The run of the job that opened it came to nothing.", skip_locked=True
+            )
         cancelled_or_ended = Q(cancelled_at__isnull=False) | Q(finished_at__isnull=False)
-        with rows.atomic():
-            if batch_id in rows.lock_batches([batch_id], skip_locked=True):
-                rows.batches().filter(cancelled_or_ended, pk=batch_id).update(is_awaited=False)
+        with database.atomic():
+            if batch_id in database.lock_batches([batch_id], skip_locked=True):
+                database.batches().filter(cancelled_or_ended, pk=batch_id).update(is_awaited=False)
         if time.monotonic() > until:
             break  # the others are found again
     return len(orphans)
@@ -158,7 +161,7 @@ def carry_cancels_down() -> int:
 
     For `rows.LONG` at most: nobody keeps the books meanwhile. The next call goes on.
     """
-    below = rows.batches().filter(
+    below = database.batches().filter(
         is_awaited=True,
         finished_at=None,
         cancelled_at=None,
@@ -166,12 +169,12 @@ def carry_cancels_down() -> int:
         parent__batch__finished_at=None,
     )
     seen: set[UUID] = set()
-    until = time.monotonic() + rows.LONG
+    until = time.monotonic() + database.LONG
     while new := set(below.values_list("pk", flat=True)[:LIMIT]) - seen:
         for batch_id in new:
             with repairing.mending(batch_id):
                 reason = "The batch of the job that opened it was cancelled."
-                steering.begin_cancelling(batch_id, reason, skip_locked=True)
+                cancelling.begin_cancelling(batch_id, reason, skip_locked=True)
             seen.add(batch_id)
             if time.monotonic() > until:
                 return len(seen)
@@ -180,7 +183,7 @@ def carry_cancels_down() -> int:
 
 def _to_tell(after: UUID | None = None, limit: int | None = None) -> list[tuple[UUID, UUID, UUID]]:
     """A page of (child, parent, batch of the parent) of children that have ended under a job that waits."""
-    ended = rows.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING).order_by("pk")
+    ended = database.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING).order_by("pk")
     if after:
         ended = ended.filter(pk__gt=after)
     found = ended.values_list("pk", "parent_id", "parent__batch_id", "parent__callback_of_id")[: limit or LIMIT]

@@ -8,10 +8,12 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from ..connection import Added, poke
+from .. import database
+from ..database import inserting
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus, JobStatus
-from . import counting, inserting, rows
+from ..transport.client import Added, poke
+from . import finishing
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -56,7 +58,7 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
     computed = {"queue": ("owner.queue", []) if inherits_queue else ("%s", [batch.queue])} | _times(batch)
     source, params = _of_parent(batch) if batch.is_awaited else ("WHERE true", [])
     try:
-        with rows.at_once():
+        with database.at_once():
             made = inserting.batch(batch, computed, source, params)
     except IntegrityError:
         if not batch.key:
@@ -69,7 +71,7 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
         raise _parent_is_over(batch)
     for name, value in made.items():
         setattr(batch, name, value)
-    batch._state.adding, batch._state.db = False, rows.alias()
+    batch._state.adding, batch._state.db = False, database.alias()
 
 
 def add(
@@ -82,12 +84,12 @@ def add(
     """
     if batch := _add_few(batch_id, new, registered_callbacks, seal):
         return batch
-    with rows.atomic():
+    with database.atomic():
         batch = _grow(batch_id, len(new), registered_callbacks, seal)
         first = batch["total"] - len(new)
         has_failed = seal and batch["failure_round"] is not None
         if has_failed:
-            counting.tell_missed(rows.lock_batches([batch_id])[batch_id], timezone.now())
+            finishing.tell_missed(database.lock_batches([batch_id])[batch_id], timezone.now())
         inserting.jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
         poke_on_commit(added=None if has_failed else _added(batch_id, first, new))
     return batch
@@ -99,8 +101,8 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
     Raises `BatchCancelled` or `BatchFinished` where callbacks of the block can then not be registered any more.
     """
     now = timezone.now()
-    with rows.atomic():
-        batch = rows.lock_batches([batch_id]).get(batch_id)
+    with database.atomic():
+        batch = database.lock_batches([batch_id]).get(batch_id)
         if batch is None or batch.sealed_at or batch.finished_at or batch.cancelled_at:
             if batch and registered_callbacks not in (None, batch.registered_callbacks):
                 if batch.cancelled_at:
@@ -109,25 +111,25 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
             return False
         batch.sealed_at, batch.status = now, BatchStatus.RUNNING
         batch.registered_callbacks = registered_callbacks or batch.registered_callbacks
-        rows.batches().filter(pk=batch_id).update(
+        database.batches().filter(pk=batch_id).update(
             sealed_at=now, status=batch.status, registered_callbacks=batch.registered_callbacks
         )
-        counting.tell_missed(batch, now)
-        counting.write([counting.Tally(batch)], now)
+        finishing.tell_missed(batch, now)
+        finishing.write([finishing.Tally(batch)], now)
         poke_on_commit()
     return True
 
 
 def discard(batch_id: UUID) -> bool:
     """Removes an open batch to which nothing was ever added; False where something was, or somebody cancelled it."""
-    empty = rows.batches().filter(pk=batch_id, total=0, sealed_at=None, cancelled_at=None)
+    empty = database.batches().filter(pk=batch_id, total=0, sealed_at=None, cancelled_at=None)
     return bool(empty.delete()[0])
 
 
 def poke_on_commit(*held: Any, added: Added | None = None) -> None:
     """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
     # A lambda, because Django logs the name of a robust hook that raises, and a partial has none.
-    transaction.on_commit(lambda: poke(*held, added=added), using=rows.alias(), robust=True)
+    transaction.on_commit(lambda: poke(*held, added=added), using=database.alias(), robust=True)
 
 
 def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
@@ -136,11 +138,11 @@ def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
 
 def _times(batch: "Batch") -> dict[str, tuple[str, list[Any]]]:
     """The moments of a new batch that the database computes; see `rows.has_a_clock`."""
-    if rows.has_a_clock():
+    if database.has_a_clock():
         late = "clock_timestamp() + %s * interval '1 second'"
         return {"grown_at": ("clock_timestamp()", []), "deadline_at": (late, [batch.deadline])}
     if batch.deadline is not None:
-        batch.deadline_at = rows.deadline(batch.deadline)
+        batch.deadline_at = database.deadline(batch.deadline)
     return {}
 
 
@@ -152,16 +154,17 @@ def _of_parent(batch: "Batch") -> tuple[str, list[Any]]:
     """
     statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
     return (
-        f"FROM {rows.JOB} parent JOIN {rows.BATCH} owner ON owner.id = COALESCE(parent.batch_id, parent.callback_of_id)"
+        f"FROM {database.JOB} parent JOIN {database.BATCH} owner"
+        " ON owner.id = COALESCE(parent.batch_id, parent.callback_of_id)"
         f" WHERE parent.id = %s AND parent.dispatch = %s AND parent.status IN ({statuses})"
         " AND (parent.batch_id IS NULL OR owner.cancelled_at IS NULL)",
-        [rows.parameter(batch.parent_id), batch.parent_dispatch],
+        [database.parameter(batch.parent_id), batch.parent_dispatch],
     )
 
 
 def _parent_is_over(batch: "Batch") -> BatchFinished:
     """Why no child can be opened."""
-    job = rows.jobs().filter(pk__in=[batch.parent_id], status__in=IN_FLIGHT).select_related("batch").first()
+    job = database.jobs().filter(pk__in=[batch.parent_id], status__in=IN_FLIGHT).select_related("batch").first()
     if job and job.dispatch == batch.parent_dispatch and job.batch and job.batch.cancelled_at:
         return BatchCancelled(f"The batch of job {job.pk} was cancelled; no child of it can be opened.")
     return BatchFinished(
@@ -174,18 +177,18 @@ def _add_few(
     batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None, seal: bool
 ) -> dict[str, Any] | None:
     """What `add` does, in one statement; None with nothing written where it takes more, or where it is refused."""
-    if len(new) > FEW or rows.connection().vendor != "postgresql":
+    if len(new) > FEW or database.connection().vendor != "postgresql":
         return None
     update, params = _growing(batch_id, len(new), registered_callbacks, seal)
-    table, columns = rows.values(
+    table, columns = database.values(
         inserting.NEW_JOB_IN_STATUS, [job.row(batch_id, place, in_full=True) for place, job in enumerate(new)]
     )
     picks = [f"v_{name}" if name != "position" else "total - %s + v_position" for name in inserting.NEW_JOB_IN_STATUS]
-    with rows.at_once():
-        found = rows.execute(
+    with database.at_once():
+        found = database.execute(
             # Not with a failure that was told before the seal: callbacks that came after it are told then.
             f"WITH grown AS ({update}{' AND failure_round IS NULL' if seal else ''} RETURNING {', '.join(_GROWN)}),"
-            f" added AS (INSERT INTO {rows.JOB} ({', '.join(inserting.NEW_JOB_IN_STATUS)})"
+            f" added AS (INSERT INTO {database.JOB} ({', '.join(inserting.NEW_JOB_IN_STATUS)})"
             f" SELECT {', '.join(picks)} FROM grown, {table})"
             " SELECT * FROM grown",
             [*params, len(new), *columns],
@@ -199,23 +202,23 @@ def _add_few(
 
 
 def _growing(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> tuple[str, list[Any]]:
-    now = rows.parameter(timezone.now())
-    grown, times = ("clock_timestamp()", []) if rows.has_a_clock() else ("%s", [now])
+    now = database.parameter(timezone.now())
+    grown, times = ("clock_timestamp()", []) if database.has_a_clock() else ("%s", [now])
     sealing, sealed_at = (", status = 'running', sealed_at = COALESCE(sealed_at, %s)", [now]) if seal else ("", [])
     return (
-        f"UPDATE {rows.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"
+        f"UPDATE {database.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"
         f" registered_callbacks = COALESCE(%s, registered_callbacks){sealing}"
         " WHERE id = %s AND finished_at IS NULL AND cancelled_at IS NULL",
-        [count, count, *times, registered_callbacks, *sealed_at, rows.parameter(batch_id)],
+        [count, count, *times, registered_callbacks, *sealed_at, database.parameter(batch_id)],
     )
 
 
 def _grow(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> dict[str, Any]:
     update, params = _growing(batch_id, count, registered_callbacks, seal)
-    found = rows.execute(f"{update} RETURNING {', '.join(_GROWN)}", params)
+    found = database.execute(f"{update} RETURNING {', '.join(_GROWN)}", params)
     if found:
         return dict(zip(_GROWN, found[0], strict=True))
-    batch = rows.batches().filter(pk=batch_id).only("cancelled_at", "reason").first()
+    batch = database.batches().filter(pk=batch_id).only("cancelled_at", "reason").first()
     if batch is None:
         raise BatchFinished(f"Batch {batch_id} does not exist any more.")
     if batch.cancelled_at:

@@ -9,9 +9,11 @@ from django.db.models import F, Q
 from django.db.models.deletion import Collector
 from django.utils import timezone
 
+from .. import database
+from ..database import foreign_keys
 from ..exceptions import BatchError
 from ..states import BATCH_ENDED, IN_FLIGHT, BatchStatus, JobStatus
-from . import holding, repairing, rows
+from . import repairing
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -42,10 +44,12 @@ def tree(root: UUID) -> list[UUID]:
     """A batch and the batches below it, level by level; raises `BatchError` where one of these has not ended."""
     found, level = [root], [root]
     while level:
-        below = rows.batches().filter(parent__batch__in=level) | rows.batches().filter(parent__callback_of__in=level)
+        below = database.batches().filter(parent__batch__in=level) | database.batches().filter(
+            parent__callback_of__in=level
+        )
         level = list(below.values_list("pk", flat=True))
         found += level
-    open_ones = rows.batches().filter(pk__in=found[1:]).exclude(BEING_DELETED)
+    open_ones = database.batches().filter(pk__in=found[1:]).exclude(BEING_DELETED)
     open_ones = open_ones.filter(Q(finished_at=None) | Q(open_callbacks__gt=0))
     if child := open_ones.values_list("pk", flat=True).first():
         raise BatchError(f"Batch {child}, below batch {root}, has not ended: cancel it and wait. Nothing was deleted.")
@@ -56,14 +60,14 @@ def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
     if not _mark(batch_id, skip_locked=skip_locked):
         return 0
     total = _delete_jobs(batch_id)
-    with rows.impatient() if skip_locked else rows.atomic():
+    with database.impatient() if skip_locked else database.atomic():
         total += _delete_rest([batch_id])
     return total
 
 
 def delete_at_once(ids: list[UUID]) -> int:
     """Deletes small ended batches, which the caller has locked and judged, in its transaction; how many job rows."""
-    return rows.jobs().filter(batch__in=ids)._raw_delete(rows.alias()) + _delete_rest(ids)
+    return database.jobs().filter(batch__in=ids)._raw_delete(database.alias()) + _delete_rest(ids)
 
 
 def begin(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> list[UUID]:
@@ -74,7 +78,7 @@ def begin(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
     whole = tree(batch_id)
     # Before anything is done: a deletion that cannot go on would leave half a batch behind.
     _collected(whole)
-    if holder := holding.holders_of_jobs(whole):
+    if holder := foreign_keys.holders_of_jobs(whole):
         raise BatchError(f"{holder} points to jobs of batch {batch_id}: delete those rows first. Nothing was deleted.")
     # The top first: what is below it ends with it, so that nothing of the tree moves any more.
     return whole if _mark(batch_id, ended_before, skip_locked=skip_locked) else []
@@ -85,24 +89,24 @@ def _collected(ids: list[UUID]) -> Collector:
 
     Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
     """
-    batches = rows.batches().filter(pk__in=ids)
-    collector = Collector(using=rows.alias(), origin=batches)
+    batches = database.batches().filter(pk__in=ids)
+    collector = Collector(using=database.alias(), origin=batches)
     collector.collect(batches)
     return collector
 
 
 def _delete_rest(ids: list[UUID]) -> int:
     """Everything of the batches but their jobs; returns how many callbacks."""
-    total = rows.jobs().filter(callback_of__in=ids)._raw_delete(rows.alias())
+    total = database.jobs().filter(callback_of__in=ids)._raw_delete(database.alias())
     for name in ("TimeBucket", "FailureGroup"):
-        rows.related(name).filter(batch__in=ids)._raw_delete(rows.alias())
+        database.related(name).filter(batch__in=ids)._raw_delete(database.alias())
     _collected(ids).delete()
     return total
 
 
 def unfinished() -> list[UUID]:
     """Batches whose deletion was cut off half-way, or is under way elsewhere."""
-    return list(rows.batches().filter(BEING_DELETED).order_by("pk").values_list("pk", flat=True)[:100])
+    return list(database.batches().filter(BEING_DELETED).order_by("pk").values_list("pk", flat=True)[:100])
 
 
 def carry_on() -> bool:
@@ -121,10 +125,10 @@ def carry_on() -> bool:
 def go_on_with(batch_id: UUID) -> None:
     """A chunk of a deletion that was begun; whatever somebody holds locked is left to the next one."""
     for key in reversed(tree(batch_id)[-TOGETHER:]):
-        ids = list(rows.jobs().filter(batch=key).values_list("pk", flat=True)[: rows.CHUNK])
-        if len(ids) == rows.CHUNK:
+        ids = list(database.jobs().filter(batch=key).values_list("pk", flat=True)[: database.CHUNK])
+        if len(ids) == database.CHUNK:
             if _mark(key, skip_locked=True):
-                rows.jobs().filter(pk__in=ids)._raw_delete(rows.alias())
+                database.jobs().filter(pk__in=ids)._raw_delete(database.alias())
             return
         _delete_one(key, skip_locked=True)
 
@@ -136,15 +140,15 @@ def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
     that waits, pause and deadlines pass over it, and it cannot end while jobs are pending.
     """
     now = timezone.now()
-    with rows.atomic():
-        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+    with database.atomic():
+        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None:
             return False
-        if rows.batches().filter(BEING_DELETED, pk=batch_id).exists():
+        if database.batches().filter(BEING_DELETED, pk=batch_id).exists():
             return True
         if reason := _why_not(batch, ended_before):
             raise BatchError(f"{reason} Nothing was deleted.")
-        rows.batches().filter(pk=batch_id).update(
+        database.batches().filter(pk=batch_id).update(
             status=BatchStatus.CANCELLED,
             finished_at=None,
             cancelled_at=batch.cancelled_at or now,
@@ -161,7 +165,7 @@ def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
 
 
 def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
-    if rows.batches().filter(_WAITED_FOR, pk=batch.pk).exists():
+    if database.batches().filter(_WAITED_FOR, pk=batch.pk).exists():
         return f"The job that opened batch {batch.pk} takes its outcome: wait until that job has ended."
     if not batch.finished_at:
         return f"Batch {batch.pk} has not ended: cancel it and wait."
@@ -174,10 +178,11 @@ def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
 
 def _delete_jobs(batch_id: UUID) -> int:
     """Deletes the jobs of a batch by ranges of their positions, each in a transaction of its own; returns how many."""
-    jobs = rows.jobs().filter(batch=batch_id)
+    jobs = database.jobs().filter(batch=batch_id)
     last = jobs.order_by("-position").values_list("position", flat=True).first()
     # A range that goes on, not "the next ones": that would walk past everything deleted before, for each chunk again.
-    starts = range(0, 0 if last is None else last + 1, rows.CHUNK)
+    starts = range(0, 0 if last is None else last + 1, database.CHUNK)
     return sum(
-        jobs.filter(position__range=(start, start + rows.CHUNK - 1))._raw_delete(rows.alias()) for start in starts
+        jobs.filter(position__range=(start, start + database.CHUNK - 1))._raw_delete(database.alias())
+        for start in starts
     )

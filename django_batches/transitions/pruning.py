@@ -13,8 +13,10 @@ from django.db import IntegrityError, OperationalError
 from django.db.models import Q
 from django.db.models.deletion import ProtectedError, RestrictedError
 
+from .. import database
+from ..database import foreign_keys
 from ..exceptions import BatchError
-from . import deleting, holding, rows
+from . import deleting
 
 NOT_HELD = Q(open_callbacks=0, parent=None)
 """Of the ended batches those that nothing of our own still needs: a child batch goes with the batch above it."""
@@ -46,7 +48,7 @@ class Ended:
 
 def ended_before(status: str, before: datetime, after: Ended | None, limit: int) -> list[Ended]:
     """The batches that ended with `status` before that moment, the oldest first, from the one that follows `after`."""
-    found = rows.batches().filter(status=status, finished_at__lt=before).order_by("finished_at", "pk")
+    found = database.batches().filter(status=status, finished_at__lt=before).order_by("finished_at", "pk")
     if after:
         found = found.filter(finished_at__gte=after.finished_at)
         found = found.exclude(finished_at=after.finished_at, pk__lte=after.id)
@@ -57,9 +59,9 @@ def ended_before(status: str, before: datetime, after: Ended | None, limit: int)
 def free(ended: Iterable[Ended]) -> list[Ended]:
     """Those of them that may go: no callback is open, no batch above has them, no row of the project holds them."""
     by_id = {batch.id: batch for batch in ended}
-    ids = holding.unheld(rows.batches().filter(NOT_HELD, pk__in=list(by_id)))
-    below = rows.batches().filter(parent__batch__in=ids).values_list("parent__batch", flat=True)
-    of_callbacks = rows.batches().filter(parent__callback_of__in=ids).values_list("parent__callback_of", flat=True)
+    ids = foreign_keys.unheld(database.batches().filter(NOT_HELD, pk__in=list(by_id)))
+    below = database.batches().filter(parent__batch__in=ids).values_list("parent__batch", flat=True)
+    of_callbacks = database.batches().filter(parent__callback_of__in=ids).values_list("parent__callback_of", flat=True)
     tops = {*below, *of_callbacks}
     return sorted(replace(by_id[key], has_children=key in tops) for key in ids)
 
@@ -89,13 +91,13 @@ def prune(group: list[Ended], before: datetime, *, in_one_go: bool = True) -> in
         for batch in group:
             if batch.has_children and not _is_free(deleting.tree(batch.id)):
                 return 0
-            is_quick = batch.total <= rows.CHUNK and not batch.has_children
+            is_quick = batch.total <= database.CHUNK and not batch.has_children
             if in_one_go:
                 deleting.delete(batch.id, before)
             elif deleting.begin(batch.id, before, skip_locked=True) and is_quick:
                 deleting.go_on_with(batch.id)
     except OperationalError as error:
-        if not rows.was_held(error):
+        if not database.was_held(error):
             raise
         return sum(prune([batch], before, in_one_go=in_one_go) for batch in group) if len(group) > 1 else 0
     except (BatchError, ProtectedError, RestrictedError, IntegrityError):
@@ -104,8 +106,8 @@ def prune(group: list[Ended], before: datetime, *, in_one_go: bool = True) -> in
 
 
 def _prune_together(group: list[Ended], before: datetime, in_one_go: bool) -> int:
-    with rows.atomic() if in_one_go else rows.impatient():
-        locked = rows.lock_batches([batch.id for batch in group], skip_locked=True)
+    with database.atomic() if in_one_go else database.impatient():
+        locked = database.lock_batches([batch.id for batch in group], skip_locked=True)
         ended = {key for key, batch in locked.items() if batch.finished_at and batch.finished_at < before}
         # Judged again under the locks: a callback may have been put back, a row of the project added.
         ids = [batch.id for batch in free(batch for batch in group if batch.id in ended) if batch.is_small]
@@ -116,4 +118,4 @@ def _prune_together(group: list[Ended], before: datetime, in_one_go: bool) -> in
 
 def _is_free(tree: list[UUID]) -> bool:
     """Whether no row of the project holds a batch of the tree."""
-    return len(holding.unheld(rows.batches().filter(pk__in=tree))) == len(tree)
+    return len(foreign_keys.unheld(database.batches().filter(pk__in=tree))) == len(tree)

@@ -14,10 +14,11 @@ from uuid import UUID
 from django.db import IntegrityError, OperationalError
 from django.utils import timezone
 
+from .. import database
 from ..exceptions import BatchError
 from ..states import BATCH_ENDED
-from . import counting, rows
-from .counting import Tally
+from . import finishing
+from .finishing import Tally
 
 logger = logging.getLogger("django_batches")
 
@@ -25,17 +26,17 @@ _COUNTED = f"""
 SELECT b.id, b.pending, b.succeeded, b.failed, b.cancelled, b.in_flight, b.open_callbacks, b.total,
   COALESCE(j.pending, 0), COALESCE(j.succeeded, 0), COALESCE(j.failed, 0), COALESCE(j.cancelled, 0),
   COALESCE(j.in_flight, 0),
-  (SELECT COUNT(*) FROM {rows.JOB} c WHERE c.callback_of_id = b.id
+  (SELECT COUNT(*) FROM {database.JOB} c WHERE c.callback_of_id = b.id
    AND c.status NOT IN ('succeeded', 'failed', 'cancelled')),
   COALESCE(j.total, 0)
-FROM {rows.BATCH} b LEFT JOIN (
+FROM {database.BATCH} b LEFT JOIN (
   SELECT batch_id, COUNT(*) AS total,
     SUM(CASE WHEN status NOT IN ('succeeded', 'failed', 'cancelled') THEN 1 ELSE 0 END) AS pending,
     SUM(CASE WHEN status = 'succeeded' THEN 1 ELSE 0 END) AS succeeded,
     SUM(CASE WHEN status = 'failed' THEN 1 ELSE 0 END) AS failed,
     SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END) AS cancelled,
     SUM(CASE WHEN status IN ('queued', 'running') THEN 1 ELSE 0 END) AS in_flight
-  FROM {rows.JOB} WHERE batch_id = %s GROUP BY batch_id
+  FROM {database.JOB} WHERE batch_id = %s GROUP BY batch_id
 ) j ON j.batch_id = b.id WHERE b.id = %s AND NOT (b.finished_at IS NULL AND b.status NOT IN ('open', 'running'))
 """
 _repairs = 0
@@ -47,8 +48,8 @@ def drift(batch_id: UUID) -> dict[str, int]:
 
     Empty also for a batch whose deletion has begun: its rows go in chunks.
     """
-    key = rows.parameter(batch_id)
-    found = rows.execute(_COUNTED, [key, key])
+    key = database.parameter(batch_id)
+    found = database.execute(_COUNTED, [key, key])
     if not found:
         return {}
     kept, counted = found[0][1:8], found[0][8:]
@@ -59,8 +60,8 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
     """Sets the counters to what the rows say, where they still differ under the lock; logs an ERROR if so."""
     if not drift(batch_id):
         return False
-    with rows.atomic():
-        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+    with database.atomic():
+        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         # Looked at again: outcomes may have been committed between the statement above and the lock.
         found = drift(batch_id) if batch else {}
         if batch is None or not found:
@@ -69,8 +70,8 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
         changes: dict[str, Any] = {name: getattr(batch, name) + by for name, by in found.items()}
         for name, value in changes.items():
             setattr(batch, name, value)
-        rows.batches().filter(pk=batch_id).update(**changes)
-        counting.write([Tally(batch)], timezone.now())
+        database.batches().filter(pk=batch_id).update(**changes)
+        finishing.write([Tally(batch)], timezone.now())
     global _repairs
     _repairs += 1
     return True
@@ -85,7 +86,7 @@ def mending(batch_id: UUID) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if not rows.was_held(error):
+        if not database.was_held(error):
             raise
         logger.warning("A step for batch %s waits for a row that somebody holds locked.", batch_id)
     except (BatchError, IntegrityError) as error:
@@ -102,15 +103,15 @@ def repairs() -> int:
 
 def to_check(recent: timedelta = timedelta(minutes=10), limit: int = 200) -> list[UUID]:
     """The batches that run, and those that ended lately: whose counters are worth a look."""
-    alive = rows.batches().filter(finished_at=None).order_by("-pk")
-    ended = rows.batches().filter(status__in=BATCH_ENDED, finished_at__gt=timezone.now() - recent).order_by("-pk")
+    alive = database.batches().filter(finished_at=None).order_by("-pk")
+    ended = database.batches().filter(status__in=BATCH_ENDED, finished_at__gt=timezone.now() - recent).order_by("-pk")
     found = [*alive.values_list("pk", flat=True)[:limit], *ended.values_list("pk", flat=True)[:limit]]
     return sorted(found, reverse=True)[:limit]
 
 
 def to_end() -> list[UUID]:
     """Batches that have nothing pending and were not ended with their last job: there should be none."""
-    stuck = rows.batches().filter(finished_at=None, pending=0, retry_position=None)
+    stuck = database.batches().filter(finished_at=None, pending=0, retry_position=None)
     return list(stuck.exclude(sealed_at=None, cancelled_at=None).values_list("pk", flat=True)[:100])
 
 
@@ -118,9 +119,9 @@ def end_what_can_end() -> int:
     """Ends the batches of `to_end`; returns how many."""
     count = 0
     for batch_id in to_end():
-        with rows.atomic():
-            batch = rows.lock_batches([batch_id], skip_locked=True).get(batch_id)
-            if batch is not None and counting.can_end(batch):
-                counting.write([Tally(batch)], timezone.now())
+        with database.atomic():
+            batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
+            if batch is not None and finishing.can_end(batch):
+                finishing.write([Tally(batch)], timezone.now())
                 count += 1
     return count

@@ -10,9 +10,10 @@ from uuid import UUID
 from django.db.models import Count, Sum
 from django.db.models.functions import Length
 
+from .. import database
 from ..conf import settings
 from ..states import Event
-from . import counting, rows
+from . import finishing
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -27,9 +28,9 @@ def pages(batch_id: UUID) -> Iterator[list[str | None]]:
     No cursor that gives them as they are asked for: it would live in a session of PostgreSQL, and behind a PgBouncer
     that pools transactions another session is asked for the next page.
     """
-    after, key = -1, rows.parameter(batch_id)
-    while page := rows.execute(
-        f"SELECT position, result_text FROM {rows.JOB}"
+    after, key = -1, database.parameter(batch_id)
+    while page := database.execute(
+        f"SELECT position, result_text FROM {database.JOB}"
         " WHERE batch_id = %s AND position > %s ORDER BY position LIMIT %s",
         [key, after, PAGE],
     ):
@@ -41,15 +42,15 @@ def pages(batch_id: UUID) -> Iterator[list[str | None]]:
 
 def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
     """The results of succeeded batches: of the first success callback, or the list of those of the jobs."""
-    batches = list(rows.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"))
+    batches = list(database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"))
     with_callback = [batch.pk for batch in batches if _has_callback(batch)]
-    firsts = rows.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
+    firsts = database.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
     found = {
         (key, number): text
         for key, number, text in (firsts.values_list("callback_of", "round", "result_text") if with_callback else ())
     }
     texts: dict[UUID, list[str]] = {batch.pk: [] for batch in batches if not _has_callback(batch)}
-    jobs = rows.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
+    jobs = database.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
     for key, text in jobs.values_list("batch_id", "result_text") if texts else ():
         texts[key].append(text or "null")
     lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
@@ -59,11 +60,11 @@ def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
 def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
     """Batches whose list of results would be above MAX_PAYLOAD, with the reason."""
     limit = settings().MAX_PAYLOAD
-    batches = rows.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks")
+    batches = database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks")
     lists = [batch.pk for batch in batches if not _has_callback(batch)]
     if not lists:
         return {}
-    sizes = rows.jobs().filter(batch__in=lists).order_by().values("batch_id")
+    sizes = database.jobs().filter(batch__in=lists).order_by().values("batch_id")
     return {
         size["batch_id"]: (
             f"The results of its child batch have {size['bytes']} bytes in all, above MAX_PAYLOAD ({limit}): give it "
@@ -75,4 +76,4 @@ def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
 
 
 def _has_callback(batch: "Batch") -> bool:
-    return counting.registers(batch, Event.SUCCESS)
+    return finishing.registers(batch, Event.SUCCESS)

@@ -13,12 +13,13 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from .. import database
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
-from . import counting, repairing, rows
-from .counting import Tally
+from . import finishing, repairing
 from .creating import poke_on_commit
-from .reopening import WAITING_AGAIN, Below, climb, put_back, reopen
+from .finishing import Tally
+from .rounds import WAITING_AGAIN, Below, climb, put_back, reopen
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -55,7 +56,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     Returns how many rows of this batch this call put back; what is below them follows. Two calls at once share the
     work. Raises `BatchCancelled` while a cancel is under way here or where a batch above was cancelled.
     """
-    with rows.atomic():
+    with database.atomic():
         batch = _lock(batch_id)
         if batch is None or not (_join(batch, include_cancelled) or _begin(batch, include_cancelled)):
             return 0
@@ -73,8 +74,8 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
 
 def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
     """One chunk of a retry of all failed jobs: how many rows it put back, and whether there are more."""
-    with rows.atomic():
-        batch = rows.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+    with database.atomic():
+        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         return (0, False) if batch is None else _next_chunk(batch)
 
 
@@ -83,19 +84,19 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
         return 0, False
     total, more = 0, False
     if not batch.finished_at:
-        failed = rows.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
+        failed = database.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
         chunk = _chunk(failed.filter(position__gte=batch.retry_position))
         total, held = _put_back(batch, chunk, batch.retry_cancelled)
-        more = held is not None or len(chunk) == rows.CHUNK
+        more = held is not None or len(chunk) == database.CHUNK
         last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
     if not more:
         chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
         callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
         total, more, last = total + callbacks, held is not None, batch.total
     batch.retry_position = last if more else None
-    rows.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
+    database.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
     if not more:
-        counting.write([Tally(batch)], timezone.now())
+        finishing.write([Tally(batch)], timezone.now())
     poke_on_commit()
     return total, more
 
@@ -106,7 +107,7 @@ def carry_all_on() -> None:
     For `rows.LONG` at most; the next call goes on.
     """
     seen: set[UUID] = set()
-    until = time.monotonic() + rows.LONG
+    until = time.monotonic() + database.LONG
     while new := set(unfinished()) - seen:
         for batch_id in new:
             with repairing.mending(batch_id):
@@ -118,7 +119,7 @@ def carry_all_on() -> None:
 
 def unfinished() -> list[UUID]:
     """Batches whose retry was cut off half-way, or is under way elsewhere."""
-    found = rows.batches().filter(retry_position__isnull=False)
+    found = database.batches().filter(retry_position__isnull=False)
     return list(found.values_list("pk", flat=True)[:LIMIT])
 
 
@@ -129,7 +130,7 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     """
     # The keys of a slice once: asked again after the first of them are put back, it would give the next ones.
     keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
-    again = rows.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
+    again = database.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
     jobs, callbacks = again.filter(batch__isnull=False), again.filter(batch=None)
     total = 0
     for batch_id in list(jobs.order_by().values_list("batch_id", flat=True).distinct()):
@@ -142,7 +143,7 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
 def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
     total, position, deadline = 0, 0, time.monotonic() + PATIENCE
     while True:
-        with rows.atomic():
+        with database.atomic():
             batch = _lock(batch_id)
             chunk = _chunk(chosen.filter(position__gte=position))
             if batch is None or not chunk:
@@ -154,7 +155,7 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
                 climb(batch)
                 poke_on_commit()
             else:
-                transaction.set_rollback(True, using=rows.alias())
+                transaction.set_rollback(True, using=database.alias())
         total += count
         position = held.position if held else chunk[-1].position + 1
         if held and not count:
@@ -166,14 +167,14 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
 def _begin(batch: "Batch", include_cancelled: bool) -> bool:
     """Marks the batch as being retried from its first row on; False where there is nothing to retry."""
     include_cancelled = include_cancelled or batch.gave_up
-    if rows.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
+    if database.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
         batch.retry_position, batch.retry_cancelled = 0, include_cancelled
         reopen(batch)
         return True
     if not _failed_callbacks(batch, include_cancelled).exists():
         return False
     batch.retry_position = 0
-    rows.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=include_cancelled)
+    database.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=include_cancelled)
     return True
 
 
@@ -181,12 +182,12 @@ def _join(batch: "Batch", include_cancelled: bool) -> bool:
     """Whether a retry is under way; where this one asks for more, that begins again at the first row."""
     if batch.retry_position is not None and include_cancelled and not batch.retry_cancelled:
         batch.retry_position, batch.retry_cancelled = 0, True
-        rows.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=True)
+        database.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=True)
     return batch.retry_position is not None
 
 
 def _lock(batch_id: UUID) -> "Batch | None":
-    batch = rows.lock_batches([batch_id]).get(batch_id)
+    batch = database.lock_batches([batch_id]).get(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
         raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
     return batch
@@ -197,11 +198,11 @@ def _statuses(include_cancelled: bool) -> list[JobStatus]:
 
 
 def _failed_callbacks(batch: "Batch", include_cancelled: bool) -> "QuerySet[BatchJob]":
-    return rows.jobs().filter(callback_of=batch, round=batch.round, status__in=_statuses(include_cancelled))
+    return database.jobs().filter(callback_of=batch, round=batch.round, status__in=_statuses(include_cancelled))
 
 
 def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
-    return list(failed.only(*_NEEDED).order_by("position")[: rows.CHUNK])
+    return list(failed.only(*_NEEDED).order_by("position")[: database.CHUNK])
 
 
 def _put_back(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":

@@ -15,15 +15,15 @@ from django.db import Error, connections
 from redis.exceptions import RedisError
 from rq.timeouts import JobTimeoutException
 
-from ..connection import client
-from ..execution import HELD_UP, is_current, perform, record_directly, unreadable
-from ..message import Message
-from ..outcomes import Kind, Outcome
-from ..scripts import Scripts, Taken
-from .board import Board, Occupant
-from .hygiene import Hygiene
-from .ordinary import OrdinaryJobs
+from ..execution.runner import HELD_UP, is_current, perform, record_directly, unreadable
+from ..transport.client import client
+from ..transport.message import Message
+from ..transport.outcomes import Kind, Outcome
+from ..transport.scripts import Scripts, Taken
+from .cleanup import Hygiene
 from .processes import resident
+from .rq_jobs import OrdinaryJobs
+from .slots import Board, Occupant
 
 logger = logging.getLogger("django_batches")
 

@@ -12,8 +12,8 @@ from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.version import VERSION
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
-from ..connection import Keys, known_queues
-from ..scripts import stamp
+from ..transport.client import Keys, known_queues
+from ..transport.scripts import stamp
 
 TTL = 90
 """Seconds after which a worker of a lost host is gone from RQ's lists."""

@@ -21,16 +21,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from ..connection import client, poke
 from ..coordinator.loop import Coordinator, Every
-from ..outcomes import Kind
-from ..scripts import Scripts
-from . import chores, ordinary
-from .board import Board
-from .bursting import Burst
+from ..transport.client import client, poke
+from ..transport.outcomes import Kind
+from ..transport.scripts import Scripts
+from . import rq_jobs, rq_maintenance
+from .burst import Burst
 from .executor import Executor, Post
 from .processes import fork, resident, warn_of_threads
 from .registration import Registration
+from .slots import Board
 
 logger = logging.getLogger("django_batches")
 
@@ -183,7 +183,7 @@ class Supervisor:
         return any(self._board.read(slot) for slot in range(self._plan.workers))
 
     def _do_chores(self, slot: int) -> None:
-        chores.run(self._plan.queues, lambda: self._board.should_stop(slot))
+        rq_maintenance.run(self._plan.queues, lambda: self._board.should_stop(slot))
 
     def _reap(self) -> None:
         while True:
@@ -300,7 +300,7 @@ class Supervisor:
         job = self._board.read(child.slot)
         if command in ("stop-job", "stop-execution"):
             if job and job.rq_id == asked and not job.timeout:
-                os.kill(child.pid, ordinary.STOP)
+                os.kill(child.pid, rq_jobs.STOP)
             elif job and job.rq_id == asked:
                 self._kill(child, Kind.STOPPED, "it was stopped on request.", asked)
         elif command == "kill-horse":

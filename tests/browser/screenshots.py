@@ -15,10 +15,10 @@ from django.urls import reverse
 from django.utils import timezone
 from PIL import Image
 
-from django_batches.connection import Keys, client
+from django_batches import database
 from django_batches.models import Batch, FailureGroup, TimeBucket
-from django_batches.outcomes import fingerprint
-from django_batches.transitions import rows
+from django_batches.transport.client import Keys, client
+from django_batches.transport.outcomes import fingerprint
 from tests.admin_data import batch_of, batchworker_is_there, child_of, new_callback
 from tests.browser.chromium import browser
 
@@ -106,7 +106,7 @@ def fill():
     new_callback(main, "failure", "shop.tasks.tell_the_photographer", status="succeeded", attempts=1,
                  worker="web-1:batch.2", started_at=now - timedelta(minutes=5), finished_at=now - timedelta(minutes=5),
                  result_text="null")  # fmt: skip
-    rows.batches().filter(pk=main.pk).update(
+    database.batches().filter(pk=main.pk).update(
         first_failure=main.jobs.filter(status="failed").values_list("pk", flat=True)[0]
     )
     main.refresh_from_db()
@@ -132,11 +132,11 @@ def fill_tree():
             counts = {"created": 40, "is_paused": True} if place else {"succeeded": 61, "running": 3}
             deeper = child_of(inner, f"Chunk {place + 1} of {name}", queue="imports", **counts, **ago)
             if not place:
-                rows.jobs().filter(batch=deeper, position=62).update(status="waiting", waited_at=now)
+                database.jobs().filter(batch=deeper, position=62).update(status="waiting", waited_at=now)
                 child_of(deeper.jobs.get(position=62), "Lookup of time zones", queue="imports", running=1, **ago)
     failed = top.jobs.get(status="failed")
-    rows.jobs().filter(batch=top).update(func="shop.tasks.import_region")
-    rows.jobs().filter(pk=failed.pk).update(error_type="django_batches.child_failed", traceback="", dispatch=1,
+    database.jobs().filter(batch=top).update(func="shop.tasks.import_region")
+    database.jobs().filter(pk=failed.pk).update(error_type="django_batches.child_failed", traceback="", dispatch=1,
         error="Its child batch “Cities of Oceania” failed.")  # fmt: skip
     failed.refresh_from_db()
     child_of(failed, "Cities of Oceania", succeeded=118, failed=2, queue="imports", **ago)
@@ -157,7 +157,7 @@ def tell_failures(batch, now):
             f'  File "/srv/shop/{file}", line {line}, in upload_image\n    image = prepare(photograph, size)\n'
             f"            ^^^^^^^^^^^^^^^^^^^^^^^^^\n{error_type}: {text.partition(': ')[2]}"
         )
-        rows.jobs().filter(pk__in=keys).update(
+        database.jobs().filter(pk__in=keys).update(
             func="shop.tasks.upload_image", arguments='[[4117],{"size":"large"}]', attempts=3, max_attempts=3,
             error_type=error_type, error=text, traceback=traceback, fingerprint=mark,
             started_at=now - timedelta(minutes=4, seconds=2), finished_at=now - timedelta(minutes=4),

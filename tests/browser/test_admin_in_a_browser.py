@@ -8,15 +8,14 @@ from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import expect
 
-from django_batches import Batch
+from django_batches import Batch, database
 from django_batches.models import FailureGroup
-from django_batches.transitions import rows
 from django_batches.views import LIMIT
 
 from .. import tasks
+from ..admin.test_admin import PAYLOADS
 from ..admin_data import batch_of, child_of, new_callback, user_with
 from ..processes import wait_until
-from ..test_admin import PAYLOADS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -216,8 +215,8 @@ def test_the_page_of_a_batch_that_runs_is_drawn_anew_but_not_under_the_reader(br
     page.goto(page_of(batch))
     panel = page.locator("[data-batch-panel=callbacks]")
     panel.locator("summary").click()
-    rows.jobs().filter(pk=callback.pk).update(error="Other: no")
-    rows.batches().filter(pk=batch.pk).update(is_paused=True)
+    database.jobs().filter(pk=callback.pk).update(error="Other: no")
+    database.batches().filter(pk=batch.pk).update(is_paused=True)
     expect(page.locator("[data-batch-panel=why]")).to_contain_text("It is paused.")
     expect(badge_of(page, batch)).to_contain_text("paused")
     expect(panel).to_contain_text("Down: no")
@@ -290,7 +289,7 @@ def test_more_bars_than_one_request_may_ask_for_take_turns(browse, site):
     page.on("request", lambda request: asked.append(request.url.count("id=")) if LIVE.search(request.url) else None)
     with page.expect_response(LIVE):
         page.goto(reverse("uploads"))
-    rows.batches().filter(pk=batches[-1].pk).update(is_paused=True)
+    database.batches().filter(pk=batches[-1].pk).update(is_paused=True)
     expect(badge_of(page, batches[-1])).to_contain_text("paused")
     assert page.locator("[data-batch-live]").count() == len(batches)
     assert asked[:2] == [LIMIT, 5]
@@ -337,7 +336,7 @@ def test_thirty_payloads_in_every_field_never_run(browse, root, settings):
         batch = batch_of(payload, failed=1, running=1, queue=payload[:100], metadata={payload: payload})
         FailureGroup.objects.filter(batch=batch).update(error_type=payload, sample=payload, fingerprint=payload[:16])
         texts = {"func": payload, "error": payload, "error_type": payload, "traceback": payload, "worker": payload}
-        rows.jobs().filter(batch=batch).update(
+        database.jobs().filter(batch=batch).update(
             **texts,
             arguments=f'[["{payload}"],{{}}]',
             result_text=payload,

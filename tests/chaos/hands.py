@@ -9,7 +9,7 @@ from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job
 
-from django_batches.connection import Keys
+from django_batches.transport.client import Keys
 
 MOST = 6
 """Jobs that are changed at a time."""

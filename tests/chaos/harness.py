@@ -16,7 +16,7 @@ import psycopg
 from django.core.management import call_command
 from django.db import connections
 
-from django_batches.outcomes import Outcome
+from django_batches.transport.outcomes import Outcome
 
 from . import history, ledger
 from .evidence import HITTING, STARVING, Child, Evidence, Row

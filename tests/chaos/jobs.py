@@ -8,7 +8,7 @@ from pathlib import Path
 from zlib import crc32
 
 from django_batches import Batch, current_batch
-from django_batches.context import running
+from django_batches.models.context import running
 
 from . import ledger
 

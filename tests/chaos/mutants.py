@@ -56,7 +56,7 @@ MUTANTS = [
     ),
     Mutant(
         "an outcome applies whatever the status of its row",
-        "transitions/writing.py",
+        "transitions/job_updates.py",
         " AND status IN ({among}) RETURNING",
         " RETURNING",
         "--seconds 20 --points 20 --match 'coordinator: XDEL.*before|executor: EVALSHA.*twice'",
@@ -64,10 +64,10 @@ MUTANTS = [
     Mutant(
         "outcomes are deleted before they are committed",
         "coordinator/record.py",
-        "        recorded = recording.record(outcomes, self._lease, claims=claims)",
+        "        recorded = applying.record(outcomes, self._lease, claims=claims)",
         "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
-        "        recorded = recording.record(outcomes, self._lease, claims=claims)",
-        "--seconds 25 --points 20 --match 'coordinator: .*(recording|writing|counting).*before'",
+        "        recorded = applying.record(outcomes, self._lease, claims=claims)",
+        "--seconds 25 --points 20 --match 'coordinator: .*(applying|job_updates|finishing).*before'",
     ),
     Mutant(
         "an outcome that could not be told is not told again",
@@ -85,14 +85,14 @@ MUTANTS = [
     ),
     Mutant(
         "Redis takes pushes of a former book-keeper",
-        "scripts/push.lua",
+        "transport/scripts/push.lua",
         "if token < newest then return -1 end\n",
         "",
         "--seconds 50 --points 60 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
     ),
     Mutant(
         "that an event was told is not noted",
-        "transitions/counting.py",
+        "transitions/finishing.py",
         "        batch.failure_round = batch.round\n",
         "",
         "--seconds 8 --only none",
@@ -100,7 +100,7 @@ MUTANTS = [
     Mutant(
         "jobs and their count are written in two transactions",
         "transitions/creating.py",
-        _FEW + "    with rows.atomic():\n        batch = _grow(",
+        _FEW + "    with database.atomic():\n        batch = _grow(",
         "    if True:\n        batch = _grow(",
         "--seconds 15 --points 20 --match 'creator: UPDATE in transitions.creating._grow (killed|failed) after'",
     ),

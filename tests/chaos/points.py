@@ -19,7 +19,7 @@ WANTED = "CHAOS_POINTS"
 HANG = 12.0
 """Seconds, longer than it takes with the short times to find another book-keeper, who gives up what was lost."""
 MODES = ("killed before", "killed after", "failed before", "failed after", "hung before", "done twice")
-PASSED_OVER = ("transitions.rows", "transitions.inserting", "connection", "scripts._Direct")
+PASSED_OVER = ("database", "transport.client", "transport.scripts._Direct")
 """Modules of ours that ask on behalf of others."""
 
 
@@ -148,4 +148,4 @@ if os.environ.get(WANTED):
     from redis.client import Pipeline
     from redis.exceptions import TimeoutError as RedisTimeout
 
-    from django_batches import scripts
+    from django_batches.transport import scripts

@@ -34,7 +34,7 @@ def shorten() -> None:
         (loop, "SECOND_LOOK", 2.5),
         (reconcile, "SECOND_LOOK", 2.5),
         (supervisor, "RENEW", 1.5),
-        (chores, "UPKEEP", 3.0),
+        (rq_maintenance, "UPKEEP", 3.0),
     ):
         assert hasattr(module, name), f"{module.__name__} has no {name} any more"
         setattr(module, name, seconds)
@@ -69,9 +69,9 @@ def put_clock_wrong(seconds: float) -> None:
 if __name__ == "__main__":
     import time_machine
 
-    from django_batches import scripts
     from django_batches.coordinator import lease, loop, reconcile
-    from django_batches.worker import chores, supervisor
+    from django_batches.transport import scripts
+    from django_batches.worker import rq_maintenance, supervisor
 
     if IS_SHORT:
         shorten()

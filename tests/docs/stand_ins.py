@@ -7,7 +7,7 @@ import ast
 import builtins
 from contextlib import contextmanager
 
-from django_batches import functions
+from django_batches.calls import functions
 
 VERBS = {"enqueue", "map", "starmap", "aenqueue", "amap", "astarmap"}
 VERBS |= {"on_success", "on_failure", "on_finish", "on_attempted"}

@@ -10,11 +10,11 @@ import pytest
 from django.conf import LazySettings
 from django.core.management import get_commands, load_command_class
 
-from django_batches.adding import Adder
+from django_batches.calls.options import exponential
 from django_batches.conf import settings as ours
 from django_batches.management.commands.batches import VERBS
 from django_batches.models import Batch, BatchJob
-from django_batches.options import exponential
+from django_batches.models.adding import Adder
 
 from .pages import ROOT, blocks, pages
 

@@ -9,9 +9,9 @@ import pytest
 from django.core.management import load_command_class
 
 from django_batches import conf, exceptions
-from django_batches.health import Health
 from django_batches.management.commands.batches import VERBS
 from django_batches.models import Batch
+from django_batches.monitoring.health import Health
 
 from .pages import DOCS, README, ROOT, table
 
@@ -68,7 +68,7 @@ def test_every_question_about_health_is_told():
 
 
 def test_every_metric_is_told():
-    source = (ROOT / "django_batches" / "metrics.py").read_text()
+    source = (ROOT / "django_batches" / "monitoring" / "metrics.py").read_text()
     names = set(re.findall(r'"(django_batches_\w+)"', source))
     rows = table(DOCS / "guides" / "monitoring.md", "## Prometheus")
     told = {unquoted(row[0]).partition("{")[0].removesuffix("_total") for row in rows}
@@ -112,7 +112,7 @@ def fixed_words(text):
 
 def test_everything_that_the_diagnosis_says_is_told():
     page = (DOCS / "operations.md").read_text()
-    said = [text for path in sorted((ROOT / "django_batches" / "diagnosis").glob("*.py")) for text in findings(path)]
+    said = [text for path in sorted((ROOT / "django_batches" / "monitoring").glob("*.py")) for text in findings(path)]
     assert len(said) > 15
     assert [text for text in said if fixed_words(text) not in page] == []
 

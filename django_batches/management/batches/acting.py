@@ -11,10 +11,10 @@ from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 
 from ...conf import settings
-from ...connection import client
 from ...exceptions import BatchError
 from ...models import Batch, BatchJob
-from ...wording import number
+from ...monitoring.formatting import number
+from ...transport.client import client
 from .naming import add_batches, find, find_all, titled
 from .verb import Verb, add_json, printable
 

@@ -13,15 +13,15 @@ from django.utils import timezone
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ...audit import audit
 from ...conf import OLDEST, settings
-from ...connection import ask_to_look, client
 from ...coordinator import reconcile
-from ...diagnosis import is_there, keeper
 from ...models import Batch
+from ...monitoring.diagnosis import is_there, keeper
+from ...monitoring.dry_run import audit
+from ...monitoring.formatting import duration, number
 from ...transitions import pruning, repairing
 from ...transitions.pruning import Ended
-from ...wording import duration, number
+from ...transport.client import ask_to_look, client
 from .naming import titled
 from .verb import GAP, Verb, add_json
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from ...diagnosis import Finding, stuck
 from ...models import Batch
-from ...progress import snapshots
+from ...monitoring.backlog import unsettled
+from ...monitoring.diagnosis import Finding, stuck
+from ...monitoring.formatting import number
+from ...monitoring.progress import snapshots
 from ...states import BatchStatus
-from ...vitals import unsettled
-from ...wording import number
 from .naming import short
 from .verb import GAP, Verb, add_json, aligned, cut, printable
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from ...family import COUNTED, Child, Opener, above, children
 from ...models import Batch
-from ...wording import number
+from ...monitoring.formatting import number
+from ...monitoring.tree import COUNTED, Child, Opener, above, children
 from .naming import short, titled
 from .verb import printable
 

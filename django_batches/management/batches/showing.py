@@ -8,12 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from ...diagnosis import Finding, why
-from ...masking import masked_value
+from ...calls.masking import masked_value
 from ...models import Batch, BatchJob
-from ...progress import is_overdue, snapshots, summary
+from ...monitoring.diagnosis import Finding, why
+from ...monitoring.formatting import duration, number, pauses
+from ...monitoring.progress import is_overdue, snapshots, summary
 from ...states import JobStatus
-from ...wording import duration, number, pauses
 from .listing import data
 from .naming import find, titled
 from .relatives import Relatives

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
-from ... import health, metrics
+from ...monitoring import health, metrics
 from .verb import Verb, add_json, aligned, cut, printable
 
 

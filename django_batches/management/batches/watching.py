@@ -9,11 +9,11 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.utils import timezone
 
-from ...diagnosis import why
 from ...models import Batch
-from ...progress import WIDTH, segments, snapshots
+from ...monitoring.diagnosis import why
+from ...monitoring.formatting import number
+from ...monitoring.progress import WIDTH, segments, snapshots
 from ...states import BatchStatus, JobStatus
-from ...wording import number
 from .naming import add_batches, find_all, short, titled
 from .verb import GAP, Verb, cut, printable, stamp
 

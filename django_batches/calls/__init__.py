@@ -1,0 +1,1 @@
+"""Everything that validates one call: its function, arguments and options."""

@@ -1,0 +1,173 @@
+"""JSON text for arguments and results, and clean text for errors: what may be written to a row.
+
+The text is pure ASCII (everything else escaped), so no database can refuse it: PostgreSQL takes neither NUL nor lone
+surrogates in text, and a refused row would stop the bulk transaction of everybody else.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..conf import settings
+from .functions import is_masked
+from .masking import masked_json
+
+MAX_ERROR = 2_000
+"""Characters of an error message that are kept."""
+MAX_TRACEBACK = 32_000
+"""Characters of a traceback that are kept: its first and last half."""
+
+MAX_NAME = 200
+"""Characters of the name of a worker or of an exception type."""
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+"""Characters that no column of text takes on every database."""
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> str:
+    """The JSON text of a call's arguments.
+
+    `names` are the names of the positional arguments, for the message. Raises `TypeError` for a value that would not
+    come back equal, naming the argument and the fix, and `ValueError` for text above `MAX_PAYLOAD` bytes.
+    """
+    limit = settings().MAX_PAYLOAD
+    with _told("The arguments"):
+        for index, value in enumerate(args):
+            _check(value, names[index] if index < len(names) else f"argument {index + 1}")
+        for name, value in kwargs.items():
+            _check(value, name)
+        text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
+    if len(text) > limit:
+        raise ValueError(
+            f"The arguments are {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
+            "store the data and pass its key."
+        )
+    return text
+
+
+def dump_result(value: Any) -> str:
+    """The JSON text of a job's result; raises `TypeError` or `ValueError` as `dump_arguments` does."""
+    limit = settings().MAX_PAYLOAD
+    with _told("The result"):
+        _check(value, "the result")
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if len(text) > limit:
+        raise ValueError(
+            f"The result is {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
+            "store the data and return its key."
+        )
+    return text
+
+
+def check_metadata(value: Any) -> dict[str, Any]:
+    """The metadata of a batch as it may be stored; raises `TypeError` or `ValueError`."""
+    if not isinstance(value, dict):
+        raise TypeError(f"metadata: {value!r} is no dict.")
+    limit = settings().MAX_PAYLOAD
+    with _told("metadata"):
+        _check(value, "metadata")
+        text = json.dumps(value, allow_nan=False)
+    if len(text) > limit:
+        raise ValueError(
+            f"metadata: {len(text):,} bytes of JSON are more than MAX_PAYLOAD ({limit:,}): store the data."
+        )
+    if any(UNSTORABLE.search(text) for text in _strings(value)):
+        raise ValueError("metadata: it holds a NUL or a lone surrogate, which databases refuse: take it out.")
+    return value
+
+
+def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = json.loads(text)
+    return args, kwargs
+
+
+def masked(func: str, text: str, *, is_callback: bool = False) -> str:
+    """The JSON text of a call's arguments as it may be shown: without the values that `SENSITIVE_KWARGS` names.
+
+    `text` may be cut off at its end. Positional arguments are known by the signature of `func`, a dotted path; all of
+    them are masked where it cannot be found here.
+    """
+    leading = 1 if is_callback else 0
+    return masked_json(text, lambda part, index: part == 0 and is_masked(func, leading + index))
+
+
+def masked_result(text: str) -> str:
+    """The JSON text of a result as it may be shown."""
+    return masked_json(text)
+
+
+def clean(text: str, limit: int) -> str:
+    """`text` as every database takes it, with its middle cut out where it is longer than `limit` characters."""
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]}\n… {len(text) - limit:,} characters cut …\n{text[-half:]}"
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def clean_name(text: str) -> str:
+    """`text` for a column of `MAX_NAME` characters."""
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_NAME])
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What json or Python itself refuses, in words that name the fix."""
+    try:
+        yield
+    except RecursionError:
+        fix = "store the data and pass its key"
+        raise ValueError(f"{what}: lists or dicts hold themselves, or are nested too deeply: {fix}.") from None
+    except ValueError as error:
+        raise ValueError(f"{what}: JSON cannot carry a number so long ({error}): pass str(number).") from None
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        yield from value
+        for item in value.values():
+            yield from _strings(item)
+
+
+def _check(value: Any, name: str) -> None:
+    if value is None or isinstance(value, str | bool | int):
+        return
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{name}: {value} does not exist in JSON: pass None or a string.")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check(item, f"{name}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                fix = "pass str keys, or a list of pairs"
+                raise TypeError(f"{name}: the key {key!r} of the dict would come back as a string: {fix}.")
+            _check(item, f"{name}[{key!r}]")
+    else:
+        raise TypeError(f"{name}: {_described(value)} cannot be passed as JSON: {_fix(value, name)}.")
+
+
+def _described(value: Any) -> str:
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
+def _fix(value: Any, name: str) -> str:
+    if hasattr(value, "_meta") and hasattr(value, "pk"):
+        pk = f"{name}.pk" if name.isidentifier() else "its pk"
+        return f"pass {pk} and load the row in the job" if isinstance(value.pk, int) else f"pass str({pk})"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "store the data and pass its key, or encode it as base64"
+    if isinstance(value, set | frozenset):
+        return f"pass sorted({name})"
+    if hasattr(value, "isoformat"):
+        return f"pass {name}.isoformat()"
+    return f"pass str({name})"

@@ -1,0 +1,246 @@
+"""What may run as a job: module-level functions and Django Tasks of installed apps, by their dotted path.
+
+The path is judged twice: here when a job is added, and again in the worker, because a path that comes back from the
+database or from Redis is data. It is never imported before its module is known to be allowed (the class of
+CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
+from importlib import import_module
+from importlib.machinery import PathFinder
+from types import FunctionType
+from typing import Any, ParamSpec, Protocol, runtime_checkable
+
+from django.apps import apps
+
+from ..conf import SETTING, settings
+from ..exceptions import FunctionNotAllowed
+from .masking import MASK, is_sensitive, masked_value
+
+MAX_PATH = 255
+"""Characters of a dotted path, as the column has."""
+
+P = ParamSpec("P")
+_load_framework: Callable[[], Any]
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@runtime_checkable
+class TaskLike(Protocol[P]):
+    """A Task of `django.tasks` or of its backport, known by its shape: Django 5.2 alone has neither."""
+
+    @property
+    def func(self) -> Callable[..., object]: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def queue_name(self) -> str: ...
+    @property
+    def run_after(self) -> datetime | None: ...
+    @property
+    def takes_context(self) -> bool: ...
+    @property
+    def module_path(self) -> str: ...
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> object: ...
+
+
+Func = Callable[P, object] | TaskLike[P] | str
+"""What may be passed as a job: a function, a Task, or the dotted path of one.
+
+A verb that passes it on is a type error to mypy 2.4, which does not forward the parameters of a Protocol.
+"""
+
+
+def path_of(func: "Func[...]") -> str:
+    """The canonical dotted path of `func`; raises `FunctionNotAllowed` where it may not run as a job."""
+    if isinstance(func, str):
+        return _canonical(_import_checked(func), func)
+    return _canonical(func, getattr(func, "__qualname__", repr(func)))
+
+
+@cache
+def resolve(path: str) -> FunctionType:
+    """The function of a canonical path, that of a Task included.
+
+    Raises `FunctionNotAllowed`, or `ImportError` where it does not exist here.
+    """
+    function = _function_of(_found(path))
+    assert isinstance(function, FunctionType)
+    return function
+
+
+@cache
+def task_at(path: str) -> TaskLike[...] | None:
+    """The Task of a canonical path, None where it names a plain function; raises as `resolve` does."""
+    return as_task(_found(path))
+
+
+def as_task(func: Any) -> TaskLike[...] | None:
+    """`func` where it is a Task, else None."""
+    return func if not isinstance(func, FunctionType | str) and isinstance(func, TaskLike) else None
+
+
+def load_framework_by(load: Callable[[], Any]) -> None:
+    """Registers what imports `django_batches.tasks`; called once, when the app is ready."""
+    global _load_framework
+    _load_framework = load
+
+
+def framework() -> Any:
+    """`django_batches.tasks`, loaded when the first Task is met: it needs a framework that Django 5.2 lacks."""
+    return _load_framework()
+
+
+def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+    """Binds a call to the function's signature, as Python would; raises `TypeError` naming the call.
+
+    `leading` is how many arguments go before `args` (1 for a callback: the batch), besides the context of a Task that
+    takes it. Returns the names of the positional `args`.
+    """
+    signature, names, context = _signature(path)
+    before = [*context, *["batch"] * leading]
+    try:
+        signature.bind(*before, *args, **kwargs)
+    except TypeError as error:
+        call = _call(args, kwargs, lambda index: is_masked(path, leading + index))
+        shown = ", ".join(part for part in (*before, call) if part)
+        raise TypeError(f"{path}({shown}): {error}; its signature is {signature}.") from None
+    return names[len(before) :]
+
+
+@cache
+def _signature(path: str) -> tuple[inspect.Signature, list[str], list[str]]:
+    signature, task = inspect.signature(resolve(path)), task_at(path)
+    return signature, list(signature.parameters), ["context"] if task and task.takes_context else []
+
+
+def exists(path: str) -> bool:
+    """Whether there is a module for this path on this machine; it is not imported, since it may be forbidden."""
+    places: Sequence[str] | None = None
+    names = path.split(".")[:-1]
+    for index in range(len(names)):
+        spec = PathFinder.find_spec(".".join(names[: index + 1]), places)
+        if spec is None:
+            return names[0] in sys.builtin_module_names
+        places = spec.submodule_search_locations or []
+    return bool(names)
+
+
+def _found(path: str) -> Any:
+    """The function or Task at a canonical path, judged."""
+    module = path.rpartition(".")[0]
+    if not _is_allowed(module, path):
+        raise FunctionNotAllowed(_not_allowed(path, module))
+    func = _attribute(import_module(module), path)
+    if _canonical(func, path) != path:
+        raise FunctionNotAllowed(f"{path} is {_canonical(func, path)} by its own name: use that path.")
+    return func
+
+
+def _function_of(func: Any) -> Any:
+    task = as_task(func)
+    return func if task is None else task.func
+
+
+def is_masked(path: str, index: int) -> bool:
+    """Whether the value of a positional argument must not be shown, by the name of its parameter.
+
+    True where nobody can say: the function is not allowed, is not found here, or takes fewer arguments.
+    """
+    try:
+        signature, _, context = _signature(path)
+    except Exception:  # whatever a module of a user's does when it is imported
+        return bool(settings().SENSITIVE_KWARGS)
+    parameters = list(signature.parameters.values())[len(context) :]
+    places = [each for each in parameters if each.kind in _POSITIONAL]
+    rest = next((each for each in parameters if each.kind == inspect.Parameter.VAR_POSITIONAL), None)
+    found = places[index] if index < len(places) else rest
+    return is_sensitive(found.name) if found else bool(settings().SENSITIVE_KWARGS)
+
+
+def _import_checked(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    if not module or not name:
+        raise FunctionNotAllowed(f"{path!r} is no dotted path: write module.function, as in 'shop.tasks.resize'.")
+    if not _is_allowed(module, path):
+        raise FunctionNotAllowed(_not_allowed(path, module))
+    try:
+        return _attribute(import_module(module), path)
+    except ImportError as error:
+        raise FunctionNotAllowed(f"{path} cannot be imported ({error}): write module.function.") from error
+
+
+def _attribute(module: Any, path: str) -> Any:
+    try:
+        return getattr(module, path.rpartition(".")[2])
+    except AttributeError as error:
+        raise ImportError(str(error)) from None
+
+
+def _canonical(given: Any, shown: str) -> str:
+    func = _function_of(given)
+    if not callable(func):
+        raise FunctionNotAllowed(f"{shown} is not a function: pass a function or its dotted path.")
+    module = getattr(func, "__module__", None) or type(func).__module__
+    name = getattr(func, "__qualname__", type(func).__qualname__)
+    path = f"{module}.{name}"
+    if not _is_allowed(module, path):
+        raise FunctionNotAllowed(_not_allowed(path, module))
+    if not name.isidentifier() or not isinstance(func, FunctionType):
+        raise FunctionNotAllowed(
+            f"{path} cannot be found again by its path, because it is {_kind(func, name)}: "
+            "define a function at the top level of a module."
+        )
+    if len(path) > MAX_PATH:
+        raise FunctionNotAllowed(f"{path} is longer than {MAX_PATH} characters: give the function a shorter name.")
+    _check_home(given, getattr(import_module(module), name, None), path)
+    return path
+
+
+def _check_home(given: Any, found: Any, path: str) -> None:
+    """What is passed must be what the path names. Of a Task there may be several: `using()` makes another."""
+    if found is given or (as_task(given) and as_task(found) and found.func is given.func):
+        return
+    if as_task(found) and found.func is given:
+        fix = "pass the Task itself"
+    elif as_task(given) and not as_task(found):
+        fix = "decorate the function with @task, so that its name is that of the Task"
+    else:
+        fix = "give the function its own name"
+    raise FunctionNotAllowed(f"{path} names another object than the one passed: {fix}.")
+
+
+def _kind(func: Any, name: str) -> str:
+    if "<lambda>" in name:
+        return "a lambda"
+    if "<locals>" in name:
+        return "a function inside a function"
+    if inspect.ismethod(func) or (inspect.isfunction(func) and "." in name):
+        return "a method"
+    return f"a {type(func).__name__}"
+
+
+def _is_allowed(module: str, path: str) -> bool:
+    homes = [config.name for config in apps.get_app_configs()]
+    return path in settings().ALLOWED_FUNCTIONS or any(
+        module == home or module.startswith(f"{home}.") for home in (*homes, *settings().ALLOWED_FUNCTIONS)
+    )
+
+
+def _not_allowed(path: str, module: str) -> str:
+    return (
+        f"{path} may not run as a job: its module {module} is in no installed app. "
+        f'Add the app to INSTALLED_APPS, or "{path}" to {SETTING}["ALLOWED_FUNCTIONS"].'
+    )
+
+
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any], is_hidden: Callable[[int], bool]) -> str:
+    """The arguments of a wrong call as it was written, without the secret ones."""
+    shown = [MASK if is_hidden(index) else repr(masked_value(value)) for index, value in enumerate(args)]
+    shown += [f"{key}={MASK if is_sensitive(key) else repr(masked_value(value))}" for key, value in kwargs.items()]
+    text = ", ".join(shown)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,188 @@
+"""The options of jobs, judged once: a wrong one raises where it is written, not in a worker at night."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.utils import timezone
+from django.utils.functional import Promise
+
+from ..conf import settings
+from .arguments import UNSTORABLE
+
+DEFAULT_QUEUE = "default"
+
+Seconds = int | float | timedelta
+RunAfter = timedelta | datetime
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """A backoff that grows with each attempt; made by `exponential(...)`."""
+
+    first: float
+    factor: float
+    limit: float
+    jitter: float
+
+
+Backoff = Seconds | Sequence[Seconds] | Exponential
+ErrorTypes = type[BaseException] | Iterable[type[BaseException]]
+
+
+def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600, jitter: float = 0.5) -> Exponential:
+    """A backoff of `first` seconds (or a timedelta), times `factor` after each attempt, at most `limit`.
+
+    `jitter` (0.0 to 1.0) is the part of each pause that is drawn by chance, so that jobs which failed together do not
+    come back together.
+    """
+    for name, value in (("factor", factor), ("jitter", jitter)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise TypeError(f"{name}: {value!r} must be a finite number.")
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter: {jitter!r} must be between 0.0 and 1.0.")
+    if factor < 1:
+        raise ValueError(f"factor: {factor!r} must be 1 or more.")
+    return Exponential(seconds(first, "first"), float(factor), seconds(limit, "limit"), float(jitter))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the jobs of a batch run."""
+
+    queue: str
+    timeout: int
+    """Seconds."""
+    max_attempts: int
+    backoff: str
+    """JSON: seconds before the next attempt, a list of them, one per attempt, or the numbers of an `Exponential`."""
+    no_retry: str = "[]"
+    """JSON list of the exception types, by dotted path, after which there is no further attempt."""
+
+    @classmethod
+    def of(
+        cls,
+        queue: str | None,
+        timeout: Seconds | None,
+        max_attempts: int,
+        backoff: Backoff,
+        no_retry: ErrorTypes = (),
+    ) -> "Options":
+        """Judges what a user gave; raises `TypeError` or `ValueError`."""
+        return cls(
+            queue=_queue(DEFAULT_QUEUE if queue is None else queue),
+            timeout=whole_seconds(settings().DEFAULT_TIMEOUT if timeout is None else timeout, "timeout"),
+            max_attempts=_max_attempts(max_attempts),
+            backoff=_backoff(backoff),
+            no_retry=_no_retry(no_retry),
+        )
+
+    def using(
+        self,
+        queue: str | None = None,
+        timeout: Seconds | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        no_retry: ErrorTypes | None = None,
+    ) -> "Options":
+        """The same with some of them changed."""
+        return Options(
+            queue=self.queue if queue is None else _queue(queue),
+            timeout=self.timeout if timeout is None else whole_seconds(timeout, "timeout"),
+            max_attempts=self.max_attempts if max_attempts is None else _max_attempts(max_attempts),
+            backoff=self.backoff if backoff is None else _backoff(backoff),
+            no_retry=self.no_retry if no_retry is None else _no_retry(no_retry),
+        )
+
+
+def seconds(value: Any, name: str) -> float:
+    """Seconds of a number or a timedelta; raises `TypeError` or, for a negative one, `ValueError`."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: {value!r} is neither seconds nor a timedelta.")
+    if not 0 <= value < 2**31:
+        raise ValueError(f"{name}: {value!r} must be a finite number of seconds, 0 or more and below 68 years.")
+    return float(value)
+
+
+def text(value: Any, name: str, longest: int | None = None) -> str:
+    """A string that every database takes; a lazy translation becomes one. Raises `TypeError` or `ValueError`."""
+    if isinstance(value, Promise):
+        value = str(value)
+    if longest is not None and not (isinstance(value, str) and 1 <= len(value) <= longest):
+        raise ValueError(f"{name}: {value!r} must be a string of 1 to {longest} characters, or None.")
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {value!r} is no string: pass str({name}).")
+    if UNSTORABLE.search(value):
+        raise ValueError(f"{name}: {value!r} holds a NUL or a lone surrogate, which databases refuse: take it out.")
+    return value
+
+
+def run_after(value: Seconds | datetime) -> RunAfter:
+    """When a job may start at the earliest: a pause from when it is added (seconds, timedelta), or a moment."""
+    if not isinstance(value, datetime):
+        return timedelta(seconds=seconds(value, "run_after"))
+    if django_settings.USE_TZ and timezone.is_naive(value):
+        raise ValueError(f"run_after: {value!r} has no time zone: use django.utils.timezone.make_aware().")
+    if not django_settings.USE_TZ and timezone.is_aware(value):
+        return timezone.make_naive(value, timezone.get_default_timezone())  # which is what the database keeps
+    return value
+
+
+def whole_seconds(value: Seconds, name: str) -> int:
+    """Seconds, rounded up, of which there is at least one; raises `TypeError` or `ValueError`."""
+    # RQ and the alarm know whole seconds; 0 would mean "no alarm".
+    found = math.ceil(seconds(value, name))
+    if not 1 <= found < 2**31:
+        raise ValueError(f"{name}: {value!r} must be at least one second, and below 68 years.")
+    return found
+
+
+def _queue(value: str) -> str:
+    if not isinstance(value, str) or not value or len(value) > 100 or not value.isprintable():
+        raise ValueError(f"queue: {value!r} must be a name of 1 to 100 printable characters.")
+    return value
+
+
+def _max_attempts(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
+        raise ValueError(f"max_attempts: {value!r} must be a whole number, 1 or more.")
+    return value
+
+
+def count(value: int | None, name: str, least: int) -> int | None:
+    """A limit that may be None; raises `ValueError`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31):
+        raise ValueError(f"{name}: {value!r} must be a whole number, {least} or more, or None.")
+    return value
+
+
+def _no_retry(value: ErrorTypes) -> str:
+    types = [value] if isinstance(value, type) else value
+    if isinstance(types, str) or not isinstance(types, Iterable):
+        raise TypeError(f"no_retry: {value!r} is neither an exception type nor a list of them.")
+    types = list(types)
+    for kind in types:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"no_retry: {kind!r} is no exception type.")
+    return json.dumps([type_path(kind) for kind in types])
+
+
+def type_path(kind: type) -> str:
+    """The dotted path of a type."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _backoff(value: Backoff) -> str:
+    if isinstance(value, Exponential):
+        return json.dumps(vars(value))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ValueError("backoff: the list is empty; write 0 for no delay.")
+        return json.dumps([seconds(item, "backoff") for item in value])
+    return json.dumps(seconds(value, "backoff"))

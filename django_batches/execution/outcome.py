@@ -1,0 +1,129 @@
+"""What a run came to: the outcome of the value that its function returned, or of the exception that it raised."""
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from django.db import Error
+from rq import Retry
+
+from .. import database
+from ..calls.arguments import dump_result
+from ..calls.functions import exists, resolve
+from ..calls.options import seconds, type_path
+from ..exceptions import BatchCancelled, BatchError, FunctionNotAllowed
+from ..models.context import Running
+from ..models.verbs import BatchVerbs
+from ..transport.message import Message
+from ..transport.outcomes import Kind, Outcome, fingerprint
+from .errors import described
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+logger = logging.getLogger("django_batches.jobs")
+
+
+def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
+    if isinstance(value, BatchVerbs):
+        return _returned_batch(message, value, run)
+    if isinstance(value, Retry):
+        try:
+            most, intervals = int(value.max), value.intervals or [0]
+            after = seconds(intervals[min(message.attempts, len(intervals) - 1)], "the interval of rq.Retry")
+        except (TypeError, ValueError, OverflowError) as error:
+            return _failure(message, error, is_final=True)
+        return message.outcome(
+            Kind.RETRY,
+            error_type="rq.Retry",
+            error=f"Retry: the job returned Retry(max={value.max}) and asked to run again.",
+            fingerprint=fingerprint("rq.Retry", message.func),
+            retry_max=most,
+            retry_after=after,
+        )
+    try:
+        result = None if value is None else dump_result(value)
+        return message.outcome(Kind.SUCCEEDED, result=result, has_children=bool(run.children))
+    except (TypeError, ValueError, RecursionError) as error:
+        # For good: the work is done, and doing it again would charge the card twice.
+        return _failure(message, error, is_final=True)
+
+
+def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
+    """The job takes the result of a child; of any other batch nobody would tell it the end."""
+    key = cast("Batch", value).pk
+    if key in run.children and _is_awaited(key):
+        return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
+    error = BatchError(
+        f"The job returned batch {key}, which is no child of this run: return a batch that the job itself has opened "
+        "by Batch.open(...), without parent=None."
+    )
+    return _failure(message, error, is_final=True)
+
+
+def _is_awaited(batch_id: UUID) -> bool:
+    """Whether a child was neither rolled back nor told already; True where the database cannot be asked.
+
+    The function has done its work, so this must not fail it; the books look again when they get the outcome.
+    """
+    try:
+        key = database.parameter(batch_id)
+        return bool(database.execute(f"SELECT 1 FROM {database.BATCH} WHERE id = %s AND is_awaited", [key]))
+    except Error as error:
+        logger.warning("The child batch %s that a job has returned cannot be asked: %s", batch_id, error)
+        database.connection().close()
+        return True
+
+
+def outcome_of_exception(message: Message, error: BaseException) -> Outcome:
+    if isinstance(error, BatchCancelled) and _is_of_own_batch(error, message):
+        return message.outcome(Kind.CANCELLED)
+    if isinstance(error, ImportError | FunctionNotAllowed) and not _is_importable(message.func):
+        # A rolling deploy: another worker has the code already.
+        logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
+        return message.outcome(Kind.MISSING, **described(error, message.func))
+    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed) or _is_excluded(error, message))
+
+
+def _is_of_own_batch(error: BatchCancelled, message: Message) -> bool:
+    """Whether the job's own batch is cancelled, or the job says so; another batch that was is a failure of the job."""
+    if error.batch_id is None:
+        return True
+    if message.is_callback:
+        return False  # that of a cancelled batch runs all the same
+    if error.batch_id == message.batch_id:
+        return True
+    try:
+        return database.batches().filter(pk=message.batch_id, cancelled_at__isnull=False).exists()
+    except Error as away:
+        logger.warning("The batch of job %s cannot be asked whether it is cancelled: %s", message.job_id, away)
+        database.connection().close()
+        return False
+
+
+def _is_excluded(error: BaseException, message: Message) -> bool:
+    """By name, also of a base class: a type that came back from the database is not imported."""
+    return any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
+
+
+def _is_importable(path: str) -> bool:
+    try:
+        resolve(path)
+    except ImportError:
+        return False
+    except FunctionNotAllowed:
+        return exists(path)
+    return True
+
+
+def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
+    is_final = is_final or message.attempts + 1 >= message.max_attempts
+    told = described(error, message.func)
+    log = logger.error if is_final else logger.warning
+    attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
+    log(
+        "Job %s of batch %s failed (%s, %s): %s",
+        message.job_id, message.batch_id, message.func, attempt, told["error"],
+        exc_info=error,
+    )  # fmt: skip
+    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **told)

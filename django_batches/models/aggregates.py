@@ -1,0 +1,41 @@
+"""Small rows that the admin draws from: jobs ended per time bucket, failures per exception and place."""
+
+from typing import ClassVar
+
+from django.db import models
+
+
+class TimeBucket(models.Model):
+    """How many jobs of a batch ended in one stretch of ten seconds; written with the outcomes themselves."""
+
+    SECONDS: ClassVar = 10
+
+    batch = models.ForeignKey("Batch", models.DO_NOTHING, related_name="buckets", db_index=False)
+    starts_at = models.DateTimeField()
+    succeeded = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    cancelled = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        app_label = "django_batches"
+        constraints: ClassVar = [models.UniqueConstraint(fields=["batch", "starts_at"], name="bucket_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.starts_at:%H:%M:%S}"
+
+
+class FailureGroup(models.Model):
+    """How many jobs of a batch have failed for good with the same exception at the same place."""
+
+    batch = models.ForeignKey("Batch", models.DO_NOTHING, related_name="failure_groups", db_index=False)
+    fingerprint = models.CharField(max_length=16)
+    error_type = models.CharField(max_length=200)
+    sample = models.TextField()
+    count = models.IntegerField(default=0)
+
+    class Meta:
+        app_label = "django_batches"
+        constraints: ClassVar = [models.UniqueConstraint(fields=["batch", "fingerprint"], name="failure_group_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.error_type} ({self.count})"

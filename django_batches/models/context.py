@@ -1,0 +1,64 @@
+"""Which job is running here: for `current_batch()` and `current_job()`."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+
+from .. import database
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .block import Opening
+    from .job import BatchJob
+
+
+@dataclass(frozen=True)
+class Running:
+    """The run of a job that this code belongs to."""
+
+    job_id: UUID
+    batch_id: UUID
+    dispatch: int
+    is_callback: bool = False
+    children: list[UUID] = field(default_factory=list, compare=False)
+    """The child batches that it has opened."""
+
+
+class Current(Enum):
+    """The default of `parent`: the job that opens the batch, if one runs here."""
+
+    JOB = "the running job"
+
+
+running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
+opened: ContextVar["Opening | None"] = ContextVar("django_batches_opened", default=None)
+"""The block that was entered last in this context; it may have been left (see `Opening.innermost`)."""
+
+
+def current_batch() -> "Batch | None":
+    """The batch of the running job, as it stands in the database now; in a callback, the batch that it belongs to.
+
+    None outside of jobs and callbacks.
+    """
+    run = running.get()
+    return database.batches().filter(pk=run.batch_id).first() if run else None
+
+
+async def acurrent_batch() -> "Batch | None":
+    """Asynchronous twin of `current_batch`."""
+    return await sync_to_async(current_batch)()
+
+
+async def acurrent_job() -> "BatchJob | None":
+    """Asynchronous twin of `current_job`."""
+    return await sync_to_async(current_job)()
+
+
+def current_job() -> "BatchJob | None":
+    """The running job or callback, as it stands in the database now; None outside of one."""
+    run = running.get()
+    return database.jobs().filter(pk=run.job_id).first() if run else None

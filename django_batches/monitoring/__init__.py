@@ -1,0 +1,1 @@
+"""What pages, commands and metrics say about batches. Read-only."""

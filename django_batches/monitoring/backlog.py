@@ -1,0 +1,105 @@
+"""How far behind things are: the outcome stream, rows that are due, batches. For the commands and the metrics."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.db.models import F
+from django.db.models.functions import Coalesce
+from redis import Redis
+
+from .. import database
+from ..states import IN_FLIGHT, JobStatus
+from ..transitions import frontier
+from ..transport.client import Keys
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+OLDEST = 50
+"""Batches, the oldest first, among which the job that has waited longest is looked for."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The outcomes that the coordinator has not applied yet."""
+
+    entries: int
+    age: float
+    """Seconds since the oldest was emitted."""
+
+
+def stream(redis: Redis) -> Stream:
+    """Raises `RedisError` where Redis is away."""
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.xlen(Keys().outcomes)
+    pipeline.xrange(Keys().outcomes, count=1)
+    pipeline.time()
+    entries, first, (seconds, microseconds) = pipeline.execute()
+    if not first:
+        return Stream(0, 0.0)
+    emitted = int(first[0][0].partition(b"-")[0]) / 1_000
+    return Stream(entries, max(0.0, seconds + microseconds / 1_000_000 - emitted))
+
+
+def overdue(now: datetime, by: timedelta) -> list[tuple[UUID, str]]:
+    """Callbacks and scheduled rows that should have moved so long ago, with their status; at most 100 of each."""
+    callbacks = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False, created_at__lt=now - by)
+    scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lt=now - by)
+    found = [callbacks.order_by("pk"), scheduled.order_by("due_at")]
+    return [row for rows_of_kind in found for row in rows_of_kind.values_list("pk", "status")[:100]]
+
+
+def still_overdue(found: list[tuple[UUID, str]]) -> int:
+    """How many of what `overdue` found have not moved since."""
+    now = dict(database.jobs().filter(pk__in=[pk for pk, _ in found]).values_list("pk", "status"))
+    return sum(now.get(pk) == status for pk, status in found)
+
+
+def unsettled(limit: int) -> "list[Batch]":
+    """The oldest batches that have not ended, or whose callbacks are due or in RQ; at most `limit` of each kind."""
+    alive = list(database.batches().filter(finished_at=None).order_by("pk")[:limit])
+    callbacks = database.jobs().filter(callback_of__isnull=False)
+    # Each of these has its index; both in one condition would have none.
+    for statuses in ([JobStatus.CREATED], IN_FLIGHT):
+        open_ones = callbacks.filter(status__in=statuses).order_by("pk").values("callback_of")[:limit]
+        alive += database.batches().filter(pk__in=list(open_ones.values_list("callback_of", flat=True)))
+    return sorted({batch.pk: batch for batch in alive}.values(), key=lambda batch: batch.pk)
+
+
+def moved_at(batch: "Batch") -> datetime:
+    """When a job was added to it, was started or ended last, to ten seconds."""
+    bucket = database.related("TimeBucket").filter(batch=batch).order_by("-starts_at")
+    last: datetime | None = bucket.values_list("starts_at", flat=True).first()
+    times = [batch.grown_at, batch.started_at, batch.sealed_at, batch.finished_at, last]
+    return max(time for time in times if time)
+
+
+def oldest_due(now: datetime) -> dict[str, float]:
+    """Seconds since the oldest row of each kind was added or, where it ran before or was to wait, became due.
+
+    Jobs of paused batches are not due. Index probes only, whatever the number of rows.
+    """
+    callback = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False).order_by("pk")
+    scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=now).order_by("due_at")
+    found = {
+        "callback": callback.values_list(Coalesce("due_at", "created_at"), flat=True).first(),
+        "scheduled": scheduled.values_list("due_at", flat=True).first(),
+        "job": min((at for queue in frontier.queues() for at in _first_jobs(queue)), default=None),
+    }
+    return {kind: max(0.0, (now - at).total_seconds()) if at else 0.0 for kind, at in found.items()}
+
+
+def _first_jobs(queue: str) -> list[datetime]:
+    """Since when the first job of each of the oldest batches waits on the queue."""
+    alive = database.batches().filter(finished_at=None, is_paused=False, cancelled_at=None, pending__gt=F("in_flight"))
+    ids = list(alive.order_by("pk").values_list("pk", flat=True)[:OLDEST])
+    table, params = database.values({"batch": "uuid"}, [[key] for key in ids])
+    found: list[Any] = database.execute(
+        f"SELECT (SELECT id FROM {database.JOB} WHERE status = 'created' AND batch_id = v_batch AND queue = %s"
+        f" ORDER BY position LIMIT 1) FROM {table}",
+        [queue, *params],
+    )
+    first = database.jobs().filter(pk__in=[database.as_uuid(key) for (key,) in found if key])
+    return [due_at or created_at for due_at, created_at in first.values_list("due_at", "created_at")]

@@ -1,0 +1,149 @@
+"""What is said of a batch's progress: one place for the admin, the template tag and the JSON view.
+
+Everything comes from the counters of the batch and the time buckets, never from the jobs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext
+
+from ..models.throughput import Pace, eta, paces
+from ..states import BATCH_ENDED, BatchStatus
+from .formatting import duration, number, rate_text
+
+if TYPE_CHECKING:
+    from ..models import Batch
+
+WIDTH = 1_000
+"""Units of a bar's whole length."""
+LEAST = 14
+"""Units that a segment has at least: one failure in a million must be seen."""
+STATES = {
+    **dict(BatchStatus.choices),
+    "paused": gettext_lazy("paused"),
+    "cancelling": gettext_lazy("being cancelled"),
+    "deleting": gettext_lazy("being deleted"),
+}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a bar, in units of `WIDTH`."""
+
+    name: str
+    count: int
+    x: int
+    width: int
+
+
+def state(batch: "Batch") -> str:
+    """What the badge shows: the status, or that it is paused, being cancelled or being deleted."""
+    if not batch.finished_at:
+        if batch.status in BATCH_ENDED:
+            return "deleting"
+        if batch.cancelled_at:
+            return "cancelling"
+        if batch.is_paused:
+            return "paused"
+    return str(batch.status)
+
+
+def is_overdue(batch: "Batch", now: datetime) -> bool:
+    """Whether it has not ended by its deadline, or had not when that came."""
+    return bool(batch.deadline_at and batch.deadline_at < (batch.finished_at or now))
+
+
+def segments(batch: "Batch") -> list[Segment]:
+    """The stretches of its bar, the rest being what waits."""
+    counts = {
+        "succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled,
+        "in_flight": min(batch.in_flight, batch.pending),
+    }  # fmt: skip
+    total = max(batch.total, 1)
+    widths = {name: max(LEAST, WIDTH * count // total) if count else 0 for name, count in counts.items()}
+    largest = max(widths, key=lambda name: widths[name])
+    widths[largest] -= max(0, sum(widths.values()) - WIDTH)
+    if batch.total and not batch.pending:  # what rounding left over
+        widths[largest] += WIDTH - sum(widths.values())
+    found, x = [], 0
+    for name, width in widths.items():
+        found.append(Segment(name, counts[name], x, width))
+        x += width
+    return found
+
+
+def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
+    """How long it took, will still take or has been running, in words."""
+    if batch.finished_at:
+        return duration(batch.finished_at - (batch.started_at or batch.created_at))
+    left = eta(batch, pace)
+    if left is not None:
+        return _("%(duration)s left") % {"duration": duration(left, rough=True)}
+    if batch.started_at:
+        return _("for %(duration)s") % {"duration": duration(now - batch.started_at, rough=True)}
+    return pgettext("a batch", "not started")
+
+
+def percent(batch: "Batch") -> int:
+    """Ended of all, rounded down: 100 means all."""
+    return int(batch.progress * 100)
+
+
+def summary(batch: "Batch") -> str:
+    """One sentence for those who do not see the bar."""
+    parts = [_("%(count)s succeeded") % {"count": number(batch.succeeded)}]
+    if batch.failed:
+        parts.append(_("%(count)s failed") % {"count": number(batch.failed)})
+    if batch.cancelled:
+        parts.append(_("%(count)s cancelled") % {"count": number(batch.cancelled)})
+    if batch.pending:
+        parts.append(_("%(count)s pending") % {"count": number(batch.pending)})
+    return ", ".join(parts)
+
+
+def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = None) -> dict[str, Any]:
+    """What the JSON views tell of a batch: numbers, and the words to show for them."""
+    pace, now = pace or Pace(), now or timezone.now()
+    left = eta(batch, pace)
+    shown = state(batch)
+    return {
+        "id": str(batch.pk),
+        "status": str(batch.status),
+        "state": shown,
+        "is_over": bool(batch.finished_at and not batch.open_callbacks),
+        **{name: getattr(batch, name) for name in ("total", "pending", "succeeded", "failed", "cancelled")},
+        "progress": round(batch.progress, 4),
+        "percent": percent(batch),
+        "is_overdue": is_overdue(batch, now),
+        "eta_seconds": round(left.total_seconds()) if left is not None else None,
+        "segments": [[segment.name, segment.x, segment.width] for segment in segments(batch)],
+        "text": {
+            "state": str(STATES[shown]),
+            "done": f"{number(batch.total - batch.pending)} / {number(batch.total)}",
+            "percent": _("%(percent)d %%") % {"percent": percent(batch)},
+            "failed": number(batch.failed) if batch.failed else "",
+            "timing": timing(batch, pace, now),
+            "overdue": _overdue(batch, now),
+            "left": duration(left, rough=True) if left is not None else "",
+            "rate": rate_text(pace.per_second) if pace.says_something else "",
+            "summary": summary(batch),
+        },
+    }
+
+
+def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
+    """The snapshots of several batches by their key, in one query."""
+    now = timezone.now()
+    found = paces(batches, now)
+    return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}
+
+
+def _overdue(batch: "Batch", now: datetime) -> str:
+    if not is_overdue(batch, now):
+        return ""
+    return pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")

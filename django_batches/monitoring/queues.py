@@ -1,0 +1,49 @@
+"""On which queues the jobs of a batch are, whatever their number: by index probes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from .. import database
+from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
+from ..transitions import frontier
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from ..models import Batch, BatchJob
+
+MOST = 1_000
+"""Jobs in RQ, and callbacks, whose queues are looked at."""
+
+
+def to_run(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
+    """(batch, queue) where jobs of the batch wait for their place in the queue, among these queues."""
+    keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
+    queues = (frontier.queues() if among is None else among) if keys else []
+    if not queues:
+        return set()
+    pairs = [[key, queue] for key in keys for queue in queues]
+    table, params = database.values({"batch": "uuid", "queue": "text"}, pairs)
+    found = database.execute(
+        f"SELECT v_batch, v_queue FROM {table} WHERE EXISTS (SELECT 1 FROM {database.JOB} WHERE status = 'created'"
+        " AND batch_id = v_batch AND queue = v_queue)",
+        params,
+    )
+    return {(database.as_uuid(batch), queue) for batch, queue in found}
+
+
+def used(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
+    """(batch, queue) where the batch has jobs in RQ, or callbacks that have not ended."""
+    found: set[tuple[UUID, str]] = set()
+    if moving := [batch for batch in batches if batch.in_flight]:
+        found |= set(in_flight(moving).values_list("batch_id", "queue")[:MOST])
+    if ended := [batch for batch in batches if batch.open_callbacks]:
+        callbacks = database.jobs().filter(callback_of__in=ended).exclude(status__in=[*JOB_ENDED, JobStatus.WAITING])
+        found |= set(callbacks.order_by().values_list("callback_of_id", "queue")[:MOST])
+    return found
+
+
+def in_flight(batches: "Sequence[Batch]") -> "QuerySet[BatchJob]":
+    """The jobs of the batches that are in RQ. Without an order: PostgreSQL would walk a batch for it."""
+    return database.jobs().filter(batch__in=batches, status__in=IN_FLIGHT).order_by()

@@ -1,0 +1,71 @@
+"""What Redis says about the workers: asked with short timeouts, because somebody waits for the answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from django.core.exceptions import ImproperlyConfigured
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from .client import Keys, client
+
+TIMEOUT = 0.3
+"""Seconds for each of connecting to Redis and its answer."""
+
+
+def quick_client() -> Redis:
+    """A client that gives up soon; raises `ImproperlyConfigured` as `client` does. Disconnect its pool after use."""
+    return client(socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0))
+
+
+@dataclass(frozen=True)
+class Broker:
+    """What Redis says about the workers of some queues."""
+
+    error: str = ""
+    """Why it could not be asked."""
+    is_suspended: bool = False
+    workers: dict[str, int] = field(default_factory=dict)
+    """Workers that are alive, per queue."""
+
+
+def ask(queues: Sequence[str]) -> Broker:
+    """Asks Redis for the workers of the queues; two round trips with short timeouts."""
+    redis = None
+    try:
+        redis = quick_client()
+        keys = Keys()
+        pipeline = redis.pipeline(transaction=False)
+        pipeline.exists(f"{keys.RQ}:suspended")
+        for queue in queues:
+            pipeline.smembers(keys.workers_of(queue))
+        suspended, *members = pipeline.execute()
+        # The set keeps the names of workers whose host was lost; their record has run out.
+        for names in members:
+            pipeline.exists(*(names or [f"{keys.own}:nobody"]))
+        alive = pipeline.execute() if members else []
+        return Broker("", bool(suspended), dict(zip(queues, alive, strict=True)))
+    except (RedisError, OSError, ImproperlyConfigured) as error:
+        return Broker(f"{type(error).__name__}: {error}")
+    finally:
+        if redis is not None:
+            redis.connection_pool.disconnect()
+
+
+class Asked:
+    """What Redis has said, for looks at many batches: each queue is asked once, and a silent server not again."""
+
+    def __init__(self) -> None:
+        self._said: Broker | None = None
+
+    def __call__(self, queues: Sequence[str]) -> Broker:
+        said = self._said
+        new = [queue for queue in queues if said is None or queue not in said.workers]
+        if said is None or (new and not said.error):
+            told = ask(new)
+            said = self._said = Broker(
+                told.error, told.is_suspended, {**(said.workers if said else {}), **told.workers}
+            )
+        return Broker(said.error, said.is_suspended, {queue: said.workers.get(queue, 0) for queue in queues})

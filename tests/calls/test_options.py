@@ -1,0 +1,83 @@
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.test import override_settings
+
+from django_batches.calls.options import Options, exponential, run_after, seconds
+from django_batches.transitions.next_status import backoff_delay
+
+
+def test_the_defaults():
+    assert Options.of(None, None, 1, 0) == Options("default", 180, 1, "0.0")
+
+
+def test_times_are_seconds_or_timedeltas():
+    assert Options.of("q", timedelta(minutes=2), 1, timedelta(seconds=3)) == Options("q", 120, 1, "3.0")
+    assert Options.of("q", 1.2, 1, 0).timeout == 2
+    assert seconds(timedelta(milliseconds=500), "x") == 0.5
+
+
+def test_a_moment_becomes_one_that_the_database_keeps():
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert run_after(noon) == noon
+    with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+        assert run_after(noon) == datetime(2026, 1, 1, 21)
+        assert run_after(datetime(2026, 1, 1, 12)) == datetime(2026, 1, 1, 12)
+
+
+def test_using_changes_only_what_is_given():
+    options = Options.of("q", 10, 3, [1, 2])
+    assert options.using(queue="other") == Options("other", 10, 3, "[1.0, 2.0]")
+    assert options.using(max_attempts=1, timeout=5, backoff=0) == Options("q", 5, 1, "0.0")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"queue": ""},
+        {"queue": "x" * 101},
+        {"queue": 3},
+        {"queue": "a\nb"},
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": "10"},
+        {"timeout": float("nan")},
+        {"max_attempts": 0},
+        {"max_attempts": True},
+        {"max_attempts": 1.5},
+        {"backoff": -1},
+        {"backoff": []},
+        {"backoff": "5"},
+        {"backoff": [1, None]},
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_named(given):
+    name = next(iter(given))
+    with pytest.raises((TypeError, ValueError), match=f"^{name}:"):
+        Options.of(**{"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, **given})
+
+
+def test_an_exponential_backoff_grows_to_its_limit_with_jitter():
+    backoff = Options.of("q", 1, 9, exponential(10, factor=3, limit=100, jitter=0)).backoff
+    assert [backoff_delay(backoff, attempt) for attempt in (1, 2, 3, 4, 5000)] == [10, 30, 90, 100, 100]
+    backoff = Options.of("q", 1, 9, exponential(timedelta(seconds=100), jitter=0.5)).backoff
+    drawn = [backoff_delay(backoff, 1) for _ in range(200)]
+    assert all(50 <= delay <= 100 for delay in drawn) and len(set(drawn)) > 100
+    for wrong in ({"jitter": 2}, {"factor": 0.5}, {"first": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            exponential(**wrong)
+
+
+def test_no_retry_takes_exception_types():
+    assert Options.of("q", 1, 1, 0, ValueError).no_retry == '["builtins.ValueError"]'
+    assert Options.of("q", 1, 1, 0, [KeyError, json.JSONDecodeError]).using(no_retry=()).no_retry == "[]"
+    for wrong in ("ValueError", [int], [ValueError()]):
+        with pytest.raises(TypeError, match="exception type"):
+            Options.of("q", 1, 1, 0, wrong)
+
+
+@pytest.mark.parametrize(("backoff", "delays"), [("0", [0, 0]), ("5.0", [5, 5]), ("[5, 30, 120]", [5, 30, 120, 120])])
+def test_the_pause_before_the_next_attempt(backoff, delays):
+    assert [backoff_delay(backoff, attempt) for attempt in range(1, len(delays) + 1)] == delays

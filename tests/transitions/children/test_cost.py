@@ -1,0 +1,43 @@
+"""What children cost the book-keeper: statements per transaction, not per child."""
+
+import pytest
+
+from django_batches import Batch
+from django_batches.models.context import Running, running
+from django_batches.transitions import applying, children
+
+from ... import tasks
+from ...road import claim, outcome_of, statements
+
+
+def as_run_of(job, callback):
+    """Opens a sealed child as the claimed job would do it; the outcome with which the job returns it."""
+    token = running.set(Running(job.id, job.batch_id, job.dispatch))
+    try:
+        with Batch.open("child") as child:
+            if callback:
+                child.on_success(tasks.ok_callback)
+            child.enqueue(tasks.ok)
+    finally:
+        running.reset(token)
+    return outcome_of(job, has_children=True, returned=child.pk)
+
+
+def statements_to_tell(parents, callback):
+    """How many it takes to tell so many waiting jobs that their children have ended."""
+    with Batch.open("root") as batch:
+        batch.map(tasks.ok, range(parents))
+    applying.record([as_run_of(job, callback) for job in claim()])
+    applying.record([outcome_of(job) for job in claim()])
+    applying.record([outcome_of(job) for job in claim(callbacks=True)])
+    with statements() as made:
+        assert children.tell_parents() == parents
+    batch.refresh_from_db()
+    assert batch.succeeded == parents
+    return len(made)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("callback", [False, True], ids=["a list of results", "the result of a callback"])
+def test_it_takes_as_many_statements_to_tell_many_parents_as_to_tell_few(callback):
+    assert statements_to_tell(20, callback) == statements_to_tell(2, callback)

@@ -1,0 +1,234 @@
+"""Cancel, pause, resume and seal: what waits here ends or holds at once, what is in RQ only by its outcome."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from django_batches import Batch, database
+from django_batches.models import BatchJob
+from django_batches.transitions import applying, cancelling, creating, repairing
+from django_batches.transport.outcomes import Kind
+
+from .. import tasks
+from ..road import claim, outcome_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def batch():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, "path")
+        batch.map(tasks.ok, range(4))
+    return batch
+
+
+def state(batch):
+    batch.refresh_from_db()
+    assert repairing.drift(batch.pk) == {}
+    return (batch.status, batch.pending, batch.succeeded, batch.failed, batch.cancelled, batch.in_flight)
+
+
+def limited_claim(count):
+    """Puts `count` jobs in flight."""
+    claimed = claim()
+    applying.record([outcome_of(job, Kind.VANISHED) for job in claimed[count:]])
+    return claimed[:count]
+
+
+def test_cancel_ends_what_waits_and_leaves_what_is_in_rq_to_its_outcome(batch):
+    running = limited_claim(2)
+    assert batch.cancel("enough") == 2
+    assert state(batch) == ("running", 2, 0, 0, 2, 2)
+    assert batch.is_cancelled and batch.reason == "enough"
+    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.HELD)])
+    assert state(batch) == ("cancelled", 0, 1, 0, 3, 0)
+    assert batch.callbacks.get().event == "finish"
+
+
+def test_cancel_is_safe_twice_and_of_an_ended_batch(batch):
+    assert batch.cancel() == 4
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
+    assert batch.cancel("again") == 0
+    assert batch.reason == "" and batch.callbacks.count() == 1
+
+
+def test_a_failed_run_of_a_cancelled_batch_is_not_retried():
+    with Batch.open(max_attempts=5, backoff=60) as batch:
+        batch.enqueue(tasks.boom)
+    (running,) = claim()
+    batch.cancel()
+    applying.record([outcome_of(running, Kind.FAILED)])
+    assert state(batch) == ("cancelled", 0, 0, 1, 0, 0)
+
+
+def test_cancel_ends_scheduled_jobs():
+    with Batch.open(max_attempts=5, backoff=60) as batch:
+        batch.enqueue(tasks.boom)
+    applying.record([outcome_of(job, Kind.FAILED) for job in claim()])
+    assert batch.jobs.get().status == "scheduled"
+    assert batch.cancel() == 1
+    assert state(batch) == ("cancelled", 0, 0, 0, 1, 0)
+
+
+def test_a_large_cancel_goes_in_chunks(batch, monkeypatch):
+    monkeypatch.setattr(database, "CHUNK", 2)
+    assert batch.cancel() == 4
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
+
+
+def test_a_cancel_that_was_cut_off_is_carried_on(batch, monkeypatch):
+    Batch.objects.filter(pk=batch.pk).update(cancelled_at=timezone.now())
+    monkeypatch.setattr(database, "CHUNK", 3)
+    assert cancelling.unfinished_cancels() == [batch.pk]
+    assert cancelling.carry_on_cancelling(batch.pk) == 3
+    assert cancelling.carry_on_cancelling(batch.pk) == 1
+    assert cancelling.unfinished_cancels() == []
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
+
+
+def test_pause_holds_and_resume_goes_on(batch):
+    running = limited_claim(2)
+    assert batch.pause() is True and batch.pause() is False
+    assert batch.is_paused and cancelling.to_hold() == {batch.pk}
+    assert claim() == []
+    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.HELD)])
+    assert state(batch) == ("running", 3, 1, 0, 0, 0)
+    assert batch.resume() is True and batch.resume() is False
+    applying.record([outcome_of(job) for job in claim()])
+    assert state(batch) == ("succeeded", 0, 4, 0, 0, 0)
+
+
+def test_an_ended_batch_cannot_be_paused(batch):
+    batch.cancel()
+    assert batch.pause() is False and batch.resume() is False
+
+
+def test_one_job_is_cancelled_and_its_batch_cannot_succeed(batch):
+    job = batch.jobs.get(position=1)
+    assert job.cancel() is True and job.cancel() is False
+    assert job.status == "cancelled"
+    applying.record([outcome_of(claimed) for claimed in claim()])
+    assert state(batch) == ("failed", 0, 3, 0, 1, 0)
+
+
+def test_a_job_that_is_in_rq_cannot_be_cancelled_alone(batch):
+    (running,) = limited_claim(1)
+    assert batch.jobs.get(pk=running.id).cancel() is False
+    assert state(batch) == ("running", 4, 0, 0, 0, 1)
+
+
+def test_a_callback_is_cancelled_without_touching_the_counters(batch):
+    batch.cancel()
+    assert batch.callbacks.get().cancel() is True
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
+    assert batch.open_callbacks == 0
+
+
+def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
+    with Batch.open() as batch:
+        batch.on_finish(tasks.told, "path")
+        batch.map(tasks.ok, range(3))
+        batch.opening.flush()
+        database.batches().filter(pk=batch.pk).update(grown_at=timezone.now() - timedelta(hours=2))
+        assert cancelling.abandon(timezone.now() - timedelta(hours=1), 3600) == 1
+        assert state(batch) == ("cancelled", 0, 0, 0, 3, 0)
+        assert "added nothing for 3600 s and never sealed it" in batch.reason
+        assert cancelling.abandon(timezone.now(), 3600) == 0
+    assert batch.callbacks.get().event == "finish"
+
+
+def test_a_batch_that_is_sealed_or_grows_before_it_is_given_up_is_left_alone(monkeypatch):
+    """Between the look and its turn others may have been cancelled, which takes seconds."""
+    quiet_since = timezone.now() + timedelta(seconds=1)
+    with Batch.open() as sealed:
+        sealed.map(tasks.ok, range(3))
+    open_one = Batch.open().batch
+    creating.create(open_one)
+    database.batches().filter(pk=open_one.pk).update(grown_at=quiet_since)
+    monkeypatch.setattr(cancelling, "abandoned", lambda quiet_since: [sealed.pk, open_one.pk])
+    cancelling.abandon(quiet_since, 3600)
+    assert not Batch.objects.filter(cancelled_at__isnull=False).exists()
+
+
+def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
+    monkeypatch.setattr(database, "CHUNK", 2)
+    batch = Batch.open().batch
+    creating.create(batch)
+    creating.add(batch.pk, [new_job(batch) for _ in range(5)])
+    cancelling.abandon(timezone.now() + timedelta(seconds=1), 0)
+    assert state(batch) == ("open", 3, 0, 0, 2, 0)
+    assert [cancelling.carry_all_on() for _ in range(3)] == [2, 1, 0]
+    assert state(batch) == ("cancelled", 0, 0, 0, 5, 0)
+
+
+def test_many_cancels_take_several_turns(batch, monkeypatch):
+    with Batch.open() as other:
+        other.map(tasks.ok, range(4))
+    database.batches().update(cancelled_at=timezone.now())
+    monkeypatch.setattr(database, "LONG", -1.0)
+    assert [cancelling.carry_all_on() for _ in range(3)] == [4, 4, 0]
+    for _ in range(2):
+        creating.create(Batch.open().batch)
+    quiet_since = timezone.now() + timedelta(seconds=1)
+    for left in (1, 0):
+        cancelling.abandon(quiet_since, 0)
+        assert len(cancelling.abandoned(quiet_since)) == left
+
+
+def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
+    with Batch.open() as other:
+        other.map(tasks.ok, range(3))
+    for each in (batch, other):
+        database.batches().filter(pk=each.pk).update(cancelled_at=timezone.now())
+    database.batches().filter(pk=batch.pk).update(pending=3, total=3)
+    assert cancelling.carry_all_on() == 3
+    assert "differ from its rows" in caplog.text
+    assert cancelling.carry_all_on() == 4
+    assert state(batch) == ("cancelled", 0, 0, 0, 4, 0) and state(other) == ("cancelled", 0, 0, 0, 3, 0)
+
+
+def test_a_creator_that_died_between_two_chunks_leaves_a_batch_that_adds_up():
+    batch = Batch.open().batch
+    creating.create(batch)
+    creating.add(batch.pk, [new_job(batch) for _ in range(3)])
+    applying.record([outcome_of(job) for job in claim()])
+    assert state(batch) == ("open", 0, 3, 0, 0, 0)
+    assert cancelling.abandon(timezone.now() + timedelta(seconds=1), 0) == 1
+    assert state(batch) == ("cancelled", 0, 3, 0, 0, 0)
+
+
+def test_an_operator_seals_what_its_creator_left_open():
+    batch = Batch.open().batch
+    creating.create(batch)
+    creating.add(batch.pk, [new_job(batch)])
+    assert Batch.objects.get().seal() is True
+    applying.record([outcome_of(job) for job in claim()])
+    assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
+    assert Batch.objects.get().seal() is False
+
+
+def test_a_batch_with_nothing_pending_that_was_not_ended_is_ended():
+    with Batch.open() as batch:
+        batch.enqueue(tasks.ok)
+    claim()
+    database.jobs().update(status="succeeded")
+    database.batches().update(pending=0, succeeded=1, in_flight=0)
+    assert repairing.end_what_can_end() == 1
+    assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
+    assert repairing.end_what_can_end() == 0
+
+
+def test_counters_that_drifted_are_repaired_loudly(batch, caplog):
+    database.batches().filter(pk=batch.pk).update(pending=3, succeeded=1)
+    assert repairing.drift(batch.pk) == {"pending": 1, "succeeded": -1}
+    assert repairing.repair_counters(batch.pk) is True
+    assert "differ from its rows by {'pending': 1, 'succeeded': -1}; repaired" in caplog.text
+    assert state(batch) == ("running", 4, 0, 0, 0, 0)
+    assert repairing.repair_counters(batch.pk) is False
+
+
+def new_job(batch):
+    row = BatchJob(func="tests.tasks.ok", queue="default", timeout=10)
+    return creating.NewJob(row.id, row.func, "[[],{}]", "default", 10, 1, "0", "[]", timezone.now())
