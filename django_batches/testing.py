@@ -55,19 +55,19 @@ def _look_after() -> None:
     """What the coordinator does besides: retries and cancels go on in the tree, and parents are told."""
     while True:
         children.cancel_orphans()
-        retrying.carry_all_on()
-        children.carry_cancels_down()
-        while cancelling.carry_all_on():
+        retrying.continue_retries()
+        children.cancel_children()
+        while cancelling.continue_cancels():
             pass
-        if not children.tell_parents():
+        if not children.notify_parents():
             return
 
 
 def _run(job: Claimed, raise_failures: bool) -> None:
     message = _message(job)
     # A job before this one may have paused or cancelled the batch.
-    if not job.event and job.batch_id in cancelling.to_hold():
-        applying.record([message.outcome(Kind.HELD)])
+    if not job.event and job.batch_id in cancelling.batches_on_hold():
+        applying.record([message.outcome(Kind.ON_HOLD)])
         return
     outcome, error = perform(message, WORKER)
     applying.record([outcome])

@@ -174,10 +174,10 @@ def drift():
 def keep_books():
     """What the coordinator does in a turn with the rows, but for claims and outcomes."""
     claiming.promote_due(timezone.now)
-    cancelling.carry_all_on()
+    cancelling.continue_cancels()
     children.cancel_orphans()
-    children.carry_cancels_down()
-    retrying.carry_all_on()
-    while children.tell_parents():
+    children.cancel_children()
+    retrying.continue_retries()
+    while children.notify_parents():
         pass
-    deleting.carry_on()
+    deleting.continue_deletions()

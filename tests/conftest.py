@@ -3,7 +3,7 @@ import os
 import pytest
 from django.conf import settings
 
-from django_batches.models.context import opened
+from django_batches.models.context import open_block
 from django_batches.transitions import creating
 from django_batches.transport import client as transport
 from django_batches.transport import probe
@@ -17,16 +17,16 @@ PATIENCE = 10.0
 
 
 @pytest.fixture(autouse=True)
-def fresh_poker(monkeypatch):
+def fresh_wake_client(monkeypatch):
     """A poke that failed in one test must not silence those of the next, nor one that a busy machine holds up."""
-    transport._poker, transport._silent_until = None, 0.0
-    monkeypatch.setattr(transport, "POKE_TIMEOUT", PATIENCE)
+    transport._wake_client, transport._silent_until = None, 0.0
+    monkeypatch.setattr(transport, "WAKE_TIMEOUT", PATIENCE)
 
 
 @pytest.fixture(autouse=True)
 def no_open_block():
     """A block that one test never left must not take the Tasks that the next one enqueues."""
-    opened.set(None)
+    open_block.set(None)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from django_batches.transitions import claiming, frontier
 from django_batches.transport.client import client
 from django_batches.transport.outcomes import Kind, Outcome, fingerprint
 from django_batches.worker.executor import Executor, Post
-from django_batches.worker.slots import Board
+from django_batches.worker.slots import SlotTable
 
 LIMIT = 10_000
 
@@ -30,7 +30,7 @@ class Road:
         self.recorder = Recorder(self.redis, self.lease)
         self.dispatcher = Dispatcher(self.redis, self.lease)
         self.reconciler = Reconciler(self.redis, self.lease, self.recorder)
-        self.board = Board(4)
+        self.board = SlotTable(4)
         self.executor = self.new_executor()
 
     def new_executor(self, slot=0, name="executor", queues=(), **options):

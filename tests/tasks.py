@@ -470,7 +470,7 @@ def killed_with_a_child(path, place):
         # The first one is an orphan soon: its jobs must not all have ended when that is seen.
         batch.map(sleepy, [0.1 if is_first else 0.005] * 20)
         if is_first and place == "inside the block":
-            batch.opening.flush()
+            batch.block.flush()
             kill_self()
     if is_first:
         kill_self()
@@ -483,7 +483,7 @@ def fill_a_cancelled_child(above):
         (current_batch() if above else Batch.objects.get(pk=child.pk)).cancel("too many")
         if above:
             Batch.objects.get(pk=child.pk).cancel("too many")
-        child.opening.flush()
+        child.block.flush()
 
 
 def fill_a_cancelled_child_in_a_callback(batch):

@@ -217,7 +217,7 @@ def test_case_8_the_first_jobs_end_before_the_creator_seals():
     with Batch.open() as batch:
         batch.on_success(tasks.ok_callback)
         batch.enqueue(tasks.ok)
-        batch.opening.flush()
+        batch.block.flush()
         end_all()
         assert status(batch) == "open" and told(batch) == []
         batch.enqueue(tasks.ok)
@@ -239,11 +239,11 @@ def test_case_8_nothing_is_seen_before_the_commit_and_nothing_is_left_by_a_rollb
 
 
 def test_case_9_a_batch_that_nobody_seals_is_not_immortal():
-    opening = Batch.open()
-    batch = opening.__enter__()
+    block = Batch.open()
+    batch = block.__enter__()
     batch.on_finish(tasks.ok_callback)
     batch.map(tasks.ok, range(2))
-    opening.flush()  # and here its creator dies
+    block.flush()  # and here its creator dies
     seconds = 3600
     database.batches().update(grown_at=timezone.now() - timedelta(seconds=seconds + 1))
     assert cancelling.abandon(timezone.now() - timedelta(seconds=seconds), seconds) == 1
@@ -384,7 +384,7 @@ def prune():
         while pruner.turn():
             pass
         while deleting.unfinished():
-            deleting.carry_on()
+            deleting.continue_deletions()
 
 
 def test_case_15_a_batch_whose_callback_is_pending_is_not_pruned():

@@ -32,7 +32,7 @@ STRETCH = 50_000
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProbeCache:
     """What the address asks for; what makes no sense in it is passed over."""
 
     status: str = ""
@@ -44,7 +44,7 @@ class Asked:
     """Jobs with a smaller one, the last of them."""
 
     @classmethod
-    def of(cls, request: HttpRequest) -> "Asked":
+    def of(cls, request: HttpRequest) -> "ProbeCache":
         given = request.GET
         status = given.get("status", "") if given.get("status") in _STATUSES else ""
         fingerprint = given["fingerprint"].replace("\0", "") if "fingerprint" in given else None
@@ -72,7 +72,7 @@ class JobsMixin(ActingMixin):
 
     def jobs_view(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
         batch = self.batch_of(request, object_id)
-        asked = Asked.of(request)
+        asked = ProbeCache.of(request)
         jobs, further = page_of(batch, asked)
         links = _links(batch, asked, jobs, further)
         now = timezone.now()
@@ -94,7 +94,7 @@ class JobsMixin(ActingMixin):
         return TemplateResponse(request, "admin/django_batches/batch/jobs.html", context)
 
 
-def page_of(batch: Batch, asked: Asked) -> tuple[list[BatchJob], int | None]:
+def page_of(batch: Batch, asked: ProbeCache) -> tuple[list[BatchJob], int | None]:
     """The jobs of the page in order of their positions, and where to go on looking if it stopped early."""
     jobs = light(batch.jobs.all())
     if asked.job:
@@ -114,7 +114,7 @@ def page_of(batch: Batch, asked: Asked) -> tuple[list[BatchJob], int | None]:
     return _along(jobs, asked), None
 
 
-def _along(jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
+def _along(jobs: BatchJobQuerySet, asked: ProbeCache) -> list[BatchJob]:
     """One more than a page, which shows that there are more; backwards for `before`."""
     if asked.before is not None:
         return list(jobs.filter(position__lt=asked.before).order_by("-position")[: SIZE + 1])[::-1]
@@ -130,7 +130,7 @@ def _one(batch: Batch, key: str) -> list[BatchJob]:
         return []
 
 
-def _chosen(jobs: BatchJobQuerySet, positions: Any, asked: Asked) -> list[BatchJob]:
+def _chosen(jobs: BatchJobQuerySet, positions: Any, asked: ProbeCache) -> list[BatchJob]:
     """A page of the jobs at these positions, which are few."""
     chosen = sorted(positions)
     if asked.before is not None:
@@ -141,7 +141,7 @@ def _chosen(jobs: BatchJobQuerySet, positions: Any, asked: Asked) -> list[BatchJ
     return list(jobs.filter(position__in=chosen).order_by("position"))
 
 
-def _to_run(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob]:
+def _to_run(batch: Batch, jobs: BatchJobQuerySet, asked: ProbeCache) -> list[BatchJob]:
     """Those that wait for their place, per queue, and those that wait for their time: each by an index."""
     found = _along(jobs.filter(status=JobStatus.SCHEDULED), asked)
     for _key, queue in to_run([batch]):
@@ -150,7 +150,7 @@ def _to_run(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> list[BatchJob
     return found[-(SIZE + 1) :] if asked.before is not None else found[: SIZE + 1]
 
 
-def _within_a_stretch(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> tuple[list[BatchJob], int | None]:
+def _within_a_stretch(batch: Batch, jobs: BatchJobQuerySet, asked: ProbeCache) -> tuple[list[BatchJob], int | None]:
     if asked.before is not None:
         return _along(jobs.filter(position__gte=max(0, asked.before - STRETCH)), asked), None
     start = -1 if asked.after is None else asked.after
@@ -159,7 +159,7 @@ def _within_a_stretch(batch: Batch, jobs: BatchJobQuerySet, asked: Asked) -> tup
     return found, start + STRETCH if stopped_early else None
 
 
-def _links(batch: Batch, asked: Asked, jobs: list[BatchJob], further: int | None) -> dict[str, str]:
+def _links(batch: Batch, asked: ProbeCache, jobs: list[BatchJob], further: int | None) -> dict[str, str]:
     """The addresses of the pages around this one; cuts the extra job off `jobs`."""
     has_more = len(jobs) > SIZE
     if has_more:
@@ -180,7 +180,7 @@ def _links(batch: Batch, asked: Asked, jobs: list[BatchJob], further: int | None
     return links
 
 
-def _tabs(batch: Batch, asked: Asked) -> list[dict[str, Any]]:
+def _tabs(batch: Batch, asked: ProbeCache) -> list[dict[str, Any]]:
     """The filters with the batch's own counts."""
     is_tab = asked.fingerprint is None and not asked.job
     found = counters(batch)
@@ -193,7 +193,7 @@ def _tabs(batch: Batch, asked: Asked) -> list[dict[str, Any]]:
             "name": name or "all",
             "word": word,
             "count": number(count),
-            "url": Asked(name).address(),
+            "url": ProbeCache(name).address(),
             "is_current": is_tab and asked.status == name,
         }
         for name, word, count in tabs

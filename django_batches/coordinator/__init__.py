@@ -1,1 +1,1 @@
-"""The book-keeper: applies outcomes to the rows, dispatches due rows to RQ, repairs. One is active at a time."""
+"""The coordinator: applies outcomes to the rows, dispatches due rows to RQ, repairs. One is active at a time."""

@@ -123,7 +123,7 @@ class Coordinator:
             self._dispatcher.include(claiming.promote_due(self._lease))
         told = 0
         if polls or (recorded and recorded.is_for_parents):
-            while count := children.tell_parents(self._lease):
+            while count := children.notify_parents(self._lease):
                 told += count
         if told or (recorded and recorded.callbacks > len(recorded.claimed)):
             self._dispatcher.dispatch_callbacks()
@@ -184,8 +184,8 @@ class Coordinator:
         return int(newest or 0)
 
     def _look_after(self) -> None:
-        if self._recorder.is_asked_to_look:
-            self._recorder.is_asked_to_look = False
+        if self._recorder.reconcile_requested:
+            self._recorder.reconcile_requested = False
             for every in (self._reconcile, self._upkeep, self._deletions, self._counters):
                 every.soon()
         self._reconciler.act()
@@ -205,7 +205,7 @@ class Coordinator:
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             cancelling.abandon(now - timedelta(seconds=seconds), seconds)
-        if self._deletions.is_due() and deleting.carry_on():
+        if self._deletions.is_due() and deleting.continue_deletions():
             self._deletions.soon()  # with the next poll: outcomes come first
         if self._prune.is_due() and self._pruner.turn():
             self._prune.soon()  # with the next poll: outcomes come first
@@ -218,9 +218,9 @@ class Coordinator:
     def _carry_on(self) -> None:
         """What somebody has asked for, in what is below it and where it was cut off."""
         self._hold()
-        cancelling.carry_all_on()
-        children.carry_cancels_down()
-        retrying.carry_all_on()
+        cancelling.continue_cancels()
+        children.cancel_children()
+        retrying.continue_retries()
 
     def _hold(self) -> None:
         """Makes the set of held batches in Redis what the database says.
@@ -228,13 +228,13 @@ class Coordinator:
         The set is read before the database: whoever cancels adds to the set after the commit, so a batch that is in the
         set and not held by the database has been resumed or has ended.
         """
-        members: Any = self._redis.smembers(self._keys.held)
+        members: Any = self._redis.smembers(self._keys.on_hold)
         present = set(members)  # bytes: the set may hold what is no text
-        wanted = {key.hex.encode() for key in cancelling.to_hold()}
+        wanted = {key.hex.encode() for key in cancelling.batches_on_hold()}
         if wanted - present:
-            self._redis.sadd(self._keys.held, *(wanted - present))
+            self._redis.sadd(self._keys.on_hold, *(wanted - present))
         if present - wanted:
-            self._redis.srem(self._keys.held, *(present - wanted))
+            self._redis.srem(self._keys.on_hold, *(present - wanted))
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -243,7 +243,7 @@ class Coordinator:
 
     def _say(self, error: Exception) -> None:
         trouble = "cannot reach Redis" if isinstance(error, RedisError) else "cannot reach the database"
-        if isinstance(error, Error) and database.lacks_tables(error):
+        if isinstance(error, Error) and database.is_missing_table(error):
             trouble = "misses tables of this version: run manage.py migrate"
         if self._trouble != trouble:
             logger.error("%s %s (%s: %s); it tries on.", self.name, trouble, type(error).__name__, error)

@@ -9,7 +9,7 @@ from uuid import UUID
 from redis import Redis
 
 from ..transitions import applying, children
-from ..transport.client import ANYTHING, JOBS, LOOK, Added, Keys
+from ..transport.client import ANYTHING, JOBS, RECONCILE_NOW, Added, Keys
 from ..transport.outcomes import Outcome
 from ..transport.scripts import Scripts
 from .lease import Lease
@@ -43,7 +43,7 @@ class Recorder:
         self._keys = Keys()
         self._scripts = Scripts(redis)
         self._position: str | bytes = "0-0"
-        self._pokes: str | bytes = "$"
+        self._wake_ups: str | bytes = "$"
         self._dry: str | bytes = "0-0"
         self._count = FIRST
         """Outcomes that the next read takes at most."""
@@ -57,7 +57,7 @@ class Recorder:
         """The batches of postponed outcomes: since the last rewind, and before it."""
         self._is_whole = True
         """Since the last rewind everything was read."""
-        self.is_asked_to_look = False
+        self.reconcile_requested = False
         """Somebody wants the books compared with Redis now."""
         self.added: list[Added] = []
         """By the pokes of the last read."""
@@ -79,9 +79,9 @@ class Recorder:
     def linger(self) -> None:
         """Group commit: lets outcomes gather after a transaction with many, until an executor has nothing to do."""
         while (milliseconds := int((self._free_at - time.monotonic()) * 1000)) > 0:
-            found: Any = self._redis.xread({self._keys.dry: self._dry}, block=milliseconds)
+            found: Any = self._redis.xread({self._keys.idle: self._dry}, block=milliseconds)
             if found:
-                self._dry = _entries(found, self._keys.dry)[-1][0]
+                self._dry = _entries(found, self._keys.idle)[-1][0]
                 return
 
     def _pace(self, count: int, now: float) -> None:
@@ -90,11 +90,11 @@ class Recorder:
 
     def read(self, block: int) -> tuple[list[tuple[bytes, bytes]], set[bytes]]:
         """The next outcomes as (entry, text), and what was poked but `added`; waits up to `block` milliseconds."""
-        if self._pokes == "$":
-            self._pokes = self._last_id(self._keys.pokes)
-        streams: Any = {self._keys.outcomes: self._position, self._keys.pokes: self._pokes}
+        if self._wake_ups == "$":
+            self._wake_ups = self._last_id(self._keys.wake_ups)
+        streams: Any = {self._keys.outcomes: self._position, self._keys.wake_ups: self._wake_ups}
         found: Any = self._redis.xread(streams, count=self._count, block=max(1, block))
-        pokes = _entries(found, self._keys.pokes)
+        pokes = _entries(found, self._keys.wake_ups)
         self.added, poked = [], set()
         for _, (what, text, *_) in pokes:
             if what != JOBS:
@@ -105,8 +105,8 @@ class Recorder:
             except ValueError:  # of another version
                 poked.add(ANYTHING)
         if pokes:
-            self._pokes = pokes[-1][0]
-            self.is_asked_to_look |= LOOK in poked
+            self._wake_ups = pokes[-1][0]
+            self.reconcile_requested |= RECONCILE_NOW in poked
         found_outcomes = _entries(found, self._keys.outcomes)
         self.is_at_end = len(found_outcomes) < self._count
         self._is_whole |= self.is_at_end

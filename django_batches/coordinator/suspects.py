@@ -1,6 +1,6 @@
-"""Jobs without a trace in Redis, and since when: handed from one book-keeper to the next.
+"""Jobs without a trace in Redis, and since when: handed from one coordinator to the next.
 
-Two looks must find no trace before a job counts as lost. Where book-keepers come and go faster than that, each would
+Two looks must find no trace before a job counts as lost. Where coordinators come and go faster than that, each would
 begin anew, and nothing lost would ever come back.
 """
 
@@ -25,7 +25,7 @@ class Suspects:
         """By the monotonic clock."""
 
     def take_over(self, redis: Redis) -> None:
-        """Those of the book-keeper before, instead of what this process has known in a time before that.
+        """Those of the coordinator before, instead of what this process has known in a time before that.
 
         Not where the server was started since: one that was rolled back has old ones, of jobs that may run now.
         """
@@ -40,7 +40,7 @@ class Suspects:
                 self.since[rq_id] = float(since) + offset
 
     def hand_over(self, redis: Redis) -> None:
-        """Leaves them for the next book-keeper."""
+        """Leaves them for the next coordinator."""
         key, offset = Keys().suspects, _now(redis) - time.monotonic()
         found: dict[Any, Any] = {rq_id: f"{since + offset:.3f}" for rq_id, since in self.since.items()}
         pipeline = redis.pipeline()

@@ -23,8 +23,8 @@ JOB = "django_batches_batchjob"
 BUCKET = "django_batches_timebucket"
 FAILURE_GROUP = "django_batches_failuregroup"
 
-LONG = 2.0
-"""Seconds after which the book-keeper leaves the rest of a tree to its next turn: its lease has 15."""
+TIME_BUDGET = 2.0
+"""Seconds after which the coordinator leaves the rest of a tree to its next turn: its lease has 15."""
 CHUNK = 5_000
 """Rows that one transaction of a large cancel, retry or delete takes: short locks, a few megabytes."""
 
@@ -54,10 +54,10 @@ def atomic() -> transaction.Atomic:
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """A transaction of the book-keeper that touches rows of the project: it waits for their locks for a second at most.
+def atomic_with_lock_timeout() -> Iterator[None]:
+    """A transaction of the coordinator that touches rows of the project: it waits for their locks for a second at most.
 
-    Then an error comes for which `was_held` is true.
+    Then an error comes for which `is_lock_timeout` is true.
     """
     with atomic():
         if connection().vendor == "postgresql":
@@ -65,12 +65,12 @@ def impatient() -> Iterator[None]:
         yield
 
 
-def was_held(error: Error) -> bool:
+def is_lock_timeout(error: Error) -> bool:
     return getattr(error.__cause__, "sqlstate", None) == "55P03"
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
+def single_statement() -> Iterator[None]:
     """For a single statement: in no transaction but its own, where BEGIN and COMMIT would be two round trips more."""
     wrapper = connection()
     if not wrapper.get_autocommit():
@@ -84,7 +84,7 @@ def at_once() -> Iterator[None]:
         raise
 
 
-def lacks_tables(error: Error) -> bool:
+def is_missing_table(error: Error) -> bool:
     """Whether it speaks of a table or column that is not there: somebody has yet to run `migrate`."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("42P01", "42703") if state else str(error).startswith(("no such table", "no such column"))
@@ -102,14 +102,14 @@ def related(name: str) -> "QuerySet[Any]":
     return _plain(name)
 
 
-def has_a_clock() -> bool:
+def has_clock() -> bool:
     """Whether the database tells the time: a host whose clock is wrong would give up batches, or say they are late."""
     return connection().vendor == "postgresql"
 
 
 def deadline(seconds: int) -> Any:
     """The moment so many seconds from now, to be written; an expression where the database has a clock."""
-    return (Now() if has_a_clock() else timezone.now()) + timedelta(seconds=seconds)
+    return (Now() if has_clock() else timezone.now()) + timedelta(seconds=seconds)
 
 
 def batch(batch_id: UUID) -> "Batch":
@@ -137,7 +137,7 @@ def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUI
 
 
 def for_update_skip_locked() -> str:
-    """For a sub-select of the book-keeper: rows that user code holds locked are passed over, never waited for."""
+    """For a sub-select of the coordinator: rows that user code holds locked are passed over, never waited for."""
     return " FOR UPDATE SKIP LOCKED" if connection().features.has_select_for_update_skip_locked else ""
 
 
@@ -211,7 +211,7 @@ _ELEMENTS: dict[str, Callable[[Sequence[Any]], list[str]]] = {
 
 
 def _select(which: str, params: list[Any], without: Sequence[str] = ()) -> "list[Batch]":
-    """Batches by plain SQL: a queryset takes four times as long, and the book-keeper does it in every transaction."""
+    """Batches by plain SQL: a queryset takes four times as long, and the coordinator does it in every transaction."""
     model: Any = _models["Batch"]
     names = [field.attname for field in model._meta.concrete_fields if field.name not in without]
     found = execute(f"SELECT {', '.join(names)} FROM {BATCH} {which}", params)

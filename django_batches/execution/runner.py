@@ -27,10 +27,10 @@ from rq.timeouts import JobTimeoutException
 from .. import database
 from ..calls.arguments import clean_name
 from ..calls.functions import framework, resolve, task_at
-from ..models.context import Running, opened, running
+from ..models.context import Running, open_block, running
 from ..states import IN_FLIGHT
 from ..transitions import applying
-from ..transport.client import Keys, poke
+from ..transport.client import Keys, wake_coordinator
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome, fingerprint
 from .outcome import outcome_of_exception, outcome_of_value
@@ -135,8 +135,8 @@ def run_current_job() -> None:
         if outcome := unreadable(job.id, error):
             _tell(outcome, job.connection, keys)
         return
-    if not message.is_callback and job.connection.sismember(keys.held, message.batch_id.hex):
-        outcome = message.outcome(Kind.HELD)
+    if not message.is_callback and job.connection.sismember(keys.on_hold, message.batch_id.hex):
+        outcome = message.outcome(Kind.ON_HOLD)
     else:
         outcome = _ask_and_perform(message, clean_name(job.worker_name or ""))
     _tell(outcome, job.connection, keys)
@@ -172,13 +172,13 @@ def record_directly(outcome: Outcome) -> bool:
         logger.warning("The outcome of job %s cannot be told to Redis or the database: %s", outcome.job_id, error)
         database.connection().close()
         return False
-    poke()
+    wake_coordinator()
     return not recorded.postponed
 
 
 def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
     running.set(run)
-    opened.set(None)  # of whoever runs the job here, as drain() does: it is no block of the job
+    open_block.set(None)  # of whoever runs the job here, as drain() does: it is no block of the job
     function = resolve(message.func)
     args = message.args
     if message.is_callback:

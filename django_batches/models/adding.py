@@ -133,23 +133,23 @@ class Adder:
         self._register(Event.ATTEMPTED, func, args, kwargs)
 
     def _register(self, event: Event, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        opening = self._batch.opening
-        if not (opening and opening.is_active) or self._batch.sealed_at:
+        block = self._batch.block
+        if not (block and block.is_active) or self._batch.sealed_at:
             raise BatchError(
                 f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later it may "
                 "have happened already."
             )
         _, _, adder = self._for(func)
-        opening.register(event, func, args, kwargs, adder._options, adder._after)
+        block.register(event, func, args, kwargs, adder._options, adder._after)
 
     def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
         path, task, adder = self._for(func)
-        opening = self._batch.opening
+        block = self._batch.block
         count = 0
-        if opening and opening.is_active:
+        if block and block.is_active:
             for count, args in enumerate(calls, start=1):  # noqa: B007
                 new = adder._judged(path, args, kwargs)
-                opening.add(new)
+                block.add(new)
                 _announce(task, [new])
             return count
         chunk: list[NewJob] = []
@@ -205,9 +205,9 @@ def add_job(
     new = adder._judged(path, args, kwargs)
     status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
     job = BatchJob(batch=adder._batch, position=0, status=status, **new._asdict())
-    opening = adder._batch.opening
-    if opening and opening.is_active:
-        opening.add(new, job)
+    block = adder._batch.block
+    if block and block.is_active:
+        block.add(new, job)
     else:
         written(job, creating.add(adder._batch.pk, [new])["total"] - 1)
     return job, task, new

@@ -19,7 +19,7 @@ from ..exceptions import BatchError
 from ..states import Event
 from ..transitions import cancelling, creating
 from ..transitions.creating import NewJob
-from .context import opened, running
+from .context import open_block, running
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -31,7 +31,7 @@ FLUSH_AT = 1_000
 """Jobs that are buffered: one transaction per so many, and constant memory for any number."""
 
 
-class Opening:
+class Block:
     """The block in which a batch is filled: `with Batch.open(...) as batch:`. Leaving it seals the batch."""
 
     def __init__(self, batch: "Batch", *, inherits_queue: bool = False) -> None:
@@ -41,15 +41,15 @@ class Opening:
         self._callbacks: list[dict[str, Any]] = []
         self._buffer: list[NewJob] = []
         self._returned: dict[Any, BatchJob] = {}
-        self._around: Opening | None = None
+        self._around: Block | None = None
 
     @staticmethod
-    def innermost() -> "Opening | None":
+    def innermost() -> "Block | None":
         """The innermost open block of this context (thread or asynchronous task), None outside of all."""
-        opening = opened.get()
-        while opening and not opening.is_active:  # left in another context, or before one inside it
-            opening = opening._around
-        return opening
+        block = open_block.get()
+        while block and not block.is_active:  # left in another context, or before one inside it
+            block = block._around
+        return block
 
     def __enter__(self) -> "Batch":
         if self.is_active or not self.batch._state.adding:
@@ -63,11 +63,11 @@ class Opening:
             run.children.append(self.batch.pk)
         if on_failure:
             self.register(Event.FAILURE, on_failure, (), {}, self.batch.job_options)
-        self.batch.opening = self
+        self.batch.block = self
         self.is_active = True
         # No token to put it back with: an asynchronous block is left in another context than it was entered in.
         self._around = self.innermost()
-        opened.set(self)
+        open_block.set(self)
         return self.batch
 
     def __exit__(
@@ -80,7 +80,7 @@ class Opening:
                 self._undo(error)
         finally:
             self.is_active = False
-            opened.set(self.innermost())
+            open_block.set(self.innermost())
 
     async def __aenter__(self) -> "Batch":
         return await sync_to_async(self.__enter__)()

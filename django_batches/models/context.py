@@ -12,7 +12,7 @@ from .. import database
 
 if TYPE_CHECKING:
     from .batch import Batch
-    from .block import Opening
+    from .block import Block
     from .job import BatchJob
 
 
@@ -35,8 +35,8 @@ class Current(Enum):
 
 
 running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
-opened: ContextVar["Opening | None"] = ContextVar("django_batches_opened", default=None)
-"""The block that was entered last in this context; it may have been left (see `Opening.innermost`)."""
+open_block: ContextVar["Block | None"] = ContextVar("django_batches_opened", default=None)
+"""The block that was entered last in this context; it may have been left (see `Block.innermost`)."""
 
 
 def current_batch() -> "Batch | None":

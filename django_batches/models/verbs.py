@@ -1,4 +1,4 @@
-"""The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `opening`, `adding` and `transitions`."""
+"""The verbs of `Batch` and `BatchJob`, a few lines each: what they do is in `block`, `adding` and `transitions`."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from ..calls.options import Backoff, ErrorTypes, Options, Seconds, count, second
 from ..exceptions import BatchError
 from ..transitions import cancelling, creating, retrying
 from .adding import Adder
-from .block import Opening
+from .block import Block
 from .context import Current, running
 from .twins import twin
 
@@ -34,7 +34,7 @@ _LONGEST_PAUSE = 0.5
 class BatchVerbs:
     """What a batch can do."""
 
-    opening: Opening | None = None
+    block: Block | None = None
     """The open block that this object was made by."""
 
     @classmethod
@@ -53,7 +53,7 @@ class BatchVerbs:
         key: str | None = None,
         metadata: dict[str, Any] | None = None,
         parent: Current | None = Current.JOB,
-    ) -> Opening:
+    ) -> Block:
         """A new batch, to be filled in a `with` block; leaving the block seals it.
 
         `timeout` (seconds or timedelta; default: the setting DEFAULT_TIMEOUT) is what one run of a job may take.
@@ -90,7 +90,7 @@ class BatchVerbs:
         )
         if deadline is not None:
             batch.deadline = whole_seconds(deadline, "deadline")
-        return Opening(batch, inherits_queue=queue is None)
+        return Block(batch, inherits_queue=queue is None)
 
     @property
     def job_options(self) -> Options:
@@ -181,8 +181,8 @@ class BatchVerbs:
 
     def seal(self) -> bool:
         """Nobody adds from outside any more, so that it may end. False where it was sealed or has ended."""
-        if self.opening and self.opening.is_active:
-            return self.opening.seal()
+        if self.block and self.block.is_active:
+            return self.block.seal()
         return self._acted(creating.seal(self._key))
 
     def cancel(self, reason: str = "") -> int:
@@ -265,7 +265,7 @@ class BatchVerbs:
     def _check_wait(self) -> None:
         if running.get():
             raise BatchError("wait() inside a job would hold the worker it waits for: use a callback.")
-        if self.opening and self.opening.is_active:
+        if self.block and self.block.is_active:
             raise BatchError("wait() inside the open block would never end: leave the block first.")
         if database.connection().in_atomic_block:
             raise BatchError(

@@ -18,7 +18,7 @@ from ..conf import settings
 from ..coordinator import lease
 from ..states import BATCH_ENDED, JobStatus
 from ..transitions import frontier
-from ..transport.probe import Asked, Broker, ask
+from ..transport.probe import ProbeCache, ProbeResult, ask
 from .blocked_children import Below, named
 from .finding import FRESH, Finding
 from .formatting import duration, moment, number
@@ -28,13 +28,13 @@ from .queues import in_flight, to_run, used
 if TYPE_CHECKING:
     from ..models import Batch, Lease
 
-__all__ = ["Finding", "in_flight", "is_there", "keeper", "stuck", "to_run", "why"]
+__all__ = ["Finding", "active_coordinator", "in_flight", "is_there", "stuck", "to_run", "why"]
 
 MARGIN = timedelta(seconds=5)
 """By how much the clocks of this machine and of the database may differ."""
 
 
-def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
+def why(batch: "Batch", asked: ProbeCache | None = None) -> list[Finding]:
     """What keeps a batch from ending, the gravest first; empty once it and its callbacks have ended."""
     if batch.finished_at and not batch.open_callbacks:
         return []
@@ -55,12 +55,12 @@ def why(batch: "Batch", asked: Asked | None = None) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def stuck(batches: "Iterable[Batch]", asked: Asked | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
+def stuck(batches: "Iterable[Batch]", asked: ProbeCache | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
     """Those of the batches that will not move until somebody does something that nobody has done yet, and why.
 
     Not the paused ones: that was somebody's wish.
     """
-    asked, now = asked or Asked(), timezone.now()
+    asked, now = asked or ProbeCache(), timezone.now()
     said = asked(frontier.queues())
     everywhere = _everywhere(said, now)
     # Only where nobody works it matters who waits there: mostly nothing is asked per batch.
@@ -76,7 +76,7 @@ def stuck(batches: "Iterable[Batch]", asked: Asked | None = None) -> "Iterator[t
             yield batch, errors
 
 
-def keeper() -> "Lease | None":
+def active_coordinator() -> "Lease | None":
     """Who keeps the books, or kept them last."""
     return database.related("Lease").filter(pk=lease.NAME).first()
 
@@ -86,7 +86,7 @@ def is_there(holder: "Lease", now: datetime) -> bool:
     return holder.expires_at + MARGIN >= now
 
 
-def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
+def _everywhere(broker: ProbeResult, now: datetime) -> list[Finding]:
     """What is not there, for any batch: Redis, a batchworker, workers that may work."""
     findings = []
     if broker.error:
@@ -94,7 +94,7 @@ def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
         findings.append(
             Finding("redis", "error", text, _("No job can start. What has been added is safe in the rows."))
         )
-    holder = keeper()
+    holder = active_coordinator()
     start = _("Start one: manage.py batchworker")
     if holder is None:
         findings.append(Finding("batchworker", "error", _("No batchworker has ever run here."), start))
@@ -110,7 +110,7 @@ def _everywhere(broker: Broker, now: datetime) -> list[Finding]:
 
 
 def _deserted(
-    batch: "Batch", below: Below, needs: set[tuple[UUID, str]], broker: Broker, now: datetime
+    batch: "Batch", below: Below, needs: set[tuple[UUID, str]], broker: ProbeResult, now: datetime
 ) -> list[Finding]:
     """The queues without a worker on which it has jobs, or a batch that it waits for."""
     waiting = {b.pk: b for b in (batch, *below.batches) if b.created_at + FRESH < now}

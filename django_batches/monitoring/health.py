@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from .. import database
 from ..coordinator import lease
 from ..models import Batch
-from ..transport.probe import Asked, quick_client
+from ..transport.probe import ProbeCache, quick_client
 from . import backlog
-from .diagnosis import Finding, is_there, keeper, stuck
+from .diagnosis import Finding, active_coordinator, is_there, stuck
 from .formatting import duration, moment, number
 
 CHECKED = 200
@@ -42,7 +42,7 @@ class Health:
 
     def __init__(self, threshold: timedelta = timedelta(minutes=1)) -> None:
         self.threshold = threshold
-        self._asked = Asked()
+        self._asked = ProbeCache()
 
     def check(self, names: Sequence[str] = NAMES) -> list[Check]:
         """The answers to these questions, in their order. Where the database is away, that is the only answer."""
@@ -56,7 +56,7 @@ class Health:
         try:
             return Check(name, *question())
         except Error as error:
-            if database.lacks_tables(error):
+            if database.is_missing_table(error):
                 return Check(name, False, f"Tables are missing: run manage.py migrate ({_said(error)}).")
             return Check(name, False, f"The database does not answer ({_said(error)}).")
         except (RedisError, OSError, ImproperlyConfigured) as error:
@@ -75,7 +75,7 @@ class Health:
         return True, "Redis answers."
 
     def _books(self) -> tuple[bool, str]:
-        holder = keeper()
+        holder = active_coordinator()
         if holder is None:
             return False, "No batchworker has ever run here. Start one: manage.py batchworker"
         if not is_there(holder, timezone.now()):

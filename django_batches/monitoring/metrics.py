@@ -20,7 +20,7 @@ from ..states import BATCH_ENDED, IN_FLIGHT
 from ..transport.outcomes import Kind
 from ..transport.probe import quick_client
 from . import backlog
-from .diagnosis import is_there, keeper
+from .diagnosis import active_coordinator, is_there
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
@@ -61,7 +61,7 @@ class BatchesCollector(Collector):
         yield from _batches()
         yield _jobs()
         yield _due()
-        holder = keeper()
+        holder = active_coordinator()
         yield GaugeMetricFamily(
             "django_batches_coordinator_up",
             "1 while a batchworker keeps the books.",

@@ -15,7 +15,7 @@ from ..calls.options import Options
 from ..exceptions import BatchError, FunctionNotAllowed
 from ..models import Batch, BatchJob
 from ..models.adding import Adder, add_job
-from ..models.block import Opening
+from ..models.block import Block
 from ..states import JobStatus
 from ..transitions.creating import NewJob
 from .framework import BaseTaskBackend, Task, TaskException, TaskResult, TaskResultDoesNotExist, normalize_json
@@ -64,8 +64,8 @@ class BatchesBackend(BaseTaskBackend):
         """
         self.validate_task(task)
         given: Any = normalize_json([list(args), dict(kwargs)])
-        opening = Opening.innermost()
-        job = _add(opening.batch, task, *given) if opening else self._add_alone(task, *given)
+        block = Block.innermost()
+        job = _add(block.batch, task, *given) if block else self._add_alone(task, *given)
         result = new_result(task, job.pk, *given, backend=self.alias, enqueued_at=job.created_at)
         # After the block of its own: what a receiver enqueues is no part of that batch.
         enqueued.send(type(self), task_result=result)
@@ -103,8 +103,8 @@ class BatchesBackend(BaseTaskBackend):
 
     def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
         """A batch of one job, in one transaction: nobody finds it open."""
-        opening = Batch.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
-        with database.atomic(), opening as batch:
+        block = Batch.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
+        with database.atomic(), block as batch:
             return _add(batch, task, args, kwargs)
 
     def _as_added(self, task: "Task[..., Any]", job: "BatchJob") -> "Task[..., Any]":
@@ -137,10 +137,10 @@ def refuse_others() -> None:
 
 def _refuse(sender: Any, task_result: "TaskResult[..., Any]", **kwargs: Any) -> None:
     backend = sender if isinstance(sender, type) else type(sender)
-    if not issubclass(backend, BatchesBackend) and (opening := Opening.innermost()):
+    if not issubclass(backend, BatchesBackend) and (block := Block.innermost()):
         path, alias = task_result.task.module_path, task_result.backend
         raise BatchError(
-            f"{path} was enqueued in the open block of batch {opening.batch.pk}, but its backend {alias!r} is no "
+            f"{path} was enqueued in the open block of batch {block.batch.pk}, but its backend {alias!r} is no "
             "BatchesBackend: it is no job of the batch, and may run all the same. Enqueue it outside of the block, or "
             "add it by batch.enqueue(task, ...)."
         )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches")
 
-_CAME_TO_NOTHING = set(Kind) - {Kind.SUCCEEDED, Kind.HELD}
+_CAME_TO_NOTHING = set(Kind) - {Kind.SUCCEEDED, Kind.ON_HOLD}
 
 _REFUSALS = (DataError, IntegrityError, ValueError, OverflowError)
 """What the database or its driver says to a value that it will not take."""
@@ -64,7 +64,7 @@ class Recorded:
     @property
     def has_held(self) -> bool:
         """Jobs came back that were not started, because their batch is paused or cancelled."""
-        return any(outcome.kind == Kind.HELD for outcome in self.done)
+        return any(outcome.kind == Kind.ON_HOLD for outcome in self.done)
 
     def joined(self, other: "Recorded") -> "Recorded":
         return Recorded(

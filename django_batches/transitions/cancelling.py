@@ -14,7 +14,7 @@ from django.utils import timezone
 from .. import database
 from ..states import BATCH_ENDED, WAITING_HERE, JobStatus
 from . import finishing, repairing
-from .creating import poke_on_commit
+from .creating import wake_on_commit
 from .finishing import Tally
 from .statistics import count_ended
 
@@ -30,7 +30,7 @@ def cancel(batch_id: UUID, reason: str = "") -> int:
     """
     ended = total = begin_cancelling(batch_id, reason)
     while ended == database.CHUNK:
-        ended = carry_on_cancelling(batch_id)
+        ended = cancel_next_chunk(batch_id)
         total += ended
     return total
 
@@ -38,7 +38,7 @@ def cancel(batch_id: UUID, reason: str = "") -> int:
 def begin_cancelling(
     batch_id: UUID, reason: str, *, skip_locked: bool = False, quiet_since: datetime | None = None
 ) -> int:
-    """The first chunk of a cancel, all that the book-keeper does of one at a time; returns how many jobs it ended.
+    """The first chunk of a cancel, all that the coordinator does of one at a time; returns how many jobs it ended.
 
     With `quiet_since` only where the batch is open still, and nothing was added since that moment.
     """
@@ -55,11 +55,11 @@ def begin_cancelling(
                 setattr(batch, name, value)
             database.batches().filter(pk=batch_id).update(**changes)
         ended = _cancel_chunk(batch, now)
-        poke_on_commit(batch_id)
+        wake_on_commit(batch_id)
     return ended
 
 
-def carry_on_cancelling(batch_id: UUID, *, skip_locked: bool = False) -> int:
+def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
     """One chunk of a cancel; returns how many jobs it ended."""
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
@@ -100,7 +100,7 @@ def cancel_job(job_id: UUID) -> bool:
             tally.ended(JobStatus.CANCELLED)
             count_ended({batch.pk: (0, 0, 1)}, now)
             finishing.write([tally], now)
-            poke_on_commit()
+            wake_on_commit()
         return bool(won)
 
 
@@ -123,7 +123,7 @@ def pause(batch_id: UUID) -> bool:
         )
         won = alive.update(is_paused=True)
         if won:
-            poke_on_commit(batch_id)
+            wake_on_commit(batch_id)
     return bool(won)
 
 
@@ -132,7 +132,7 @@ def resume(batch_id: UUID) -> bool:
     with database.atomic():
         won = database.batches().filter(pk=batch_id, is_paused=True).update(is_paused=False)
         if won:
-            poke_on_commit()
+            wake_on_commit()
     return bool(won)
 
 
@@ -140,9 +140,9 @@ def abandon(quiet_since: datetime, seconds: int) -> int:
     """Cancels open batches to which nobody has added since `quiet_since`: their creator has died."""
     ids = abandoned(quiet_since)
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
-    until = time.monotonic() + database.LONG
+    until = time.monotonic() + database.TIME_BUDGET
     for batch_id in ids:
-        with repairing.mending(batch_id):
+        with repairing.contain_errors(batch_id):
             begin_cancelling(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
         if time.monotonic() > until:
             break  # the others are found again
@@ -155,7 +155,7 @@ def mark_overdue(now: datetime) -> int:
     # Not those whose deletion has begun: they ended long ago, and in time.
     ids = list(late.exclude(status__in=BATCH_ENDED).values_list("pk", flat=True)[:100])
     for batch_id in ids:
-        with repairing.mending(batch_id), database.atomic():
+        with repairing.contain_errors(batch_id), database.atomic():
             batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and batch.status not in BATCH_ENDED and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
@@ -169,7 +169,7 @@ def abandoned(quiet_since: datetime) -> list[UUID]:
     return list(forgotten.values_list("pk", flat=True)[:100])
 
 
-def to_hold() -> set[UUID]:
+def batches_on_hold() -> set[UUID]:
     """The batches whose jobs in RQ must not be started."""
     alive = (
         database.batches().filter(finished_at=None).exclude(status__in=BATCH_ENDED)
@@ -185,12 +185,12 @@ def unfinished_cancels() -> list[UUID]:
     return list(cut_off.filter(pk__in=waiting).values_list("pk", flat=True)[:100])
 
 
-def carry_all_on() -> int:
+def continue_cancels() -> int:
     """A chunk of each cancel that is not through; returns how many jobs that ended."""
-    ended, until = 0, time.monotonic() + database.LONG
+    ended, until = 0, time.monotonic() + database.TIME_BUDGET
     for batch_id in unfinished_cancels():
-        with repairing.mending(batch_id):
-            ended += carry_on_cancelling(batch_id, skip_locked=True)
+        with repairing.contain_errors(batch_id):
+            ended += cancel_next_chunk(batch_id, skip_locked=True)
         if time.monotonic() > until:
             break  # the next poll goes on: outcomes come first
     return ended

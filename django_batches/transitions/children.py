@@ -1,6 +1,6 @@
 """Child batches and the jobs that wait for them: what goes up when a child has ended, what goes down on a cancel.
 
-A child that has ended tells its parent in a transaction of its own, because the book-keeper takes only batches that
+A child that has ended tells its parent in a transaction of its own, because the coordinator takes only batches that
 nobody holds locked: what it passes over stays `is_awaited`, and the next poll finds it. So neither the return of the
 parent nor the end of its child, in whatever order or at once, can be missed.
 """
@@ -47,7 +47,7 @@ class Unsuccessful:
     text: str
 
 
-def tell_parents(fence: Callable[[], datetime] = timezone.now) -> int:
+def notify_parents(fence: Callable[[], datetime] = timezone.now) -> int:
     """Tells waiting jobs which of their children have ended, and ends those jobs that have no other; how many told."""
     after = None
     while told := _to_tell(after):
@@ -94,7 +94,7 @@ def _tell(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) ->
     return len(ended)
 
 
-def has_untold() -> bool:
+def has_unnotified_parents() -> bool:
     """Whether a waiting job is still to be told that a child has ended."""
     return bool(_to_tell(limit=1))
 
@@ -140,10 +140,10 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
         status__in=[*IN_FLIGHT, JobStatus.WAITING],
     )
     orphans = list(awaited.filter(~Exists(run)).values_list("pk", flat=True)[:LIMIT])
-    until = time.monotonic() + database.LONG
+    until = time.monotonic() + database.TIME_BUDGET
     for batch_id in orphans:
         # First the cancel: where this process dies between the two, the orphan is found again.
-        with repairing.mending(batch_id):
+        with repairing.contain_errors(batch_id):
             cancelling.begin_cancelling(
                 batch_id, "The run of the job that opened it came to nothing.", skip_locked=True
             )
@@ -156,7 +156,7 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
     return len(orphans)
 
 
-def carry_cancels_down() -> int:
+def cancel_children() -> int:
     """Cancels the children of jobs whose batch is being cancelled, level by level; returns how many.
 
     For `rows.LONG` at most: nobody keeps the books meanwhile. The next call goes on.
@@ -169,10 +169,10 @@ def carry_cancels_down() -> int:
         parent__batch__finished_at=None,
     )
     seen: set[UUID] = set()
-    until = time.monotonic() + database.LONG
+    until = time.monotonic() + database.TIME_BUDGET
     while new := set(below.values_list("pk", flat=True)[:LIMIT]) - seen:
         for batch_id in new:
-            with repairing.mending(batch_id):
+            with repairing.contain_errors(batch_id):
                 reason = "The batch of the job that opened it was cancelled."
                 cancelling.begin_cancelling(batch_id, reason, skip_locked=True)
             seen.add(batch_id)

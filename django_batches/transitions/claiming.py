@@ -139,7 +139,7 @@ def promote_due(fence: Callable[[], datetime]) -> list[Place]:
         f" ORDER BY due_at LIMIT {database.CHUNK}{database.for_update_skip_locked()}"
     )
     places: list[Place] = []
-    until = time.monotonic() + database.LONG
+    until = time.monotonic() + database.TIME_BUDGET
     while True:
         with database.atomic():
             promoted = database.execute(

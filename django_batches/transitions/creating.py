@@ -12,7 +12,7 @@ from .. import database
 from ..database import inserting
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus, JobStatus
-from ..transport.client import Added, poke
+from ..transport.client import Added, wake_coordinator
 from . import finishing
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def create(batch: "Batch", *, inherits_queue: bool = False) -> None:
     computed = {"queue": ("owner.queue", []) if inherits_queue else ("%s", [batch.queue])} | _times(batch)
     source, params = _of_parent(batch) if batch.is_awaited else ("WHERE true", [])
     try:
-        with database.at_once():
+        with database.single_statement():
             made = inserting.batch(batch, computed, source, params)
     except IntegrityError:
         if not batch.key:
@@ -89,9 +89,9 @@ def add(
         first = batch["total"] - len(new)
         has_failed = seal and batch["failure_round"] is not None
         if has_failed:
-            finishing.tell_missed(database.lock_batches([batch_id])[batch_id], timezone.now())
+            finishing.schedule_missed_failure_callbacks(database.lock_batches([batch_id])[batch_id], timezone.now())
         inserting.jobs([job.row(batch_id, position) for position, job in enumerate(new, start=first)])
-        poke_on_commit(added=None if has_failed else _added(batch_id, first, new))
+        wake_on_commit(added=None if has_failed else _added(batch_id, first, new))
     return batch
 
 
@@ -114,9 +114,9 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
         database.batches().filter(pk=batch_id).update(
             sealed_at=now, status=batch.status, registered_callbacks=batch.registered_callbacks
         )
-        finishing.tell_missed(batch, now)
+        finishing.schedule_missed_failure_callbacks(batch, now)
         finishing.write([finishing.Tally(batch)], now)
-        poke_on_commit()
+        wake_on_commit()
     return True
 
 
@@ -126,10 +126,10 @@ def discard(batch_id: UUID) -> bool:
     return bool(empty.delete()[0])
 
 
-def poke_on_commit(*held: Any, added: Added | None = None) -> None:
+def wake_on_commit(*held: Any, added: Added | None = None) -> None:
     """Wakes the coordinator once what this transaction wrote can be seen; see `connection.poke`."""
     # A lambda, because Django logs the name of a robust hook that raises, and a partial has none.
-    transaction.on_commit(lambda: poke(*held, added=added), using=database.alias(), robust=True)
+    transaction.on_commit(lambda: wake_coordinator(*held, added=added), using=database.alias(), robust=True)
 
 
 def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
@@ -137,8 +137,8 @@ def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
 
 
 def _times(batch: "Batch") -> dict[str, tuple[str, list[Any]]]:
-    """The moments of a new batch that the database computes; see `rows.has_a_clock`."""
-    if database.has_a_clock():
+    """The moments of a new batch that the database computes; see `rows.has_clock`."""
+    if database.has_clock():
         late = "clock_timestamp() + %s * interval '1 second'"
         return {"grown_at": ("clock_timestamp()", []), "deadline_at": (late, [batch.deadline])}
     if batch.deadline is not None:
@@ -149,7 +149,7 @@ def _times(batch: "Batch") -> dict[str, tuple[str, list[Any]]]:
 def _of_parent(batch: "Batch") -> tuple[str, list[Any]]:
     """The batch of the job that opens a child, while this run of the job counts: else nobody would wait for the child.
 
-    The row of the job is not locked: user code may hold its transaction open for long, and the book-keeper would wait.
+    The row of the job is not locked: user code may hold its transaction open for long, and the coordinator would wait.
     What slips through is found by `children.cancel_orphans`.
     """
     statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
@@ -184,7 +184,7 @@ def _add_few(
         inserting.NEW_JOB_IN_STATUS, [job.row(batch_id, place, in_full=True) for place, job in enumerate(new)]
     )
     picks = [f"v_{name}" if name != "position" else "total - %s + v_position" for name in inserting.NEW_JOB_IN_STATUS]
-    with database.at_once():
+    with database.single_statement():
         found = database.execute(
             # Not with a failure that was told before the seal: callbacks that came after it are told then.
             f"WITH grown AS ({update}{' AND failure_round IS NULL' if seal else ''} RETURNING {', '.join(_GROWN)}),"
@@ -197,13 +197,13 @@ def _add_few(
             return None
         batch = dict(zip(_GROWN, found[0], strict=True))
         # In here: where somebody has turned autocommit off, Django refuses it outside of `atomic`.
-        poke_on_commit(added=_added(batch_id, batch["total"] - len(new), new))
+        wake_on_commit(added=_added(batch_id, batch["total"] - len(new), new))
     return batch
 
 
 def _growing(batch_id: UUID, count: int, registered_callbacks: str | None, seal: bool) -> tuple[str, list[Any]]:
     now = database.parameter(timezone.now())
-    grown, times = ("clock_timestamp()", []) if database.has_a_clock() else ("%s", [now])
+    grown, times = ("clock_timestamp()", []) if database.has_clock() else ("%s", [now])
     sealing, sealed_at = (", status = 'running', sealed_at = COALESCE(sealed_at, %s)", [now]) if seal else ("", [])
     return (
         f"UPDATE {database.BATCH} SET total = total + %s, pending = pending + %s, grown_at = {grown},"

@@ -24,7 +24,7 @@ _WAITED_FOR = Q(
     is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING]
 )
 BUDGET = 0.02
-"""Seconds of the book-keeper's turn after which it begins with no further chunk: outcomes wait meanwhile."""
+"""Seconds of the coordinator's turn after which it begins with no further chunk: outcomes wait meanwhile."""
 TOGETHER = 20
 """Batches of a tree that one turn deletes."""
 
@@ -60,7 +60,7 @@ def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
     if not _mark(batch_id, skip_locked=skip_locked):
         return 0
     total = _delete_jobs(batch_id)
-    with database.impatient() if skip_locked else database.atomic():
+    with database.atomic_with_lock_timeout() if skip_locked else database.atomic():
         total += _delete_rest([batch_id])
     return total
 
@@ -109,20 +109,20 @@ def unfinished() -> list[UUID]:
     return list(database.batches().filter(BEING_DELETED).order_by("pk").values_list("pk", flat=True)[:100])
 
 
-def carry_on() -> bool:
+def continue_deletions() -> bool:
     """A chunk of each deletion that was begun here or cut off elsewhere, for `BUDGET`; whether anything was deleted."""
     has_gone_on, until = False, time.monotonic() + BUDGET
     for batch_id in unfinished():
         # A run that was given up may have opened a child since, or a row of the project have come to point here.
-        with repairing.mending(batch_id):
-            go_on_with(batch_id)
+        with repairing.contain_errors(batch_id):
+            delete_next_chunk(batch_id)
             has_gone_on = True
             if time.monotonic() >= until:
                 break  # not after one that was put off: it would be the first again, and those behind it never come
     return has_gone_on
 
 
-def go_on_with(batch_id: UUID) -> None:
+def delete_next_chunk(batch_id: UUID) -> None:
     """A chunk of a deletion that was begun; whatever somebody holds locked is left to the next one."""
     for key in reversed(tree(batch_id)[-TOGETHER:]):
         ids = list(database.jobs().filter(batch=key).values_list("pk", flat=True)[: database.CHUNK])

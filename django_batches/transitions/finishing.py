@@ -114,7 +114,7 @@ def _update(changes: list[list[object]]) -> None:
     )
 
 
-def tell_missed(batch: "Batch", now: datetime) -> None:
+def schedule_missed_failure_callbacks(batch: "Batch", now: datetime) -> None:
     """Schedules failure callbacks that were registered after the failure had been told; `batch` is locked."""
     if batch.failure_round != batch.round:
         return

@@ -19,7 +19,7 @@ Place = tuple[UUID, int, str | None]
 
 @dataclass
 class Frontier:
-    """Up to where the jobs of a queue have been claimed, as far as its book-keeper knows.
+    """Up to where the jobs of a queue have been claimed, as far as its coordinator knows.
 
     A claimed row stays in the index of due rows until a vacuum, and while a snapshot from before is open (a dump, a
     long report) each look that passes it reads its page as well: looks from the start would take longer with each job

@@ -22,7 +22,7 @@ DEPLOY_PAUSES = [timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=
 """Before a job whose function a worker does not have is tried again: a rolling deploy takes its time."""
 
 _ATTEMPT_FAILED = {Kind.FAILED, Kind.KILLED, Kind.TIMEOUT, Kind.RETRY}
-_GIVEN_BACK = {Kind.HELD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
+_GIVEN_BACK = {Kind.ON_HOLD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
         known = first.get(outcome.execution)
         if known is None or (outcome.kind == Kind.SUCCEEDED and known.kind != Kind.SUCCEEDED):
             first[outcome.execution] = outcome
-    simple = (Kind.SUCCEEDED, Kind.HELD)
+    simple = (Kind.SUCCEEDED, Kind.ON_HOLD)
     asked = [outcome.job_id for outcome in first.values() if outcome.kind not in simple]
     found = (
         {job.pk: job for job in database.jobs().filter(pk__in=asked).defer("arguments", "traceback")} if asked else {}
@@ -83,7 +83,7 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
         batch = batches[outcome.batch_id]
         if outcome.kind == Kind.SUCCEEDED:
             changes.append(_returned(outcome, outcome.execution in waiting))
-        elif outcome.kind == Kind.HELD:
+        elif outcome.kind == Kind.ON_HOLD:
             changes.append(Change(outcome, _back(batch, outcome)))
         elif job := found.get(outcome.job_id):
             change = _unfinished(outcome, job, batch, now)

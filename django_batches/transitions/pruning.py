@@ -95,9 +95,9 @@ def prune(group: list[Ended], before: datetime, *, in_one_go: bool = True) -> in
             if in_one_go:
                 deleting.delete(batch.id, before)
             elif deleting.begin(batch.id, before, skip_locked=True) and is_quick:
-                deleting.go_on_with(batch.id)
+                deleting.delete_next_chunk(batch.id)
     except OperationalError as error:
-        if not database.was_held(error):
+        if not database.is_lock_timeout(error):
             raise
         return sum(prune([batch], before, in_one_go=in_one_go) for batch in group) if len(group) > 1 else 0
     except (BatchError, ProtectedError, RestrictedError, IntegrityError):
@@ -106,7 +106,7 @@ def prune(group: list[Ended], before: datetime, *, in_one_go: bool = True) -> in
 
 
 def _prune_together(group: list[Ended], before: datetime, in_one_go: bool) -> int:
-    with database.atomic() if in_one_go else database.impatient():
+    with database.atomic() if in_one_go else database.atomic_with_lock_timeout():
         locked = database.lock_batches([batch.id for batch in group], skip_locked=True)
         ended = {key for key, batch in locked.items() if batch.finished_at and batch.finished_at < before}
         # Judged again under the locks: a callback may have been put back, a row of the project added.

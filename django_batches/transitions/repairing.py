@@ -78,15 +78,15 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
 
 
 @contextmanager
-def mending(batch_id: UUID) -> Iterator[None]:
-    """Around a step of the book-keeper for one batch, which must not stop the books of all others.
+def contain_errors(batch_id: UUID) -> Iterator[None]:
+    """Around a step of the coordinator for one batch, which must not stop the books of all others.
 
     A CHECK refuses counters that differ from their rows: they are repaired, and the step is left to the next turn.
     """
     try:
         yield
     except OperationalError as error:
-        if not database.was_held(error):
+        if not database.is_lock_timeout(error):
             raise
         logger.warning("A step for batch %s waits for a row that somebody holds locked.", batch_id)
     except (BatchError, IntegrityError) as error:

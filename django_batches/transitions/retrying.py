@@ -17,7 +17,7 @@ from .. import database
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
 from . import finishing, repairing
-from .creating import poke_on_commit
+from .creating import wake_on_commit
 from .finishing import Tally
 from .rounds import WAITING_AGAIN, Below, climb, put_back, reopen
 
@@ -67,12 +67,12 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     while more and (count or time.monotonic() < deadline):  # the coordinator goes on with what somebody holds locked
         if not count:
             time.sleep(PAUSE)
-        count, more = carry_on_retrying(batch_id)
+        count, more = retry_next_chunk(batch_id)
         total += count
     return total
 
 
-def carry_on_retrying(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
+def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
     """One chunk of a retry of all failed jobs: how many rows it put back, and whether there are more."""
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
@@ -97,21 +97,21 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
     database.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
     if not more:
         finishing.write([Tally(batch)], timezone.now())
-    poke_on_commit()
+    wake_on_commit()
     return total, more
 
 
-def carry_all_on() -> None:
+def continue_retries() -> None:
     """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each.
 
     For `rows.LONG` at most; the next call goes on.
     """
     seen: set[UUID] = set()
-    until = time.monotonic() + database.LONG
+    until = time.monotonic() + database.TIME_BUDGET
     while new := set(unfinished()) - seen:
         for batch_id in new:
-            with repairing.mending(batch_id):
-                carry_on_retrying(batch_id, skip_locked=True)
+            with repairing.contain_errors(batch_id):
+                retry_next_chunk(batch_id, skip_locked=True)
             seen.add(batch_id)
             if time.monotonic() > until:
                 return
@@ -153,7 +153,7 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
             count, held = _put_back(batch, chunk, include_cancelled=True)
             if count:
                 climb(batch)
-                poke_on_commit()
+                wake_on_commit()
             else:
                 transaction.set_rollback(True, using=database.alias())
         total += count

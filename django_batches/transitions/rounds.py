@@ -152,7 +152,7 @@ class Below:
         return True
 
     def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
-        """Begins a retry in the children that came to nothing; the book-keeper goes on, one batch at a time."""
+        """Begins a retry in the children that came to nothing; the coordinator goes on, one batch at a time."""
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:
             for why in failed.get(job.pk) or []:

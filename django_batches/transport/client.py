@@ -22,13 +22,13 @@ from ..conf import SETTING, settings
 
 logger = logging.getLogger("django_batches")
 
-POKE_TIMEOUT = 0.1
+WAKE_TIMEOUT = 0.1
 """Seconds for each of connecting and answering: what a web request may lose at most while Redis is away, times two."""
-POKES = 1_000
+MAX_WAKE_UPS = 1_000
 """That are kept: each tells of other jobs, and a turn of the coordinator may take longer than many creators."""
-POKE_PAUSE = 10.0
+WAKE_PAUSE = 10.0
 """Seconds without further pokes after one that failed."""
-ANYTHING, JOBS, LOOK = b"poke", b"jobs", b"look"
+ANYTHING, JOBS, RECONCILE_NOW = b"wake_coordinator", b"jobs", b"reconcile"
 """What a poke asks for: all that may be due, jobs to start (of one batch, on these queues), a comparison of the books
 with Redis."""
 
@@ -48,15 +48,15 @@ class Keys:
         """With which the ids of our jobs in RQ begin."""
         self.outcomes = f"{self.own}:outcomes"
         """Stream of what became of each run; read by the coordinator alone."""
-        self.pokes = f"{self.own}:pokes"
+        self.wake_ups = f"{self.own}:wake_ups"
         """Stream that wakes the coordinator."""
         self.wake = f"{self.own}:wake"
         """Stream that wakes idle executors."""
-        self.dry = f"{self.own}:dry"
+        self.idle = f"{self.own}:idle"
         """Stream that tells the coordinator that an executor has told its outcome and found no other job."""
         self.fence = f"{self.own}:fence"
         """The newest token of a coordinator that has written here."""
-        self.held = f"{self.own}:held"
+        self.on_hold = f"{self.own}:on_hold"
         """Set of the cancelled and paused batches, whose jobs must not be started."""
         self.suspects = f"{self.own}:suspects"
         """Hash of the jobs that had no trace in Redis at the last look, and since when."""
@@ -135,18 +135,18 @@ def client(**options: Any) -> Redis:
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
 
-def ask_to_look(redis: Redis) -> None:
+def request_reconcile(redis: Redis) -> None:
     """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
-    _add(redis, LOOK)
+    _add(redis, RECONCILE_NOW)
 
 
 def _add(redis: Redis, what: bytes, text: str = "") -> None:
-    pokes = Keys().pokes
-    redis.xadd(pokes, {what: text}, maxlen=POKES)
+    pokes = Keys().wake_ups
+    redis.xadd(pokes, {what: text}, maxlen=MAX_WAKE_UPS)
     redis.expire(pokes, 86_400)
 
 
-_poker: Redis | None = None
+_wake_client: Redis | None = None
 _silent_until = 0.0
 
 
@@ -170,26 +170,26 @@ class Added(NamedTuple):
         return cls(UUID(found[0]), found[1], [str(queue) for queue in found[2]])
 
 
-def poke(*held: UUID, added: Added | None = None) -> None:
+def wake_coordinator(*held: UUID, added: Added | None = None) -> None:
     """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
 
     `held` are batches that were cancelled or paused: from this moment their jobs are not started any more. `added` is
     all that there is to do, where it is given.
     """
-    global _poker, _silent_until
+    global _wake_client, _silent_until
     if time.monotonic() < _silent_until:
         return
     try:
-        if _poker is None:
-            _poker = client(
-                socket_connect_timeout=POKE_TIMEOUT, socket_timeout=POKE_TIMEOUT, retry=Retry(NoBackoff(), 0)
+        if _wake_client is None:
+            _wake_client = client(
+                socket_connect_timeout=WAKE_TIMEOUT, socket_timeout=WAKE_TIMEOUT, retry=Retry(NoBackoff(), 0)
             )
         keys = Keys()
-        pipeline = _poker.pipeline(transaction=False)
+        pipeline = _wake_client.pipeline(transaction=False)
         if held:
-            pipeline.sadd(keys.held, *(batch_id.hex for batch_id in held))
+            pipeline.sadd(keys.on_hold, *(batch_id.hex for batch_id in held))
         _add(pipeline, *((JOBS, added.dumps()) if added else (ANYTHING,)))
         pipeline.execute()
     except (RedisError, OSError) as error:
-        _silent_until = time.monotonic() + POKE_PAUSE
+        _silent_until = time.monotonic() + WAKE_PAUSE
         logger.debug("Redis did not take a poke (%s); the coordinator's poll will see the rows.", error)

@@ -29,7 +29,7 @@ class Kind(StrEnum):
     """Stopped on request through RQ: fails for good."""
     CANCELLED = "cancelled"
     """Cancelled in RQ before it ran."""
-    HELD = "held"
+    ON_HOLD = "on_hold"
     """Not started, because its batch is cancelled or paused."""
     INTERRUPTED = "interrupted"
     """Its host was lost or shut down under it: runs again, no attempt used, and is a loss."""

@@ -21,7 +21,7 @@ def quick_client() -> Redis:
 
 
 @dataclass(frozen=True)
-class Broker:
+class ProbeResult:
     """What Redis says about the workers of some queues."""
 
     error: str = ""
@@ -31,7 +31,7 @@ class Broker:
     """Workers that are alive, per queue."""
 
 
-def ask(queues: Sequence[str]) -> Broker:
+def ask(queues: Sequence[str]) -> ProbeResult:
     """Asks Redis for the workers of the queues; two round trips with short timeouts."""
     redis = None
     try:
@@ -46,26 +46,26 @@ def ask(queues: Sequence[str]) -> Broker:
         for names in members:
             pipeline.exists(*(names or [f"{keys.own}:nobody"]))
         alive = pipeline.execute() if members else []
-        return Broker("", bool(suspended), dict(zip(queues, alive, strict=True)))
+        return ProbeResult("", bool(suspended), dict(zip(queues, alive, strict=True)))
     except (RedisError, OSError, ImproperlyConfigured) as error:
-        return Broker(f"{type(error).__name__}: {error}")
+        return ProbeResult(f"{type(error).__name__}: {error}")
     finally:
         if redis is not None:
             redis.connection_pool.disconnect()
 
 
-class Asked:
+class ProbeCache:
     """What Redis has said, for looks at many batches: each queue is asked once, and a silent server not again."""
 
     def __init__(self) -> None:
-        self._said: Broker | None = None
+        self._said: ProbeResult | None = None
 
-    def __call__(self, queues: Sequence[str]) -> Broker:
+    def __call__(self, queues: Sequence[str]) -> ProbeResult:
         said = self._said
         new = [queue for queue in queues if said is None or queue not in said.workers]
         if said is None or (new and not said.error):
             told = ask(new)
-            said = self._said = Broker(
+            said = self._said = ProbeResult(
                 told.error, told.is_suspended, {**(said.workers if said else {}), **told.workers}
             )
-        return Broker(said.error, said.is_suspended, {queue: said.workers.get(queue, 0) for queue in queues})
+        return ProbeResult(said.error, said.is_suspended, {queue: said.workers.get(queue, 0) for queue in queues})

@@ -34,7 +34,7 @@ class Burst:
 
     def _has_work(self) -> bool:
         try:
-            if claiming.has_work(self._queues, timezone.now()) or children.has_untold():
+            if claiming.has_work(self._queues, timezone.now()) or children.has_unnotified_parents():
                 return True
             redis: Any = self._redis
             lists = [self._keys.queue(name) for name in self._queues] or redis.smembers(f"{self._keys.RQ}:queues")

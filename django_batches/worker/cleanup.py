@@ -18,7 +18,7 @@ _IGNORED = (signal.SIGINT, signal.SIGTERM)
 _RESTORED = (*_IGNORED, signal.SIGALRM, signal.SIGCHLD, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Hygiene:
+class Cleanup:
     """Puts back what a job may have changed in this process."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ def _restore_connection(connection) -> None:  # type: ignore[no-untyped-def]
         logger.warning("A job left a transaction open on %r; it was rolled back.", connection.alias)
     elif not connection.errors_occurred or connection.is_usable():
         connection.errors_occurred = False
-        # Asked at the next use, and only then: the server may have been restarted between two jobs.
+        # ProbeCache at the next use, and only then: the server may have been restarted between two jobs.
         connection.health_check_enabled, connection.health_check_done = True, False
         return
     # Not in a block any more, or close() would keep the object for the block that never ends.

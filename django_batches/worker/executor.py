@@ -20,10 +20,10 @@ from ..transport.client import client
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome
 from ..transport.scripts import Scripts, Taken
-from .cleanup import Hygiene
+from .cleanup import Cleanup
 from .processes import resident
 from .rq_jobs import OrdinaryJobs
-from .slots import Board, Occupant
+from .slots import RunningJob, SlotTable
 
 logger = logging.getLogger("django_batches")
 
@@ -46,7 +46,7 @@ class Post:
     slot: int
     name: str
     queues: Sequence[str]
-    board: Board
+    board: SlotTable
     supervisor: int
     """Process id."""
     max_jobs: int | None = None
@@ -68,7 +68,7 @@ class Executor:
         self._redis = client(redis_connect_func=self._connected)
         self._scripts = Scripts(self._redis)
         self._woken: Any = "0-0"
-        self._hygiene = Hygiene()
+        self._hygiene = Cleanup()
         self._jobs = 0
         self._ordinary = OrdinaryJobs(post.name, post.board, post.slot)
         self._taken = Taken("idle")
@@ -185,7 +185,7 @@ class Executor:
             # The row has ended or was dispatched again: told as vanished, which changes nothing then.
             return message.outcome(Kind.VANISHED, worker=self._post.name)
         self._count()
-        self._post.board.write(self._post.slot, Occupant(taken.rq_id, taken.queue, begun, message.timeout))
+        self._post.board.write(self._post.slot, RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
         outcome, error = perform(message, self._post.name)
         if error is not None and (not isinstance(error, Exception) or isinstance(error, _WEARING)):
             self._worn = True

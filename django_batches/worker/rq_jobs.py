@@ -16,7 +16,7 @@ from ..conf import settings
 from ..transport.client import client
 from ..transport.scripts import Taken
 from .processes import die_with
-from .slots import Board, Occupant
+from .slots import RunningJob, SlotTable
 
 logger = logging.getLogger("django_batches")
 
@@ -27,7 +27,7 @@ STOP = signal.SIGUSR1
 class OrdinaryJobs:
     """Runs them for one executor: with a fork, RQ's retries, dependents and callbacks."""
 
-    def __init__(self, name: str, board: Board, slot: int) -> None:
+    def __init__(self, name: str, board: SlotTable, slot: int) -> None:
         self._name = name
         self._board = board
         self._slot = slot
@@ -56,7 +56,7 @@ class OrdinaryJobs:
                 worker.kill_horse()
 
         signal.signal(STOP, stop)
-        self._board.write(self._slot, Occupant(taken.rq_id, taken.queue, time.monotonic(), 0.0))
+        self._board.write(self._slot, RunningJob(taken.rq_id, taken.queue, time.monotonic(), 0.0))
         worker.execute_job(job, queue)
         return True
 

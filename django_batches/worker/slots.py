@@ -20,7 +20,7 @@ _TRIES = 100
 
 
 @dataclass(frozen=True)
-class Occupant:
+class RunningJob:
     """The job an executor runs."""
 
     rq_id: str
@@ -31,15 +31,15 @@ class Occupant:
     """Seconds; 0 for none of our business."""
 
 
-def _record(job: Occupant) -> bytes:
+def _record(job: RunningJob) -> bytes:
     body = _BODY.pack(job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
     return _CHECKSUM.pack(crc32(body)) + body
 
 
-_EMPTY = _record(Occupant("", "", 0.0, 0.0))
+_EMPTY = _record(RunningJob("", "", 0.0, 0.0))
 
 
-class Board:
+class SlotTable:
     """A record, a stop flag, a count of jobs and a reservation per slot."""
 
     def __init__(self, slots: int) -> None:
@@ -48,12 +48,12 @@ class Board:
         for slot in range(slots):
             self.clear(slot)
 
-    def write(self, slot: int, occupant: Occupant | None) -> None:
+    def write(self, slot: int, occupant: RunningJob | None) -> None:
         """Called by the executor of this slot only."""
         begin = slot * self._size
         self._memory[begin : begin + _RECORD_SIZE] = _record(occupant) if occupant else _EMPTY
 
-    def read(self, slot: int) -> Occupant | None:
+    def read(self, slot: int) -> RunningJob | None:
         """What the executor of this slot runs now, or None."""
         begin = slot * self._size
         for _ in range(_TRIES):
@@ -62,7 +62,7 @@ class Board:
             if _CHECKSUM.unpack_from(record) == (crc32(body),):
                 started, timeout, rq_id, queue = _BODY.unpack(body)
                 name = rq_id.rstrip(b"\0").decode()
-                return Occupant(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
+                return RunningJob(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
 
     def count(self, slot: int) -> None:

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from ..coordinator.loop import Coordinator, Every
-from ..transport.client import client, poke
+from ..transport.client import client, wake_coordinator
 from ..transport.outcomes import Kind
 from ..transport.scripts import Scripts
 from . import rq_jobs, rq_maintenance
@@ -30,7 +30,7 @@ from .burst import Burst
 from .executor import Executor, Post
 from .processes import fork, resident, warn_of_threads
 from .registration import Registration
-from .slots import Board
+from .slots import SlotTable
 
 logger = logging.getLogger("django_batches")
 
@@ -82,7 +82,7 @@ class Supervisor:
         base = plan.name or socket.gethostname()
         self._name = f"{base}.{os.getpid()}.{secrets.token_hex(2)}"
         self._born = 0
-        self._board = Board(plan.workers + 2)
+        self._board = SlotTable(plan.workers + 2)
         self._budget: Semaphore | None = (
             multiprocessing.get_context("fork").Semaphore(plan.max_jobs) if plan.max_jobs else None
         )
@@ -353,7 +353,7 @@ class Supervisor:
             self._board.stop(self._chores.slot)
         if self._coordinator and not self._executors and not self._burials:
             self._board.stop(self._coordinator.slot)
-            poke()
+            wake_coordinator()
 
     def _has_left(self) -> bool:
         leaving = self._leaving_since is not None

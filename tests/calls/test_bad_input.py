@@ -217,8 +217,8 @@ def garbage_in_redis(redis, keys, batch):
     for text in texts:
         redis.xadd(keys.outcomes, {"o": text})
     redis.xadd(keys.outcomes, {"x": "y"})
-    redis.xadd(keys.pokes, {"x": "y"})
-    redis.sadd(keys.held, "garbage", b"\xff")
+    redis.xadd(keys.wake_ups, {"x": "y"})
+    redis.sadd(keys.on_hold, "garbage", b"\xff")
     unknown = keys.rq_id(UUID(int=1), 1)
     redis.hset(keys.job(unknown), mapping={"status": "queued", "batches": "garbage", "batches_owner": "garbage"})
     redis.rpush(keys.queue("bad"), "no such job", unknown, f"{unknown}x", "batch-", "batch-tests-x-1")

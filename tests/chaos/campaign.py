@@ -99,7 +99,7 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
         "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "
-        f"{worker.LEASE} s instead of 45 s, that of the book-keeper 4 s instead of 15 s, and so on "
+        f"{worker.LEASE} s instead of 45 s, that of the coordinator 4 s instead of 15 s, and so on "
         "(`tests/chaos/worker.py`).",
         "",
         "| | |",

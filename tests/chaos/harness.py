@@ -239,7 +239,7 @@ def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
             left = [fields[b"o"] for _, fields in redis.xrange(key)]
             if needed := [text for text in left if is_awaited(Outcome.loads(text))]:
                 wrong.append(f"{len(needed)} outcomes are left in the stream: {needed[:3]}")
-        elif name == "batches:chaos:held":
+        elif name == "batches:chaos:on_hold":
             if living := [each for each in redis.smembers(key) if e.status_of(each.decode()) not in history.ENDED]:
                 wrong.append(f"{living} are held and have not ended")
         elif ours and redis.ttl(key) == -1:

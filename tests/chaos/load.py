@@ -123,7 +123,7 @@ class Load:
         def slowly_filled(batch):
             for _ in range(3):
                 batch.map(jobs.work, range(4), 0.001)
-                batch.opening.flush()
+                batch.block.flush()
                 time.sleep(0.15)
             return 12
 

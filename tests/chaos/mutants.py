@@ -84,7 +84,7 @@ MUTANTS = [
         "--seconds 20 --pause 2 --only 'Redis rolled back to an older dump'",
     ),
     Mutant(
-        "Redis takes pushes of a former book-keeper",
+        "Redis takes pushes of a former coordinator",
         "transport/scripts/push.lua",
         "if token < newest then return -1 end\n",
         "",

@@ -17,7 +17,7 @@ from . import ledger
 
 WANTED = "CHAOS_POINTS"
 HANG = 12.0
-"""Seconds, longer than it takes with the short times to find another book-keeper, who gives up what was lost."""
+"""Seconds, longer than it takes with the short times to find another coordinator, who gives up what was lost."""
 MODES = ("killed before", "killed after", "failed before", "failed after", "hung before", "done twice")
 PASSED_OVER = ("database", "transport.client", "transport.scripts._Direct")
 """Modules of ours that ask on behalf of others."""

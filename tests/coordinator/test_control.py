@@ -94,11 +94,11 @@ class TestMaxFailures:
         assert state(batch) == ("running", 8, 0, 2, 0)
         recorded = applying.record([outcome_of(claimed[2], Kind.FAILED)])
         assert recorded.has_given_up
-        assert cancelling.to_hold() == {batch.pk}
+        assert cancelling.batches_on_hold() == {batch.pk}
         assert cancelling.unfinished_cancels() == [batch.pk]
-        cancelling.carry_on_cancelling(batch.pk)
+        cancelling.cancel_next_chunk(batch.pk)
         assert state(batch) == ("running", 2, 0, 3, 5)
-        applying.record([outcome_of(claimed[3]), outcome_of(claimed[4], Kind.HELD)])
+        applying.record([outcome_of(claimed[3]), outcome_of(claimed[4], Kind.ON_HOLD)])
         assert state(batch) == ("failed", 0, 1, 3, 6)
         assert batch.reason == "More than 2 jobs failed (max_failures)."
         assert sorted(batch.callbacks.values_list("event", flat=True)) == ["failure", "finish"]
@@ -108,12 +108,12 @@ class TestMaxFailures:
         batch = fill(3, max_failures=0)
         claimed = claim(batch)
         applying.record([outcome_of(claimed[0], Kind.FAILED)])
-        applying.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        applying.record([outcome_of(job, Kind.ON_HOLD) for job in claimed[1:]])
         batch.refresh_from_db()
         assert batch.retry_failed() == 3  # a whole round, after which the next is like the first
         claimed = claim(batch)
         applying.record([outcome_of(claimed[0], Kind.FAILED)])
-        applying.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        applying.record([outcome_of(job, Kind.ON_HOLD) for job in claimed[1:]])
         batch.refresh_from_db()
         assert batch.first_failure.retry()
         if then_cancelled:
@@ -131,7 +131,7 @@ class TestMaxFailures:
         batch = fill(4, max_failures=0)
         claimed = claim(batch)
         applying.record([outcome_of(claimed[0], Kind.FAILED)])
-        applying.record([outcome_of(job, Kind.HELD) for job in claimed[1:]])
+        applying.record([outcome_of(job, Kind.ON_HOLD) for job in claimed[1:]])
         assert state(batch) == ("failed", 0, 0, 1, 3)
         assert batch.retry_failed() == 4
         assert state(batch) == ("running", 4, 0, 0, 0)
@@ -160,7 +160,7 @@ class TestMaxFailures:
     def test_an_open_batch_all_jobs_of_which_have_failed_takes_no_more(self):
         with pytest.raises(BatchCancelled, match="max_failures"), Batch.open(max_failures=1) as batch:
             batch.map(tasks.ok, range(2))
-            batch.opening.flush()
+            batch.block.flush()
             applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
             assert state(batch) == ("failed", 0, 0, 2, 0)
             batch.enqueue(tasks.ok)
@@ -194,7 +194,7 @@ class TestCancelAndMaxFailures:
         assert not drained
         batch.refresh_from_db()
         assert (batch.reason, batch.failed) == ("enough", 2)
-        applying.record([outcome_of(job, Kind.HELD) for job in BatchJob.objects.filter(status="queued")])
+        applying.record([outcome_of(job, Kind.ON_HOLD) for job in BatchJob.objects.filter(status="queued")])
         assert state(batch)[0] == "cancelled"
 
 

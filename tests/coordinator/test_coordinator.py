@@ -1,4 +1,4 @@
-"""The book-keeper: one at a time, in order, and it finds what Redis has lost."""
+"""The coordinator: one at a time, in order, and it finds what Redis has lost."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from django_batches.transitions import applying, frontier, job_updates, repairin
 from django_batches.transport.client import Keys
 from django_batches.transport.outcomes import Kind
 from django_batches.worker.executor import Executor, Post
-from django_batches.worker.slots import Board
+from django_batches.worker.slots import SlotTable
 
 from .. import tasks
 from ..road import Road, claim, open_elsewhere, outcome_of, statements
@@ -172,7 +172,7 @@ class TestReconciler:
         road.dispatch()
         road.lease.release()
         redis.flushall()
-        coordinator = Coordinator("keeper", lambda: True)
+        coordinator = Coordinator("active_coordinator", lambda: True)
         assert coordinator._lease.acquire()
         coordinator._begin()
         assert coordinator._reconciler.look() == 0
@@ -192,7 +192,7 @@ class TestReconciler:
 
         def keep_for_a_turn(number):
             answers = iter([False, False])
-            Coordinator(f"keeper {number}", lambda: next(answers, True)).run()
+            Coordinator(f"active_coordinator {number}", lambda: next(answers, True)).run()
 
         keep_for_a_turn(1)
         since = {run: moment - 5 for run, moment in suspected(redis).items()}
@@ -403,7 +403,7 @@ class TestLoop:
         return coordinator
 
     def test_a_row_without_a_poke_is_found_by_the_poll(self, coordinator, redis, monkeypatch):
-        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, added: None)
+        monkeypatch.setattr("django_batches.transitions.creating.wake_coordinator", lambda *held, added: None)
         fill(2)
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 2
@@ -426,9 +426,9 @@ class TestLoop:
     def test_a_poke_of_another_version_means_anything(self, coordinator, redis, monkeypatch, text):
         coordinator.turn()
         coordinator._poll = Every(3600, at_once=False)
-        monkeypatch.setattr("django_batches.transitions.creating.poke", lambda *held, added: None)
+        monkeypatch.setattr("django_batches.transitions.creating.wake_coordinator", lambda *held, added: None)
         fill()
-        redis.xadd(Keys().pokes, {"jobs": text})
+        redis.xadd(Keys().wake_ups, {"jobs": text})
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 1
 
@@ -449,7 +449,7 @@ class TestLoop:
         assert len(looks) == 4
 
     def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
-        executor = Executor(Post(0, "executor", (), Board(1), os.getppid()))
+        executor = Executor(Post(0, "executor", (), SlotTable(1), os.getppid()))
         batch = fill()
         coordinator.turn()
         assert [executor.step(), executor.step()] == ["job", "idle"]
@@ -462,7 +462,7 @@ class TestLoop:
 
     def test_how_fast_jobs_are_handed_back_says_nothing_of_how_fast_they_run(self, coordinator, redis):
         """Without it the queue would be given far more than a second of work after a cancel."""
-        executor = Executor(Post(0, "executor", (), Board(1), os.getppid()))
+        executor = Executor(Post(0, "executor", (), SlotTable(1), os.getppid()))
         cancelled = fill(4)
         coordinator.turn()
         cancelled.cancel()
@@ -477,14 +477,14 @@ class TestLoop:
         coordinator.turn()
         paused.pause()
         cancelled.cancel()
-        assert {key.decode() for key in redis.smembers(keys.held)} == {paused.pk.hex, cancelled.pk.hex}
-        redis.delete(keys.held)  # as after a wipe
+        assert {key.decode() for key in redis.smembers(keys.on_hold)} == {paused.pk.hex, cancelled.pk.hex}
+        redis.delete(keys.on_hold)  # as after a wipe
         coordinator._poll.soon()
         coordinator.turn()
-        assert {key.decode() for key in redis.smembers(keys.held)} == {paused.pk.hex, cancelled.pk.hex}
+        assert {key.decode() for key in redis.smembers(keys.on_hold)} == {paused.pk.hex, cancelled.pk.hex}
         paused.resume()
         coordinator.turn()
-        assert {key.decode() for key in redis.smembers(keys.held)} == {cancelled.pk.hex}
+        assert {key.decode() for key in redis.smembers(keys.on_hold)} == {cancelled.pk.hex}
         assert free.pk
 
     def test_cut_off_cancels_and_retries_are_carried_on(self, coordinator):

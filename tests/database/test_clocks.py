@@ -33,7 +33,7 @@ def look_after(redis):
 
     def turn():
         answers = iter([False, False])
-        Coordinator("keeper", lambda: next(answers, True)).run()
+        Coordinator("active_coordinator", lambda: next(answers, True)).run()
 
     return turn
 
@@ -41,7 +41,7 @@ def look_after(redis):
 def open_batch(**options):
     batch = Batch.open(**options).__enter__()
     batch.enqueue(tasks.ok)
-    batch.opening.flush()
+    batch.block.flush()
     return batch
 
 

@@ -1,4 +1,4 @@
-"""What the statements of the book-keeper read, as PostgreSQL counts it: not more with each job that was done."""
+"""What the statements of the coordinator read, as PostgreSQL counts it: not more with each job that was done."""
 
 from contextlib import contextmanager
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django_batches import Batch
 from django_batches.calls.functions import bound_names, path_of, resolve, task_at
 from django_batches.exceptions import BatchFinished, FunctionNotAllowed
-from django_batches.models.block import Opening
+from django_batches.models.block import Block
 from django_batches.testing import drain
 from django_batches.transitions import repairing
 
@@ -284,18 +284,18 @@ def test_receivers_know_the_error_and_the_running_job():
 
 
 def test_the_innermost_open_block_of_a_context():
-    assert Opening.innermost() is None
+    assert Block.innermost() is None
     with Batch.open() as outer:
-        assert Opening.innermost().batch is outer
+        assert Block.innermost().batch is outer
         with Batch.open() as inner:
-            assert Opening.innermost().batch is inner
-        assert Opening.innermost().batch is outer
+            assert Block.innermost().batch is inner
+        assert Block.innermost().batch is outer
         seen = []
-        thread = threading.Thread(target=lambda: seen.append(Opening.innermost()))
+        thread = threading.Thread(target=lambda: seen.append(Block.innermost()))
         thread.start()
         thread.join()
         assert seen == [None]
-    assert Opening.innermost() is None
+    assert Block.innermost() is None
 
 
 def test_blocks_that_are_left_in_another_order():
@@ -303,15 +303,15 @@ def test_blocks_that_are_left_in_another_order():
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert Opening.innermost() is second
+    assert Block.innermost() is second
     second.__exit__(None, None, None)
-    assert Opening.innermost() is None
+    assert Block.innermost() is None
 
 
 def test_a_block_that_could_not_be_closed_is_left_all_the_same():
     with pytest.raises(BatchFinished), Batch.open() as batch:
         batch.enqueue(tasks.ok)
         Batch.objects.get(pk=batch.pk).cancel()
-    assert Opening.innermost() is None
+    assert Block.innermost() is None
     with pytest.raises(BatchFinished):
         batch.enqueue(tasks.ok)

@@ -38,7 +38,7 @@ def block_with(page, words):
 def test_a_block_runs_and_its_batches_are_sealed(block):
     with Batch.open("as above") as batch:
         batch.enqueue(job)
-        batch.opening.flush()
+        batch.block.flush()
         with running(block, batch=batch, batch_id=batch.pk, Batch=Batch):
             pass
     assert not Batch.objects.filter(status="open").exists()

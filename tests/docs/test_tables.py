@@ -112,7 +112,8 @@ def fixed_words(text):
 
 def test_everything_that_the_diagnosis_says_is_told():
     page = (DOCS / "operations.md").read_text()
-    said = [text for path in sorted((ROOT / "django_batches" / "monitoring").glob("*.py")) for text in findings(path)]
+    names = ("diagnosis", "finding", "queues", "blocked_children")
+    said = [text for name in names for text in findings(ROOT / "django_batches" / "monitoring" / f"{name}.py")]
     assert len(said) > 15
     assert [text for text in said if fixed_words(text) not in page] == []
 

@@ -63,9 +63,9 @@ def test_redis_is_left_as_it_was_found(road, redis, keys):
     left = {key.decode() for key in redis.keys("*")}
     known = {
         keys.outcomes,
-        keys.pokes,
+        keys.wake_ups,
         keys.wake,
-        keys.dry,
+        keys.idle,
         f"{keys.own}:fence",
         f"{keys.own}:pushed",
         f"{keys.own}:slot:executor",
@@ -316,7 +316,7 @@ def test_pause_while_jobs_are_in_the_queue_starts_nothing_more_until_resume(road
     assert ledger.lines == ["0"]
     assert (batch.pending, batch.in_flight) == (3, 0)
     batch.resume()
-    redis.delete(keys.held)  # as the coordinator does, see test_coordinator
+    redis.delete(keys.on_hold)  # as the coordinator does, see test_coordinator
     road.run()
     assert_books_are_right(batch)
     assert batch.status == "succeeded" and len(ledger.lines) == 4
@@ -563,7 +563,7 @@ def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_
     with Batch.open() as batch:
         batch.enqueue(tasks.return_child_over_a_lost_connection)
     road.run()
-    assert children.tell_parents(road.lease) == 1
+    assert children.notify_parents(road.lease) == 1
     assert_books_are_right(batch)
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.result) == ("succeeded", 1, [1, None, "three"]), job.error

@@ -122,7 +122,7 @@ def test_awaiting_inside_a_transaction_is_refused():
 
 
 def test_every_verb_that_touches_the_database_has_its_twin():
-    without = {"on_success", "on_failure", "on_finish", "on_attempted", "open", "opening", "using", "job_options"}
+    without = {"on_success", "on_failure", "on_finish", "on_attempted", "open", "block", "using", "job_options"}
     fields = {name for name in vars(BatchJob) if not callable(getattr(BatchJob, name, None))}
     theirs = {"save", "delete", "DoesNotExist", "MultipleObjectsReturned", "NotUpdated"}
     for owner in (BatchVerbs, BatchJob, Adder):

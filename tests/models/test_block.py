@@ -190,7 +190,7 @@ def test_the_rollback_of_a_savepoint_leaves_nothing():
 
 def test_nothing_is_poked_before_the_commit_and_once_after(monkeypatch):
     pokes = []
-    monkeypatch.setattr(creating, "poke", lambda *held, added: pokes.append(added))
+    monkeypatch.setattr(creating, "wake_coordinator", lambda *held, added: pokes.append(added))
     with transaction.atomic():
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)
@@ -304,7 +304,7 @@ def test_a_block_that_has_nothing_left_to_write_may_end_after_a_cancel():
     with Batch.open() as batch:
         batch.on_finish(tasks.ok_callback)
         batch.enqueue(tasks.ok)
-        batch.opening.flush()
+        batch.block.flush()
         batch.cancel()
     assert (batch.status, batch.callbacks.get().event) == ("cancelled", "finish")
 
@@ -356,7 +356,7 @@ def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypat
             applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
             batch.on_failure(tasks.told, "late")
             if late == 2:
-                batch.opening.flush()
+                batch.block.flush()
         told = batch.callbacks.filter(event="failure").order_by("position")
         assert [job.args for job in told] == [["early"], ["late"]]
         batch.refresh_from_db()

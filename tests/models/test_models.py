@@ -185,9 +185,9 @@ def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch)
     finish(batch, [Kind.SUCCEEDED] * 3)
     monkeypatch.setattr(database, "CHUNK", 2)
     assert deleting._mark(batch.pk)
-    deleting.carry_on()
+    deleting.continue_deletions()
     assert BatchJob.objects.count() == 1
-    deleting.carry_on()
+    deleting.continue_deletions()
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
     assert batch.wait(timeout=5) is True  # nobody waits for ever for what is gone
 

@@ -82,7 +82,7 @@ def test_a_column_is_not_there():
     for statement, error in (("SELECT nothing_like_it FROM {}", True), ("SELECT FROM WHERE {}", False)):
         with pytest.raises(Error) as raised:
             database.execute(statement.format(database.BATCH), [])
-        assert database.lacks_tables(raised.value) == error
+        assert database.is_missing_table(raised.value) == error
 
 
 def _empty_database():

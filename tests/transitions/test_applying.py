@@ -64,7 +64,7 @@ def test_callbacks_are_claimed_with_the_outcomes_that_bring_them():
     assert recorded.callbacks == 6 and len(recorded.claimed) == 5
     assert all(job.dispatch == 1 and job.event for job in recorded.claimed)
     assert len(claim(callbacks=True)) == 1, "what was claimed is not claimed again"
-    assert applying.record([outcome_of(jobs[2], Kind.HELD)], claims=5).claimed == []
+    assert applying.record([outcome_of(jobs[2], Kind.ON_HOLD)], claims=5).claimed == []
     assert [state(batch)[0] for batch in (first, second, third)] == ["succeeded", "succeeded", "running"]
 
 
@@ -217,7 +217,7 @@ def test_an_open_batch_does_not_end():
     with Batch.open() as batch:
         batch.on_success(tasks.told, "path")
         batch.enqueue(tasks.ok)
-        batch.opening.flush()
+        batch.block.flush()
         applying.record([outcome_of(job) for job in claim(batch)])
         assert state(batch) == ("open", 0, 1, 0, 0, 0)
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
@@ -376,7 +376,7 @@ def test_the_coordinator_waits_for_no_lock_of_user_code():
         assert len(claiming.promote_due(timezone.now)) == 1
         claimed = {job.id for job in claiming.claim_callbacks(10, timezone.now)}
         assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
-        assert cancelling.carry_on_cancelling(late.pk, skip_locked=True) == 0
+        assert cancelling.cancel_next_chunk(late.pk, skip_locked=True) == 0
         assert repairing.end_what_can_end() == 0
 
 

@@ -42,7 +42,7 @@ def test_cancel_ends_what_waits_and_leaves_what_is_in_rq_to_its_outcome(batch):
     assert batch.cancel("enough") == 2
     assert state(batch) == ("running", 2, 0, 0, 2, 2)
     assert batch.is_cancelled and batch.reason == "enough"
-    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.HELD)])
+    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.ON_HOLD)])
     assert state(batch) == ("cancelled", 0, 1, 0, 3, 0)
     assert batch.callbacks.get().event == "finish"
 
@@ -82,8 +82,8 @@ def test_a_cancel_that_was_cut_off_is_carried_on(batch, monkeypatch):
     Batch.objects.filter(pk=batch.pk).update(cancelled_at=timezone.now())
     monkeypatch.setattr(database, "CHUNK", 3)
     assert cancelling.unfinished_cancels() == [batch.pk]
-    assert cancelling.carry_on_cancelling(batch.pk) == 3
-    assert cancelling.carry_on_cancelling(batch.pk) == 1
+    assert cancelling.cancel_next_chunk(batch.pk) == 3
+    assert cancelling.cancel_next_chunk(batch.pk) == 1
     assert cancelling.unfinished_cancels() == []
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
 
@@ -91,9 +91,9 @@ def test_a_cancel_that_was_cut_off_is_carried_on(batch, monkeypatch):
 def test_pause_holds_and_resume_goes_on(batch):
     running = limited_claim(2)
     assert batch.pause() is True and batch.pause() is False
-    assert batch.is_paused and cancelling.to_hold() == {batch.pk}
+    assert batch.is_paused and cancelling.batches_on_hold() == {batch.pk}
     assert claim() == []
-    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.HELD)])
+    applying.record([outcome_of(running[0]), outcome_of(running[1], Kind.ON_HOLD)])
     assert state(batch) == ("running", 3, 1, 0, 0, 0)
     assert batch.resume() is True and batch.resume() is False
     applying.record([outcome_of(job) for job in claim()])
@@ -130,7 +130,7 @@ def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
     with Batch.open() as batch:
         batch.on_finish(tasks.told, "path")
         batch.map(tasks.ok, range(3))
-        batch.opening.flush()
+        batch.block.flush()
         database.batches().filter(pk=batch.pk).update(grown_at=timezone.now() - timedelta(hours=2))
         assert cancelling.abandon(timezone.now() - timedelta(hours=1), 3600) == 1
         assert state(batch) == ("cancelled", 0, 0, 0, 3, 0)
@@ -159,7 +159,7 @@ def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
     creating.add(batch.pk, [new_job(batch) for _ in range(5)])
     cancelling.abandon(timezone.now() + timedelta(seconds=1), 0)
     assert state(batch) == ("open", 3, 0, 0, 2, 0)
-    assert [cancelling.carry_all_on() for _ in range(3)] == [2, 1, 0]
+    assert [cancelling.continue_cancels() for _ in range(3)] == [2, 1, 0]
     assert state(batch) == ("cancelled", 0, 0, 0, 5, 0)
 
 
@@ -167,8 +167,8 @@ def test_many_cancels_take_several_turns(batch, monkeypatch):
     with Batch.open() as other:
         other.map(tasks.ok, range(4))
     database.batches().update(cancelled_at=timezone.now())
-    monkeypatch.setattr(database, "LONG", -1.0)
-    assert [cancelling.carry_all_on() for _ in range(3)] == [4, 4, 0]
+    monkeypatch.setattr(database, "TIME_BUDGET", -1.0)
+    assert [cancelling.continue_cancels() for _ in range(3)] == [4, 4, 0]
     for _ in range(2):
         creating.create(Batch.open().batch)
     quiet_since = timezone.now() + timedelta(seconds=1)
@@ -183,9 +183,9 @@ def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
     for each in (batch, other):
         database.batches().filter(pk=each.pk).update(cancelled_at=timezone.now())
     database.batches().filter(pk=batch.pk).update(pending=3, total=3)
-    assert cancelling.carry_all_on() == 3
+    assert cancelling.continue_cancels() == 3
     assert "differ from its rows" in caplog.text
-    assert cancelling.carry_all_on() == 4
+    assert cancelling.continue_cancels() == 4
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0) and state(other) == ("cancelled", 0, 0, 0, 3, 0)
 
 

@@ -86,7 +86,7 @@ def test_claims_go_on_where_the_last_one_ended_and_what_comes_back_is_included(r
         return [job.position for job in claiming.claim_jobs("default", limit, road.lease, frontier)]
 
     first = claiming.claim_jobs("default", 2, road.lease, frontier)
-    applying.record([outcome_of(job, Kind.HELD) for job in first])
+    applying.record([outcome_of(job, Kind.ON_HOLD) for job in first])
     assert claimed(2) == [2, 3]
     frontier.include(batch.pk, 5)
     assert claimed(1) == [4]
@@ -150,7 +150,7 @@ def test_a_job_that_nobody_has_told_of_is_claimed_once_a_look_has_seen_it(road):
     fill(5)
     frontier = Frontier()
     first = claiming.claim_jobs("default", 4, road.lease, frontier)
-    applying.record([outcome_of(first[1], Kind.HELD)])
+    applying.record([outcome_of(first[1], Kind.ON_HOLD)])
     assert [job.position for job in claiming.claim_jobs("default", 9, road.lease, frontier)] == [4]
     assert claiming.claim_jobs("default", 9, road.lease, frontier) == [] and not frontier.is_reached
     assert [job.position for job in claiming.claim_jobs("default", 9, road.lease, frontier)] == [1]
@@ -179,10 +179,10 @@ def test_what_is_due_at_one_moment_comes_in_chunks(road, monkeypatch):
     batch = fill(5, max_attempts=2, backoff=3600)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim()])
     batch.jobs.update(due_at=batch.created_at)
-    monkeypatch.setattr(database, "LONG", -1.0)
+    monkeypatch.setattr(database, "TIME_BUDGET", -1.0)
     assert [len(claiming.promote_due(road.lease)) for _ in range(4)] == [2, 2, 1, 0]
     batch.jobs.update(status="scheduled")
-    monkeypatch.setattr(database, "LONG", 60.0)
+    monkeypatch.setattr(database, "TIME_BUDGET", 60.0)
     assert len(claiming.promote_due(road.lease)) == 5
 
 

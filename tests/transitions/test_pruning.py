@@ -208,7 +208,7 @@ def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
     pruner_turns()
     assert BatchJob.objects.count() == 5 and deleting.unfinished() != []
     for _ in range(3):
-        deleting.carry_on()
+        deleting.continue_deletions()
     assert not BatchJob.objects.exists() and not Batch.objects.exists()
 
 
@@ -216,7 +216,7 @@ def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
     batch = ended(60, deadline_at=timezone.now() - timedelta(days=59))
     assert deleting.begin(batch.pk)
     assert cancelling.mark_overdue(timezone.now()) == 0
-    assert cancelling.to_hold() == set() and not cancelling.pause(batch.pk)
+    assert cancelling.batches_on_hold() == set() and not cancelling.pause(batch.pk)
     batch.refresh_from_db()
     assert batch.overdue_at is None and not batch.callbacks.exists()
 
@@ -228,16 +228,16 @@ def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monk
         assert deleting.begin(batch.pk)
     monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", PROTECT)
     Product.objects.create(name="Teapot", image_batch=held)
-    assert deleting.carry_on()
+    assert deleting.continue_deletions()
     assert Batch.objects.get() == held and f"A step for batch {held.pk} is put off" in caplog.text
-    assert not deleting.carry_on()
+    assert not deleting.continue_deletions()
 
 
 def test_many_deletions_go_on_in_one_turn(monkeypatch):
     monkeypatch.setattr(deleting, "BUDGET", 60.0)
     for _ in range(5):
         assert deleting.begin(ended(60).pk)
-    assert deleting.carry_on() and not Batch.objects.exists() and not deleting.carry_on()
+    assert deleting.continue_deletions() and not Batch.objects.exists() and not deleting.continue_deletions()
 
 
 def test_a_deletion_that_a_row_of_the_project_would_stop_is_refused_before_anything_is_done(monkeypatch):
@@ -259,11 +259,11 @@ def test_the_book_keeper_waits_for_no_lock_of_somebody_else(size, held, monkeypa
     locked = Batch.objects.filter(pk=batch.pk) if held == "the batch" else Product.objects
     with open_elsewhere(lambda: locked.select_for_update().get()):
         pruner_turns()
-        deleting.carry_on()
+        deleting.continue_deletions()
         assert Batch.objects.get() == batch and free_one.pk
     pruner_turns()
     while Batch.objects.exists():
-        assert deleting.carry_on()
+        assert deleting.continue_deletions()
     assert Product.objects.get().image_batch_id is None
 
 
@@ -295,7 +295,7 @@ class TestTrees:
         self.tree()
         pruner_turns()
         assert Batch.objects.filter(description="top").get().finished_at is None
-        deleting.carry_on()
+        deleting.continue_deletions()
         assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
     def test_go_in_one_go_by_the_command(self):

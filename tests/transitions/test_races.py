@@ -180,13 +180,13 @@ def test_chunks_that_name_the_same_batches_in_another_order_do_not_deadlock():
 
 def test_sealing_and_the_last_outcome_together_end_the_batch_once():
     for _ in range(100):
-        opening = Batch.open()
-        with opening as batch:
+        block = Batch.open()
+        with block as batch:
             batch.on_finish(tasks.told, "path")
             batch.enqueue(tasks.ok)
-            opening.flush()
+            block.flush()
             (job,) = claim(batch)
-            together(opening.seal, partial(record_all, [outcome_of(job)]))
+            together(block.seal, partial(record_all, [outcome_of(job)]))
         assert_told_once(batch, "succeeded", "finish")
 
 
@@ -219,9 +219,9 @@ def test_a_book_keeper_lost_in_the_middle_of_a_transaction_does_not_stop_the_nex
             connection.close()
 
     with ThreadPoolExecutor(2) as pool:
-        keeper, begun = pool.submit(keep), time.monotonic()
+        active_coordinator, begun = pool.submit(keep), time.monotonic()
         pool.submit(take_over).result(30)
         seconds = time.monotonic() - begun
         over.set()
-        assert isinstance(keeper.exception(10), Error)
+        assert isinstance(active_coordinator.exception(10), Error)
     assert seconds < 20

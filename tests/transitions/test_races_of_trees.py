@@ -67,12 +67,12 @@ def returned(job, child):
 def record_and_tell(*outcomes):
     """As the coordinator, whose next poll does what was locked at this moment."""
     record_all(list(outcomes))
-    children.tell_parents()
+    children.notify_parents()
 
 
 def cancel(batch):
     cancelling.cancel(batch.pk, "a mistake")
-    children.carry_cancels_down()
+    children.cancel_children()
 
 
 def race(prepare, check):
@@ -195,7 +195,7 @@ def test_a_tree_that_is_retried_while_it_ends_succeeds():
         leaf, last = claim_of(failing, child)
         applying.record([outcome_of(leaf, Kind.FAILED)])
         end_callbacks()
-        children.tell_parents()
+        children.notify_parents()
         calls = [partial(record_and_tell, outcome_of(last)), partial(retrying.retry_failed, root.pk)]
         return Tree(root, calls, parts={"once": [bad, good, last], "twice": [leaf]})
 
@@ -214,7 +214,7 @@ def test_a_child_that_is_retried_while_its_parent_is_told_of_its_failure():
             applying.record([outcome_of(leaf, Kind.FAILED)])
             end_callbacks()
 
-        calls = [children.tell_parents, partial(retrying.retry_failed, child.pk)]
+        calls = [children.notify_parents, partial(retrying.retry_failed, child.pk)]
         return Tree(root, calls, ready, parts={"once": [job], "twice": [leaf]})
 
     race(prepare, check_that_only_the_leaf_ran_again)
@@ -232,7 +232,7 @@ def test_a_retry_of_the_root_and_one_of_the_leaf_share_the_work_without_a_deadlo
         applying.record([outcome_of(leaf, Kind.FAILED)])
         for _ in range(2):
             end_callbacks()
-            children.tell_parents()
+            children.notify_parents()
         end_callbacks()
         calls = [partial(retrying.retry_failed, root.pk), partial(retrying.retry_failed, leaf_batch.pk)]
         return Tree(root, calls, parts={"once": [job, inner], "twice": [leaf]})
@@ -260,7 +260,7 @@ def test_parents_whose_batch_somebody_holds_delay_no_others(monkeypatch):
     applying.record([outcome_of(job) for job in claim()])
     applying.record([outcome_of(job) for job in claim(callbacks=True)])
     with open_elsewhere(lambda: database.lock_batches([held.pk])):
-        while children.tell_parents():
+        while children.notify_parents():
             pass
         free.refresh_from_db()
         assert free.status == "succeeded"

@@ -135,9 +135,9 @@ def test_cancelled_jobs_are_retried_where_that_is_asked_while_a_retry_of_the_fai
     batch.cancel()
     assert state(batch) == ("cancelled", 0, 0, 3, 3, 0)
     with monkeypatch.context() as cut_off:
-        cut_off.setattr(retrying, "carry_on_retrying", lambda batch_id: (0, False))
+        cut_off.setattr(retrying, "retry_next_chunk", lambda batch_id: (0, False))
         assert batch.retry_failed() == 1
-    retrying.carry_on_retrying(batch.pk)
+    retrying.retry_next_chunk(batch.pk)
     assert state(batch) == ("running", 2, 0, 1, 3, 1)
     assert batch.retry_failed(include_cancelled=True) == 4
     assert state(batch) == ("running", 6, 0, 0, 0, 1)
@@ -184,7 +184,7 @@ def test_a_large_retry_goes_in_chunks_and_the_batch_cannot_end_between_them(monk
         locked.retry_position = 0
         rounds.reopen(locked)
     assert list(Batch.objects.filter(retry_position__isnull=False)) == [batch]
-    assert retrying.carry_on_retrying(batch.pk) == (2, True)
+    assert retrying.retry_next_chunk(batch.pk) == (2, True)
     applying.record([outcome_of(job) for job in claim(batch)])
     assert state(batch) == ("running", 0, 3, 3, 0, 1)
     assert batch.retry_failed() == 3
@@ -202,7 +202,7 @@ def test_a_row_that_fails_again_during_a_large_retry_is_not_put_back_twice(monke
         locked = database.lock_batches([batch.pk])[batch.pk]
         locked.retry_position = 0
         rounds.reopen(locked)
-    retrying.carry_on_retrying(batch.pk)
+    retrying.retry_next_chunk(batch.pk)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
     assert batch.retry_failed() == 2
     assert state(batch) == ("running", 2, 0, 2, 0, 1)

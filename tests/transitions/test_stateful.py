@@ -41,7 +41,7 @@ from ..road import claim, outcome_of
 EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", 0))
 SKIPPED = os.environ.get("STATEFUL_SKIP", "").split(",")
 OWN = [Kind.FAILED, Kind.FAILED, Kind.RETRY, Kind.CANCELLED, Kind.MISSING]
-FOREIGN = [Kind.KILLED, Kind.INTERRUPTED, Kind.TIMEOUT, Kind.VANISHED, Kind.STOPPED, Kind.HELD]
+FOREIGN = [Kind.KILLED, Kind.INTERRUPTED, Kind.TIMEOUT, Kind.VANISHED, Kind.STOPPED, Kind.ON_HOLD]
 """What others say of a run, which may go on all the same."""
 LONG = timedelta(days=1)
 
@@ -50,7 +50,7 @@ def promote():
     claiming.promote_due(lambda: timezone.now() + LONG)
 
 
-PARTS = [children.tell_parents, children.cancel_orphans, children.carry_cancels_down, retrying.carry_all_on, promote]
+PARTS = [children.notify_parents, children.cancel_orphans, children.cancel_children, retrying.continue_retries, promote]
 """What the coordinator does, as it may come between other things."""
 
 
@@ -129,12 +129,12 @@ class TheBooks(RuleBasedStateMachine):
     sizes = st.integers(0, 2)
 
     def open(self, options, events, size, sealed):
-        opening = Batch.open(f"B{len(self.batches) + 1}", **options)
-        batch = opening.__enter__()
+        block = Batch.open(f"B{len(self.batches) + 1}", **options)
+        batch = block.__enter__()
         for event in events:
             getattr(batch, f"on_{event}")(tasks.ok_callback)
         batch.map(tasks.ok, range(size))
-        opening.seal() if sealed else opening.flush()
+        block.seal() if sealed else block.flush()
         self.batches[batch.description] = batch.pk
         return batch
 
@@ -402,7 +402,7 @@ class TheBooks(RuleBasedStateMachine):
     def end_of(self, run):
         is_job = not run.claimed.event
         if run.success is None and is_job and Batch.objects.get(pk=run.claimed.batch_id).cancelled_at:
-            return outcome_of(run.claimed, Kind.HELD)
+            return outcome_of(run.claimed, Kind.ON_HOLD)
         return run.succeed()
 
     def mend_everything(self):

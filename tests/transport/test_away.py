@@ -22,12 +22,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 PATIENCE = 6.0
 """Seconds that tell a poke that gives up from redis-py's own ten tries (about 9 s)."""
-POKE_TIMEOUT = client.POKE_TIMEOUT
+WAKE_TIMEOUT = client.WAKE_TIMEOUT
 
 
 @pytest.fixture(autouse=True)
-def real_time_out(fresh_poker, monkeypatch):
-    monkeypatch.setattr(client, "POKE_TIMEOUT", POKE_TIMEOUT)
+def real_time_out(fresh_wake_client, monkeypatch):
+    monkeypatch.setattr(client, "WAKE_TIMEOUT", WAKE_TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -38,9 +38,9 @@ def redis_at(port):
         "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{port}/15"},
     }
     with override_settings(CACHES=caches_):
-        client._poker = None
+        client._wake_client = None
         yield
-    client._poker = None
+    client._wake_client = None
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def test_after_a_poke_that_failed_the_next_ones_are_left_out_for_a_while(refusin
     real = client.client
     monkeypatch.setattr(client, "client", lambda **options: (made.append(options), real(**options))[1])
     for _ in range(5):
-        client.poke()
+        client.wake_coordinator()
     assert len(made) == 1
-    assert made[0]["socket_timeout"] == made[0]["socket_connect_timeout"] == client.POKE_TIMEOUT <= 0.2
+    assert made[0]["socket_timeout"] == made[0]["socket_connect_timeout"] == client.WAKE_TIMEOUT <= 0.2
     assert made[0]["retry"]._retries == 0  # redis-py 5 has no public name for it
     client._silent_until = 0.0
-    client.poke()
+    client.wake_coordinator()
     assert client._silent_until > time.monotonic()
 
 

@@ -205,7 +205,7 @@ def test_neither_user_can_harm_what_is_not_ours(least_rights, user, command):
 @pytest.mark.parametrize(
     "command",
     ["RPUSH rq:queue:default x", "LRANGE rq:queue:default 0 -1", "HSET rq:job:x data y", "HGETALL rq:job:x",
-     "EVAL return(1) 0", "PUBLISH rq:pubsub:x y", "DEL batches:tests:held", "SADD rq:queues x",
+     "EVAL return(1) 0", "PUBLISH rq:pubsub:x y", "DEL batches:tests:on_hold", "SADD rq:queues x",
      "XADD batches:tests:outcomes * o x", "SET batches:tests:fence 9"],
 )  # fmt: skip
 def test_the_web_user_cannot_reach_a_queue(least_rights, command):

@@ -166,13 +166,13 @@ def test_a_live_job_that_a_dashboard_abandoned_is_gone_when_it_ends(scripts, pus
 def test_a_held_batch_starts_no_job_but_its_callbacks(scripts, push, redis):
     (job,) = push(1)
     (callback,) = push(1, callback=True)
-    redis.sadd(scripts.keys.held, job.owner[:32], callback.owner[:32])
+    redis.sadd(scripts.keys.on_hold, job.owner[:32], callback.owner[:32])
     taken = scripts.turn("w", ["default"])
     assert taken.rq_id == callback.rq_id
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     held = Outcome.loads(fields[b"o"])
     assert (held.kind, held.job_id, held.dispatch, held.batch_id.hex) == (
-        Kind.HELD,
+        Kind.ON_HOLD,
         scripts.keys.parse(job.rq_id)[0],
         1,
         job.owner[:32],
@@ -269,7 +269,7 @@ def test_every_key_of_ours_but_the_stream_and_the_held_set_expires(scripts, push
     push(2, "b")
     scripts.turn("w", [])
     scripts.bury("w", Kind.KILLED, "x")
-    ours = {key.decode() for key in redis.keys("batches:*")} - {scripts.keys.outcomes, scripts.keys.held}
+    ours = {key.decode() for key in redis.keys("batches:*")} - {scripts.keys.outcomes, scripts.keys.on_hold}
     assert ours and all(redis.ttl(key) > 0 for key in ours)
 
 

@@ -3,14 +3,14 @@
 import multiprocessing
 import time
 
-from django_batches.worker.slots import Board, Occupant
+from django_batches.worker.slots import RunningJob, SlotTable
 
-JOBS = [None, *(Occupant(f"batch-{name * 32}-1", name * 9, 1000.0 * at, at) for at, name in enumerate("abcdefgh", 1))]
+JOBS = [None, *(RunningJob(f"batch-{name * 32}-1", name * 9, 1000.0 * at, at) for at, name in enumerate("abcdefgh", 1))]
 READS = 100_000
 
 
 def test_a_board_shows_what_was_written():
-    board = Board(2)
+    board = SlotTable(2)
     assert [board.read(0), board.read(1)] == [None, None]
     for job in JOBS:
         board.write(1, job)
@@ -24,7 +24,7 @@ def test_a_board_shows_what_was_written():
 
 def test_nobody_reads_half_of_one_job_and_half_of_the_next():
     """The supervisor kills what has run for too long: the timeout of one job and the start of none looked like that."""
-    board = Board(1)
+    board = SlotTable(1)
 
     def write_for_ever():
         while True:

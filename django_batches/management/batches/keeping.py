@@ -16,12 +16,12 @@ from redis.exceptions import RedisError
 from ...conf import OLDEST, settings
 from ...coordinator import reconcile
 from ...models import Batch
-from ...monitoring.diagnosis import is_there, keeper
+from ...monitoring.diagnosis import active_coordinator, is_there
 from ...monitoring.dry_run import audit
 from ...monitoring.formatting import duration, number
 from ...transitions import pruning, repairing
 from ...transitions.pruning import Ended
-from ...transport.client import ask_to_look, client
+from ...transport.client import client, request_reconcile
 from .naming import titled
 from .verb import GAP, Verb, add_json
 
@@ -135,10 +135,10 @@ class Reconcile(Verb):
     def _repair(self, redis: Redis, options: dict[str, Any]) -> bool:
         repaired = [key for key in repairing.to_check(limit=ALL) if repairing.repair_counters(key)]
         ended = repairing.end_what_can_end()
-        holder = keeper()
+        holder = active_coordinator()
         is_asked = holder is not None and is_there(holder, timezone.now())
         if is_asked:
-            ask_to_look(redis)
+            request_reconcile(redis)
         if options["json"]:
             self.say_json(
                 {"repaired": repaired, "ended": ended, "asked": holder.holder if holder and is_asked else None}

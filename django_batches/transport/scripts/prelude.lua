@@ -2,7 +2,7 @@
 local rq, own, mine = ARGV[1], ARGV[2], ARGV[3]
 local LEASE = 45
 local RETIRED = '!'  -- in the slot of an executor that was buried
-local outcomes, wake, held = own .. ':outcomes', own .. ':wake', own .. ':held'
+local outcomes, wake, on_hold = own .. ':outcomes', own .. ':wake', own .. ':on_hold'
 
 local function job_key(id) return rq .. ':job:' .. id end
 local function worker_key(worker) return rq .. ':worker:' .. worker end

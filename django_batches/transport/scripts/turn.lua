@@ -38,8 +38,8 @@ local function at_rest(state)
   if finished ~= '' then
     depart(finished, worker)
     -- Nothing to wait for any more: the coordinator need not gather further outcomes.
-    redis.call('XADD', own .. ':dry', 'MAXLEN', '~', 10, '*', 'd', 1)
-    redis.call('EXPIRE', own .. ':dry', 86400)
+    redis.call('XADD', own .. ':idle', 'MAXLEN', '~', 10, '*', 'd', 1)
+    redis.call('EXPIRE', own .. ':idle', 86400)
   end
   return {state}
 end
@@ -100,8 +100,8 @@ for _, list in ipairs(lists) do
     if fields[1] == 'queued' and fields[2] then
       local batch, is_callback = owner_of(fields[2])
       -- The callbacks of a cancelled batch run: somebody waits to be told.
-      if is_callback == 0 and redis.call('SISMEMBER', held, batch) == 1 then
-        emit(cjson.encode({k = 'held', j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = 0}))
+      if is_callback == 0 and redis.call('SISMEMBER', on_hold, batch) == 1 then
+        emit(cjson.encode({k = 'on_hold', j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = 0}))
         forget(id, queue)
       else
         redis.call('HSET', key, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', worker)

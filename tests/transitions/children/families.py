@@ -52,9 +52,9 @@ def returned(job, child=None):
 def settle():
     """What the coordinator does after outcomes."""
     children.cancel_orphans()
-    children.carry_cancels_down()
-    retrying.carry_all_on()
-    while children.tell_parents():
+    children.cancel_children()
+    retrying.continue_retries()
+    while children.notify_parents():
         pass
 
 

@@ -78,7 +78,7 @@ def test_a_cancel_that_was_cut_off_above_is_carried_down_later():
     applying.record([returned(job)])
     cancelling.cancel(batch.pk)
     assert not Batch.objects.get(pk=opened.pk).cancelled_at
-    assert children.carry_cancels_down() == 1
+    assert children.cancel_children() == 1
     assert Batch.objects.get(pk=opened.pk).status == "cancelled"
     settle()
 
@@ -113,10 +113,10 @@ def test_a_wide_tree_is_cancelled_over_several_turns(monkeypatch):
         open_child(job)
     applying.record([returned(job)])
     batch.cancel()
-    monkeypatch.setattr(database, "LONG", 0.0)  # so that a turn does one, or two where the clock is coarse
+    monkeypatch.setattr(database, "TIME_BUDGET", 0.0)  # so that a turn does one, or two where the clock is coarse
     turns = []
     while Batch.objects.filter(cancelled_at=None).exists():
-        turns.append(children.carry_cancels_down())
+        turns.append(children.cancel_children())
         assert 0 < turns[-1] < 3
     settle()
     batch.refresh_from_db()

@@ -1,4 +1,4 @@
-"""What children cost the book-keeper: statements per transaction, not per child."""
+"""What children cost the coordinator: statements per transaction, not per child."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def statements_to_tell(parents, callback):
     applying.record([outcome_of(job) for job in claim()])
     applying.record([outcome_of(job) for job in claim(callbacks=True)])
     with statements() as made:
-        assert children.tell_parents() == parents
+        assert children.notify_parents() == parents
     batch.refresh_from_db()
     assert batch.succeeded == parents
     return len(made)

@@ -39,10 +39,10 @@ def test_an_attempt_killed_inside_the_block_leaves_nothing_open_and_nothing_to_w
         batch.enqueue(tasks.ok)
     (job,) = claim(batch)
     with running_as(job):
-        opening = Batch.open("child")
-        orphan = opening.__enter__()
+        block = Batch.open("child")
+        orphan = block.__enter__()
         orphan.enqueue(tasks.ok)
-        opening.flush()
+        block.flush()
     applying.record([outcome_of(job, Kind.KILLED)])
     settle()
     orphan.refresh_from_db()
@@ -52,7 +52,7 @@ def test_an_attempt_killed_inside_the_block_leaves_nothing_open_and_nothing_to_w
     batch.refresh_from_db()
     assert batch.status == "succeeded"
     with pytest.raises(BatchCancelled):
-        opening.seal() or (opening.batch.enqueue(tasks.ok) and opening.flush())
+        block.seal() or (block.batch.enqueue(tasks.ok) and block.flush())
 
 
 def test_a_run_that_was_given_up_opens_no_child():

@@ -217,7 +217,7 @@ def test_a_retry_below_a_batch_that_is_being_deleted_is_refused():
     assert deleting.begin(batch.pk)
     with pytest.raises(BatchError, match="is being deleted"):
         opened.retry_failed()
-    deleting.carry_on()
+    deleting.continue_deletions()
     assert not Batch.objects.exists()
 
 
