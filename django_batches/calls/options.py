@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -64,39 +64,14 @@ class Options:
     """JSON list of the exception types, by dotted path, after which there is no further attempt."""
 
     @classmethod
-    def of(
-        cls,
-        queue: str | None,
-        timeout: Seconds | None,
-        max_attempts: int,
-        backoff: Backoff,
-        no_retry: ErrorTypes = (),
-    ) -> "Options":
-        """Judges what a user gave; raises `TypeError` or `ValueError`."""
-        return cls(
-            queue=_queue(DEFAULT_QUEUE if queue is None else queue),
-            timeout=whole_seconds(settings().DEFAULT_TIMEOUT if timeout is None else timeout, "timeout"),
-            max_attempts=_max_attempts(max_attempts),
-            backoff=_backoff(backoff),
-            no_retry=_no_retry(no_retry),
-        )
+    def of(cls, **given: Any) -> "Options":
+        """Validates the options of a user; raises `TypeError` or `ValueError`."""
+        values = {"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, "no_retry": ()} | given
+        return cls(**{name: _CHECKS[name](value) for name, value in values.items()})
 
-    def using(
-        self,
-        queue: str | None = None,
-        timeout: Seconds | None = None,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        no_retry: ErrorTypes | None = None,
-    ) -> "Options":
-        """The same with some of them changed."""
-        return Options(
-            queue=self.queue if queue is None else _queue(queue),
-            timeout=self.timeout if timeout is None else whole_seconds(timeout, "timeout"),
-            max_attempts=self.max_attempts if max_attempts is None else _max_attempts(max_attempts),
-            backoff=self.backoff if backoff is None else _backoff(backoff),
-            no_retry=self.no_retry if no_retry is None else _no_retry(no_retry),
-        )
+    def using(self, **changes: Any) -> "Options":
+        """A copy with those of the changes that are not None; raises as `of` does."""
+        return replace(self, **{name: _CHECKS[name](value) for name, value in changes.items() if value is not None})
 
 
 def seconds(value: Any, name: str) -> float:
@@ -123,7 +98,7 @@ def text(value: Any, name: str, longest: int | None = None) -> str:
     return value
 
 
-def run_after(value: Seconds | datetime) -> RunAfter:
+def earliest_start(value: Seconds | datetime) -> RunAfter:
     """When a job may start at the earliest: a pause from when it is added (seconds, timedelta), or a moment."""
     if not isinstance(value, datetime):
         return timedelta(seconds=seconds(value, "run_after"))
@@ -143,10 +118,15 @@ def whole_seconds(value: Seconds, name: str) -> int:
     return found
 
 
-def _queue(value: str) -> str:
+def _queue(value: str | None) -> str:
+    value = DEFAULT_QUEUE if value is None else value
     if not isinstance(value, str) or not value or len(value) > 100 or not value.isprintable():
         raise ValueError(f"queue: {value!r} must be a name of 1 to 100 printable characters.")
     return value
+
+
+def _timeout(value: Seconds | None) -> int:
+    return whole_seconds(settings().DEFAULT_TIMEOUT if value is None else value, "timeout")
 
 
 def _max_attempts(value: int) -> int:
@@ -186,3 +166,13 @@ def _backoff(value: Backoff) -> str:
             raise ValueError("backoff: the list is empty; write 0 for no delay.")
         return json.dumps([seconds(item, "backoff") for item in value])
     return json.dumps(seconds(value, "backoff"))
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "queue": _queue,
+    "timeout": _timeout,
+    "max_attempts": _max_attempts,
+    "backoff": _backoff,
+    "no_retry": _no_retry,
+}
+"""What validates each option and converts it to the value of its column."""

@@ -1,8 +1,9 @@
-"""The verbs that add jobs and callbacks to a batch, with given options."""
+"""The verbs that add jobs and callbacks to a batch."""
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -10,16 +11,15 @@ from django.utils import timezone
 
 from ..calls.arguments import dump_arguments
 from ..calls.functions import Func, TaskLike, as_task, bound_names, framework, path_of, task_at
-from ..calls.options import DEFAULT_QUEUE, Backoff, ErrorTypes, Options, RunAfter, Seconds
-from ..calls.options import run_after as earliest
+from ..calls.options import DEFAULT_QUEUE, Backoff, ErrorTypes, Options, RunAfter, Seconds, earliest_start
 from ..database.uuid7 import uuid7
 from ..exceptions import BatchError
 from ..states import Event, JobStatus
 from ..transitions import creating
 from ..transitions.creating import NewJob
-from .block import FLUSH_AT, written
+from .block import FLUSH_AT, mark_as_written
+from .decorators import alters_data
 from .job import BatchJob
-from .twins import in_chunks
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -28,17 +28,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Adder:
-    """Adds jobs and callbacks to a batch with these options; what `batch.using(...)` returns."""
+@alters_data
+class AddingVerbs:
+    """The verbs that a batch and the return value of `batch.using(...)` share."""
 
-    def __init__(
-        self, batch: "Batch", options: Options, after: RunAfter | None = None, *, has_queue: bool = False
-    ) -> None:
-        self._batch = batch
-        self._options = options
-        self._after = after
-        self._has_queue = has_queue
-        """`using` has named the queue."""
+    @property
+    def _adder(self) -> "Adder":
+        """The batch and the options that the verbs work with."""
+        raise NotImplementedError
 
     def using(
         self,
@@ -50,45 +47,41 @@ class Adder:
         no_retry: ErrorTypes | None = None,
         run_after: Seconds | datetime | None = None,
     ) -> "Adder":
-        """The same verbs with other options. `timeout` and `backoff` in seconds or as timedelta.
+        """Returns the same verbs with other options. `timeout` and `backoff` are in seconds or timedeltas.
 
-        `run_after`: not before this moment (a datetime), or so long after the job was added (a callback: after its
-        event), in seconds or as timedelta.
+        `run_after` is the earliest start of a job: a datetime, or a delay in seconds or as a timedelta. The delay of a
+        job begins when it is added, that of a callback when its event happens.
         """
-        options = self._options.using(queue, timeout, max_attempts, backoff, no_retry)
-        after = self._after if run_after is None else earliest(run_after)
-        return Adder(self._batch, options, after, has_queue=self._has_queue or queue is not None)
+        old = self._adder
+        options = old._options.using(
+            queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
+        )
+        after = old._run_after if run_after is None else earliest_start(run_after)
+        return Adder(old._batch, options, after, has_queue=old._has_queue or queue is not None)
 
     def enqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
-        """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` with nothing written.
+        """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` and then writes nothing.
 
-        In the open block it is written with the others; elsewhere at once, where it raises `BatchFinished` for a batch
-        that has ended.
+        In the open block the job is written together with the others. Elsewhere it is written at once, which raises
+        `BatchFinished` if the batch has ended.
 
-        Of a Django Task this also reads `queue_name` and `run_after`. The queue of `using` wins, then that of the
-        batch unless it is "default", then the Task's; a `run_after` of `using` wins. A Task with a priority other than
-        the default raises `ValueError`: within a queue the jobs run in the order they were added.
+        A Django Task also brings its `queue_name` and `run_after`. The queue of `using` wins, then that of the batch
+        unless it is "default", then that of the Task; a `run_after` of `using` wins. A Task whose priority is not the
+        default raises `ValueError`: the jobs of a queue run in the order in which they were added.
         """
         job, task, new = add_job(self, func, args, kwargs)
         _announce(task, [new])
         return job
 
-    def map(
-        self,
-        func: "Func[Concatenate[T, P]]",
-        iterable: Iterable[T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> int:
-        """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Streaming."""
-        items = _items(iterable, "map")
-        return self._add_all(func, ((item, *args) for item in items), kwargs)
+    def map(self, func: "Func[Concatenate[T, P]]", iterable: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Consumes the items lazily."""
+        items = _iterable(iterable, "map")
+        return self._adder._add_all(func, ((item, *args) for item in items), kwargs)
 
     def starmap(self, func: "Func[...]", iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
-        """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Streaming."""
-        items = _items(iterable, "starmap")
-        return self._add_all(func, ((*_items(item, "starmap"), *args) for item in items), kwargs)
+        """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Consumes the items lazily."""
+        items = _iterable(iterable, "starmap")
+        return self._adder._add_all(func, ((*_iterable(item, "starmap"), *args) for item in items), kwargs)
 
     async def aenqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
         """Asynchronous twin of `enqueue`."""
@@ -103,7 +96,7 @@ class Adder:
         **kwargs: P.kwargs,
     ) -> int:
         """Asynchronous twin of `map`; takes asynchronous iterables too."""
-        return await in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)  # type: ignore[arg-type]
+        return await _in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)  # type: ignore[arg-type]
 
     async def astarmap(
         self,
@@ -114,113 +107,124 @@ class Adder:
         **kwargs: Any,
     ) -> int:
         """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
-        return await in_chunks(lambda items: self.starmap(func, items, *args, **kwargs), iterable)
+        return await _in_chunks(lambda items: self.starmap(func, items, *args, **kwargs), iterable)
 
     def on_success(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has succeeded."""
-        self._register(Event.SUCCESS, func, args, kwargs)
+        self._adder._register(Event.SUCCESS, func, args, kwargs)
 
     def on_failure(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
-        self._register(Event.FAILURE, func, args, kwargs)
+        self._adder._register(Event.FAILURE, func, args, kwargs)
 
     def on_finish(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever way."""
-        self._register(Event.FINISH, func, args, kwargs)
+        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, with whatever status."""
+        self._adder._register(Event.FINISH, func, args, kwargs)
 
     def on_attempted(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried (Sidekiq's `:complete`)."""
-        self._register(Event.ATTEMPTED, func, args, kwargs)
+        self._adder._register(Event.ATTEMPTED, func, args, kwargs)
 
-    def _register(self, event: Event, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        block = self._batch.block
-        if not (block and block.is_active) or self._batch.sealed_at:
-            raise BatchError(
-                f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later it may "
-                "have happened already."
-            )
-        _, _, adder = self._for(func)
-        block.register(event, func, args, kwargs, adder._options, adder._after)
 
-    def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
-        path, task, adder = self._for(func)
-        block = self._batch.block
-        count = 0
-        if block and block.is_active:
-            for count, args in enumerate(calls, start=1):  # noqa: B007
-                new = adder._judged(path, args, kwargs)
-                block.add(new)
-                _announce(task, [new])
-            return count
-        chunk: list[NewJob] = []
-        for count, args in enumerate(calls, start=1):  # noqa: B007
-            chunk.append(adder._judged(path, args, kwargs))
-            if len(chunk) == FLUSH_AT:
-                creating.add(self._batch.pk, chunk)
-                _announce(task, chunk)
-                chunk = []
-        if chunk:
-            creating.add(self._batch.pk, chunk)
-            _announce(task, chunk)
-        return count
+class Adder(AddingVerbs):
+    """Adds jobs and callbacks to a batch with these options; the return value of `batch.using(...)`."""
 
-    def _for(self, func: Any) -> "tuple[str, TaskLike[...] | None, Adder]":
-        """The path of a function, the Task that it is, if any, and what adds it: with what the Task says besides."""
+    def __init__(
+        self, batch: "Batch", options: Options, run_after: RunAfter | None = None, *, has_queue: bool = False
+    ) -> None:
+        self._batch = batch
+        self._options = options
+        self._run_after = run_after
+        self._has_queue = has_queue
+        """Whether `using` named the queue."""
+
+    @property
+    def _adder(self) -> "Adder":
+        return self
+
+    def _resolve(self, func: Any) -> "tuple[str, TaskLike[...] | None, Adder]":
+        """The path of a function, its Task if it is one, and this adder with what the Task adds to the options."""
         path = path_of(func)
         task = as_task(func) or task_at(path)
         if task is None:
             return path, None, self
         if task.priority:
-            fix = "add it with task.using(priority=0), and give what is urgent a queue of its own"
-            raise ValueError(f"{path} has the priority {task.priority}, which jobs of a batch do not have: {fix}.")
-        options, after = self._options, self._after
+            fix = "add it with task.using(priority=0), and give urgent jobs a queue of their own"
+            raise ValueError(f"{path} has the priority {task.priority}, but jobs of a batch have none: {fix}.")
+        options, after = self._options, self._run_after
         if options.queue == DEFAULT_QUEUE and not self._has_queue:
             options = options.using(queue=task.queue_name)
         if after is None and task.run_after:
-            after = earliest(task.run_after)
-        return path, task, Adder(self._batch, options, after, has_queue=self._has_queue)
+            after = earliest_start(task.run_after)
+        return path, task, Adder(self._batch, options, after)
 
-    def _judged(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
-        names = bound_names(path, 0, args, kwargs)
-        options, now = self._options, timezone.now()
-        return NewJob(
-            uuid7(),
-            path,
-            dump_arguments(args, kwargs, names),
-            options.queue,
-            options.timeout,
-            options.max_attempts,
-            options.backoff,
-            options.no_retry,
-            now,
-            now + self._after if isinstance(self._after, timedelta) else self._after,
-        )
+    def _new_job(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
+        arguments = dump_arguments(args, kwargs, bound_names(path, 0, args, kwargs))
+        now, after = timezone.now(), self._run_after
+        due_at = now + after if isinstance(after, timedelta) else after
+        return NewJob(uuid7(), path, arguments, **vars(self._options), created_at=now, due_at=due_at)
+
+    def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
+        path, task, adder = self._resolve(func)
+        new = (adder._new_job(path, args, kwargs) for args in calls)
+        block, count = self._batch._open_block, 0
+        if block:
+            for count, job in enumerate(new, start=1):  # noqa: B007
+                block.add(job)
+                _announce(task, [job])
+            return count
+        while chunk := list(islice(new, FLUSH_AT)):
+            creating.add(self._batch.pk, chunk)
+            _announce(task, chunk)
+            count += len(chunk)
+        return count
+
+    def _register(self, event: Event, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        block = self._batch._open_block
+        if not block or self._batch.sealed_at:
+            raise BatchError(
+                f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later the "
+                "event may already have happened."
+            )
+        _, _, adder = self._resolve(func)
+        block.register(event, func, args, kwargs, adder._options, adder._run_after)
 
 
 def add_job(
-    adder: Adder, func: Any, args: Any, kwargs: dict[str, Any]
+    verbs: AddingVerbs, func: Any, args: Any, kwargs: dict[str, Any]
 ) -> "tuple[BatchJob, TaskLike[...] | None, NewJob]":
-    """`adder.enqueue` without the signal of the Tasks framework, which its backend sends itself."""
-    path, task, adder = adder._for(func)
-    new = adder._judged(path, args, kwargs)
+    """`verbs.enqueue` without the signal of the Tasks framework, which its backend sends itself."""
+    path, task, adder = verbs._adder._resolve(func)
+    new = adder._new_job(path, args, kwargs)
     status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
     job = BatchJob(batch=adder._batch, position=0, status=status, **new._asdict())
-    block = adder._batch.block
-    if block and block.is_active:
+    if block := adder._batch._open_block:
         block.add(new, job)
     else:
-        written(job, creating.add(adder._batch.pk, [new])["total"] - 1)
+        mark_as_written(job, creating.add(adder._batch.pk, [new])["total"] - 1)
     return job, task, new
 
 
+async def _in_chunks(add: Callable[[Iterable[T]], int], items: Iterable[T] | AsyncIterable[T]) -> int:
+    """Calls `add` with the items of an iterable, or with chunks of an asynchronous one; returns the total."""
+    if not isinstance(items, AsyncIterable):
+        return await sync_to_async(add)(items)
+    total, chunk = 0, []
+    async for item in items:
+        chunk.append(item)
+        if len(chunk) == FLUSH_AT:
+            total, chunk = total + await sync_to_async(add)(chunk), []
+    return total + (await sync_to_async(add)(chunk) if chunk else 0)
+
+
 def _announce(task: TaskLike[...] | None, jobs: Iterable[NewJob]) -> None:
-    """Sends the Tasks framework's signal for jobs that were added."""
+    """Sends the signal of the Tasks framework for jobs that were added."""
     if task is not None:
         framework().announce(task, jobs)
 
 
-def _items(value: Any, verb: str) -> Any:
+def _iterable(value: Any, verb: str) -> Any:
     if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
-        what = "an iterable of items" if verb == "map" else "an iterable of tuples of arguments"
-        raise TypeError(f"{verb}: {value!r} is no iterable: pass {what}.")
+        wanted = "an iterable of items" if verb == "map" else "an iterable of tuples of arguments"
+        raise TypeError(f"{verb}: {value!r} is not iterable: pass {wanted}.")
     return value

@@ -110,7 +110,7 @@ class Block:
             setattr(self.batch, name, value)
         for position, job in enumerate(jobs, start=fields["total"] - len(jobs)):
             if job.id in returned:
-                written(returned[job.id], position)
+                mark_as_written(returned[job.id], position)
 
     def seal(self) -> bool:
         """Writes what is buffered and seals the batch; False where it was sealed or has ended."""
@@ -172,8 +172,8 @@ class Block:
             logger.exception("Batch %s could not be cancelled after an error in its block.", self.batch.pk)
 
 
-def written(job: "BatchJob", position: int) -> None:
-    """Tells a returned job that its row has been written."""
+def mark_as_written(job: "BatchJob", position: int) -> None:
+    """Updates a job that a verb returned, once its row has been written."""
     job.position = position
     job._state.adding = False
     job._state.db = database.alias()

@@ -15,10 +15,11 @@ from ..exceptions import BatchError
 from ..states import IN_FLIGHT, JOB_ENDED, WAITING_HERE, Event, JobStatus
 from ..transitions import cancelling, retrying
 from ..transport.client import Keys
+from .decorators import alters_data, twin
 from .querysets import BatchJobQuerySet
-from .twins import twin
 
 
+@alters_data
 class BatchJob(models.Model):
     """One job of a batch, or one callback. The row is the truth; RQ carries a copy while it is in flight."""
 
@@ -183,8 +184,3 @@ class BatchJob(models.Model):
         result = act()
         self.refresh_from_db(using=database.alias())  # a replica may not have it yet
         return result
-
-
-for _verb in ("retry", "cancel", "aretry", "acancel"):
-    # A template calls what is callable: {{ job.cancel }} would cancel the job.
-    getattr(BatchJob, _verb).alters_data = True

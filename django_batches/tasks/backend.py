@@ -14,7 +14,7 @@ from ..calls.functions import task_at
 from ..calls.options import Options
 from ..exceptions import BatchError, FunctionNotAllowed
 from ..models import Batch, BatchJob
-from ..models.adding import Adder, add_job
+from ..models.adding import add_job
 from ..models.block import Block
 from ..states import JobStatus
 from ..transitions.creating import NewJob
@@ -94,7 +94,7 @@ class BatchesBackend(BaseTaskBackend):
             message = f'Unknown key TASKS["{self.alias}"]["OPTIONS"]["{unknown[0]}"].'
             return [*found, Error(message, hint=hint, id="django_batches.E013")]
         try:
-            Options.of(None, **{"timeout": None, "max_attempts": 1, "backoff": 0} | self.options)
+            Options.of(**self.options)
         except ImproperlyConfigured:
             pass  # in DJANGO_BATCHES, of which another check tells
         except (TypeError, ValueError) as error:
@@ -120,7 +120,7 @@ class BatchesBackend(BaseTaskBackend):
 
 
 def _add(batch: "Batch", task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
-    return add_job(Adder(batch, batch.job_options), task, args, kwargs)[0]
+    return add_job(batch, task, args, kwargs)[0]
 
 
 def announce(task: "Task[..., Any]", jobs: Iterable[NewJob]) -> None:

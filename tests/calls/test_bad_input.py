@@ -61,7 +61,7 @@ OPTIONS = [
     ({"metadata": {"text": ["\x00"]}}, ValueError, "metadata: it holds a NUL"),
     ({"metadata": {"deep": DEEP}}, ValueError, "nested too deeply"),
     ({"metadata": {"large": "x" * 2**21}}, ValueError, "more than MAX_PAYLOAD"),
-    ({"parent": "batch 7"}, TypeError, "must be left out (the running job) or None"),
+    ({"parent": "batch 7"}, TypeError, "leave it out (the running job), or pass None"),
     ({"retries": 3}, TypeError, "unexpected keyword argument 'retries'"),
 ]
 
@@ -86,8 +86,8 @@ CALLS = [
     (lambda batch: batch.enqueue(tasks.ok, CIRCLE), ValueError, "hold themselves"),
     (lambda batch: batch.enqueue(tasks.ok, 10**5000), ValueError, "pass str(number)"),
     (lambda batch: batch.enqueue(tasks.ok, "x" * 2**21), ValueError, "store the data and pass its key"),
-    (lambda batch: batch.map(tasks.ok, 5), TypeError, "map: 5 is no iterable: pass an iterable of items"),
-    (lambda batch: batch.starmap(tasks.ok, [1]), TypeError, "starmap: 1 is no iterable: pass an iterable of tuples"),
+    (lambda batch: batch.map(tasks.ok, 5), TypeError, "map: 5 is not iterable: pass an iterable of items"),
+    (lambda batch: batch.starmap(tasks.ok, [1]), TypeError, "starmap: 1 is not iterable: pass an iterable of tuples"),
     (lambda batch: batch.map(tasks.ok, [1, object()]), TypeError, "value: an object cannot be passed as JSON"),
     (lambda batch: batch.on_success(tasks.pid), TypeError, "tests.tasks.pid(batch): too many positional arguments"),
     (lambda batch: batch.using(run_after="noon"), TypeError, "neither seconds nor a timedelta"),
@@ -155,7 +155,7 @@ POISON = [
     (tasks.leak, ("broken",), ""),
     (tasks.leak, ("closed",), ""),
     (tasks.leak, ("signal",), ""),
-    (tasks.wait_for_batch, (), "wait() inside a job would hold the worker it waits for: use a callback"),
+    (tasks.wait_for_batch, (), "wait() inside a job occupies a worker that the batch may need: use a callback"),
     (tasks.return_which, ("own",), "return a batch that the job itself has opened"),
     (tasks.raise_in_block, (), ""),
 ]

@@ -4,30 +4,32 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.test import override_settings
 
-from django_batches.calls.options import Options, exponential, run_after, seconds
+from django_batches.calls.options import Options, earliest_start, exponential, seconds
 from django_batches.transitions.next_status import backoff_delay
 
 
 def test_the_defaults():
-    assert Options.of(None, None, 1, 0) == Options("default", 180, 1, "0.0")
+    assert Options.of() == Options("default", 180, 1, "0.0")
 
 
 def test_times_are_seconds_or_timedeltas():
-    assert Options.of("q", timedelta(minutes=2), 1, timedelta(seconds=3)) == Options("q", 120, 1, "3.0")
-    assert Options.of("q", 1.2, 1, 0).timeout == 2
+    assert Options.of(queue="q", timeout=timedelta(minutes=2), backoff=timedelta(seconds=3)) == Options(
+        "q", 120, 1, "3.0"
+    )
+    assert Options.of(timeout=1.2).timeout == 2
     assert seconds(timedelta(milliseconds=500), "x") == 0.5
 
 
 def test_a_moment_becomes_one_that_the_database_keeps():
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    assert run_after(noon) == noon
+    assert earliest_start(noon) == noon
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
-        assert run_after(noon) == datetime(2026, 1, 1, 21)
-        assert run_after(datetime(2026, 1, 1, 12)) == datetime(2026, 1, 1, 12)
+        assert earliest_start(noon) == datetime(2026, 1, 1, 21)
+        assert earliest_start(datetime(2026, 1, 1, 12)) == datetime(2026, 1, 1, 12)
 
 
 def test_using_changes_only_what_is_given():
-    options = Options.of("q", 10, 3, [1, 2])
+    options = Options.of(queue="q", timeout=10, max_attempts=3, backoff=[1, 2])
     assert options.using(queue="other") == Options("other", 10, 3, "[1.0, 2.0]")
     assert options.using(max_attempts=1, timeout=5, backoff=0) == Options("q", 5, 1, "0.0")
 
@@ -56,13 +58,13 @@ def test_using_changes_only_what_is_given():
 def test_a_wrong_option_is_named(given):
     name = next(iter(given))
     with pytest.raises((TypeError, ValueError), match=f"^{name}:"):
-        Options.of(**{"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, **given})
+        Options.of(**given)
 
 
 def test_an_exponential_backoff_grows_to_its_limit_with_jitter():
-    backoff = Options.of("q", 1, 9, exponential(10, factor=3, limit=100, jitter=0)).backoff
+    backoff = Options.of(backoff=exponential(10, factor=3, limit=100, jitter=0)).backoff
     assert [backoff_delay(backoff, attempt) for attempt in (1, 2, 3, 4, 5000)] == [10, 30, 90, 100, 100]
-    backoff = Options.of("q", 1, 9, exponential(timedelta(seconds=100), jitter=0.5)).backoff
+    backoff = Options.of(backoff=exponential(timedelta(seconds=100), jitter=0.5)).backoff
     drawn = [backoff_delay(backoff, 1) for _ in range(200)]
     assert all(50 <= delay <= 100 for delay in drawn) and len(set(drawn)) > 100
     for wrong in ({"jitter": 2}, {"factor": 0.5}, {"first": -1}):
@@ -71,11 +73,11 @@ def test_an_exponential_backoff_grows_to_its_limit_with_jitter():
 
 
 def test_no_retry_takes_exception_types():
-    assert Options.of("q", 1, 1, 0, ValueError).no_retry == '["builtins.ValueError"]'
-    assert Options.of("q", 1, 1, 0, [KeyError, json.JSONDecodeError]).using(no_retry=()).no_retry == "[]"
+    assert Options.of(no_retry=ValueError).no_retry == '["builtins.ValueError"]'
+    assert Options.of(no_retry=[KeyError, json.JSONDecodeError]).using(no_retry=()).no_retry == "[]"
     for wrong in ("ValueError", [int], [ValueError()]):
         with pytest.raises(TypeError, match="exception type"):
-            Options.of("q", 1, 1, 0, wrong)
+            Options.of(no_retry=wrong)
 
 
 @pytest.mark.parametrize(("backoff", "delays"), [("0", [0, 0]), ("5.0", [5, 5]), ("[5, 30, 120]", [5, 30, 120, 120])])

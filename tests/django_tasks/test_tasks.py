@@ -144,7 +144,7 @@ def test_run_after_of_a_task_is_kept_and_that_of_using_wins():
 
 def test_a_priority_is_refused_with_the_fix():
     with Batch.open() as batch:
-        with pytest.raises(ValueError, match=r"add has the priority 5, which jobs of a batch do not have: add it with"):
+        with pytest.raises(ValueError, match=r"add has the priority 5, but jobs of a batch have none: add it with"):
             batch.enqueue(fw.urgent, 1)
         batch.enqueue(fw.urgent.using(priority=0), 1)
     assert results(batch) == [1]

@@ -148,7 +148,7 @@ def test_waiting_inside_a_job_is_refused(road):
     with Batch.open() as batch:
         batch.enqueue(tasks.wait_for_batch)
     road.run()
-    assert "inside a job would hold the worker" in batch.jobs.get().error
+    assert "inside a job occupies a worker" in batch.jobs.get().error
 
 
 def test_a_callback_may_write_metadata_while_outcomes_are_applied(road):

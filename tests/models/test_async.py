@@ -11,7 +11,7 @@ from django.urls import path
 from django_batches import Batch, acurrent_batch, acurrent_job
 from django_batches.exceptions import BatchError
 from django_batches.models import BatchJob
-from django_batches.models.adding import Adder
+from django_batches.models.adding import AddingVerbs
 from django_batches.models.verbs import BatchVerbs
 from django_batches.testing import drain
 
@@ -125,7 +125,7 @@ def test_every_verb_that_touches_the_database_has_its_twin():
     without = {"on_success", "on_failure", "on_finish", "on_attempted", "open", "block", "using", "job_options"}
     fields = {name for name in vars(BatchJob) if not callable(getattr(BatchJob, name, None))}
     theirs = {"save", "delete", "DoesNotExist", "MultipleObjectsReturned", "NotUpdated"}
-    for owner in (BatchVerbs, BatchJob, Adder):
+    for owner in (AddingVerbs, BatchVerbs, BatchJob):
         names = {name for name in vars(owner) if not name.startswith(("_", "get_"))} - without
         names -= fields | theirs if owner is BatchJob else set()
         verbs = {name for name in names if not asyncio.iscoroutinefunction(getattr(owner, name))}

@@ -90,7 +90,7 @@ def test_a_detached_batch_is_nobodys_child(ledger):
 
 @pytest.mark.parametrize("parent", ["job", 7, True])
 def test_parent_is_the_running_job_or_none(parent):
-    with pytest.raises(TypeError, match="must be left out"):
+    with pytest.raises(TypeError, match="leave it out"):
         Batch.open(parent=parent)
 
 
