@@ -26,6 +26,9 @@ def wait_until(condition, seconds=45.0):
 class WorkerProcess:
     """`manage.py batchworker` on the test's database, its log kept."""
 
+    SHORT_TIMES = ("-m", "tests.short_times")
+    """As `command`: leases and intervals of a few seconds."""
+
     def __init__(self, log, *options, command=("manage.py", "batchworker"), redis_url=None):
         self.log_path = Path(log)
         environment = os.environ | {

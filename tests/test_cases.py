@@ -22,7 +22,7 @@ from django_batches.transport.outcomes import Kind
 
 from . import case_tasks, tasks
 from .books import EVENTS, Books, drift
-from .processes import wait_until
+from .processes import WorkerProcess, wait_until
 from .road import claim, outcome_of, statements
 from .transitions.children.families import running_as
 from .transitions.test_races import record_all, together
@@ -311,7 +311,7 @@ def test_case_12_redis_is_flushed(start_worker, redis, ledger):
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path + ".told")
         batch.map(tasks.append_slowly, range(100), ledger.path)
-    start_worker("--workers", 1)
+    start_worker("--workers", 1, command=WorkerProcess.SHORT_TIMES)
     wait_until(lambda: len(ledger.lines) > 5)
     redis.flushall()
     assert batch.wait(90)

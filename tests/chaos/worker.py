@@ -3,8 +3,7 @@
     python -m tests.chaos.worker --workers 2
 
 A lost host is noticed within 20 s instead of 2 minutes, so that a round need not wait so long; with CHAOS_REAL_TIMES=1
-it waits. The proportions are those of the real times: a lease outlives four renewals, and the second look comes after
-a renewal.
+it waits.
 """
 
 import os
@@ -14,33 +13,17 @@ from pathlib import Path
 
 from django.core.management import execute_from_command_line
 
+from tests import short_times
+
 from . import ledger, points
 
 REAL_TIMES = "CHAOS_REAL_TIMES"
 CLOCK = "CHAOS_CLOCK"
 """Seconds by which the clock of this host is wrong."""
 IS_SHORT = not os.environ.get(REAL_TIMES)
-LEASE = 6 if IS_SHORT else 45
+LEASE = short_times.LEASE if IS_SHORT else 45
 RECOVERY = 25.0 if IS_SHORT else 130.0
 """Seconds within which everything lost is back."""
-
-
-def shorten() -> None:
-    for module, name, seconds in (
-        (lease, "SECONDS", 4),
-        (loop, "STANDBY", 0.5),
-        (loop, "RECONCILE", 3.0),
-        (loop, "UPKEEP", 3.0),
-        (loop, "SECOND_LOOK", 2.5),
-        (reconcile, "SECOND_LOOK", 2.5),
-        (supervisor, "RENEW", 1.5),
-        (rq_maintenance, "UPKEEP", 3.0),
-    ):
-        assert hasattr(module, name), f"{module.__name__} has no {name} any more"
-        setattr(module, name, seconds)
-    before, after = "local LEASE = 45", f"local LEASE = {LEASE}"
-    assert before in scripts._PRELUDE
-    scripts._PRELUDE = scripts._PRELUDE.replace(before, after)
 
 
 def write_children_down() -> None:
@@ -67,14 +50,14 @@ def put_clock_wrong(seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    import django
     import time_machine
 
-    from django_batches.coordinator import lease, loop, reconcile
-    from django_batches.transport import scripts
-    from django_batches.worker import rq_maintenance, supervisor
+    django.setup()
+    from django_batches.worker import supervisor
 
     if IS_SHORT:
-        shorten()
+        short_times.shorten()
     if wrong := float(os.environ.get(CLOCK, 0)):
         put_clock_wrong(wrong)
     passed = points.Points("supervisor")

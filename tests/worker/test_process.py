@@ -154,12 +154,12 @@ def test_a_killed_supervisor_leaves_no_orphan(start_worker, ledger):
 
 @pytest.mark.slow
 def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monkeypatch):
-    lost = start_worker("--workers", 1)
+    lost = start_worker("--workers", 1, command=WorkerProcess.SHORT_TIMES)
     batch = fill(tasks.write_pid_and_sleep, 1, ledger.path)
     wait_until(lambda: ledger.lines)
     lost.process.kill()
     lost.wait()
-    start_worker("--workers", 1)
+    start_worker("--workers", 1, command=WorkerProcess.SHORT_TIMES)
     # As when the leases of 45 s have run out.
     for key in redis.keys("rq:execution:*"):
         redis.delete(key)
@@ -390,7 +390,7 @@ def test_an_ordinary_rq_job_may_be_stopped_twice(start_worker, redis, ledger, ga
 
 @pytest.mark.slow
 def test_redis_wiped_in_the_middle_every_job_ends_and_is_counted_once(start_worker, redis, ledger):
-    start_worker("--workers", 2)
+    start_worker("--workers", 2, command=WorkerProcess.SHORT_TIMES)
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path + ".told")
         batch.map(tasks.append_slowly, range(300), ledger.path)
