@@ -1,7 +1,7 @@
-"""Who keeps the books: a row, judged by the database's clock.
+"""The lease of the active coordinator: one row, judged by the database's clock.
 
-The row is touched first in each of the holder's transactions. A coordinator that was frozen for minutes finds another
-token there, and its transaction ends before it has written anything.
+Each transaction of the active coordinator touches the row first. A coordinator that was frozen for minutes finds
+another token there, and its transaction ends before it has written anything.
 """
 
 import logging
@@ -17,43 +17,45 @@ logger = logging.getLogger("django_batches")
 
 NAME = "coordinator"
 SECONDS = 15
-"""How long a lease lasts without a touch: how late a standby may notice that the holder has died."""
+"""How long a lease lasts without a touch: how late a standby may notice that the active coordinator has died."""
 
 _IDLE = "set_config('idle_in_transaction_session_timeout', %s, true)"
-"""PostgreSQL ends this transaction where its client falls silent. The session of a lost host would hold the row of the
-lease, and nobody could take over, until the server misses the client: by default after two hours."""
-
+"""Makes PostgreSQL end this transaction if its client falls silent. The session of a lost host would keep the row
+locked, and no standby could take over, until the server notices: by default after two hours."""
 
 SAME_NAMESPACE = 'Set DJANGO_BATCHES["NAMESPACE"] to the same text in all of them.'
 
 
-def other_namespace(holders: str) -> str:
-    """What is wrong where the holder of the lease has another setting NAMESPACE than this process; else nothing."""
+def other_namespace(active: str) -> str:
+    """The error if the active coordinator has another NAMESPACE than this process; otherwise an empty text."""
     here = settings().NAMESPACE
-    if not holders or holders == here:
+    if not active or active == here:
         return ""
     return (
-        f"The books are kept with the namespace {holders}, and this process has {here}: they do not meet in Redis. By "
-        "default it is made of the database's address, which their settings spell differently."
+        f"The active coordinator uses the namespace {active} and this process uses {here}, so they use different keys "
+        "in Redis. The default is derived from the database's address, which their settings spell differently."
     )
 
 
 class LeaseLost(Exception):
-    """Another coordinator keeps the books now."""
+    """Another coordinator is active now."""
 
 
 class Lease:
-    """The right to keep the books, called as a fence inside a transaction: gives the time, or raises `LeaseLost`."""
+    """The right to be the active coordinator.
+
+    Call it as a fence at the start of a transaction: it returns the time, or raises `LeaseLost`.
+    """
 
     def __init__(self, holder: str) -> None:
         self.holder = holder
         self.token = 0
-        """The number of this tenure; 0 while another holds the lease."""
-        self._met = ""
-        """The namespace of the one that holds it."""
+        """Grows with each change of the holder; 0 while another coordinator has the lease."""
+        self._other_namespace = ""
+        """The last namespace of another holder that was checked, so that each is logged once."""
 
     def acquire(self, newest_token: int = 0) -> bool:
-        """Takes the lease where it is free or has run out, with a token above `newest_token`."""
+        """Takes the lease if it is free or has expired, with a token above `newest_token`."""
         with database.atomic():
             if database.connection().vendor == "postgresql":
                 database.execute(f"SELECT {_IDLE}", [str(SECONDS * 1000)])
@@ -64,13 +66,10 @@ class Lease:
                 try:
                     row = leases.model(name=NAME, holder="", token=0, expires_at=now)
                     leases.bulk_create([row])
-                except IntegrityError:  # another one came first
+                except IntegrityError:  # another coordinator was first
                     return False
             elif row.expires_at > now and row.holder != self.holder:
-                if row.namespace != self._met:
-                    self._met = row.namespace
-                    if text := other_namespace(row.namespace):
-                        logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
+                self._check_namespace(row.namespace)
                 return False
             token = max(row.token, newest_token) + 1
             leases.filter(pk=NAME).update(
@@ -82,8 +81,14 @@ class Lease:
         self.token = token
         return True
 
+    def _check_namespace(self, namespace: str) -> None:
+        if namespace != self._other_namespace:
+            self._other_namespace = namespace
+            if text := other_namespace(namespace):
+                logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
+
     def __call__(self) -> datetime:
-        """Proves the lease and prolongs it; the database's time."""
+        """Checks and extends the lease; returns the database's time."""
         if database.connection().vendor == "postgresql":
             touched = database.execute(
                 "UPDATE django_batches_lease SET expires_at = clock_timestamp() + %s WHERE name = %s AND token = %s"
@@ -94,22 +99,22 @@ class Lease:
                 return touched[0][0]  # type: ignore[no-any-return]
         else:
             now = timezone.now()
-            held = database.related("Lease").filter(pk=NAME, token=self.token)
-            if held.update(expires_at=now + timedelta(seconds=SECONDS)):
+            own = database.related("Lease").filter(pk=NAME, token=self.token)
+            if own.update(expires_at=now + timedelta(seconds=SECONDS)):
                 return now
         self.token = 0
-        raise LeaseLost(f"{self.holder} does not keep the books any more.")
+        raise LeaseLost(f"{self.holder} is not the active coordinator any more.")
 
     def release(self) -> None:
-        """Gives the lease back, so that a standby need not wait for its end."""
+        """Gives the lease up, so that a standby does not wait until it expires."""
         if self.token:
-            # By the database's clock: with that of a host that is ahead nobody could take over for so long.
+            # By the database's clock: a host whose clock is ahead would block all others for the difference.
             database.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=database_time())
             self.token = 0
 
 
 def database_time() -> datetime:
-    """The time by the database's clock; on SQLite that of the host, which is the same."""
+    """The time by the database's clock; on SQLite the host's, which is the same."""
     if database.connection().vendor == "postgresql":
         return database.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
     return timezone.now()

@@ -1,8 +1,12 @@
-"""The loop of the coordinator: outcomes as they come, and a poll every second that is the promise behind every poke."""
+"""The coordinator's loop: applies outcomes as they come, dispatches due jobs, and repairs.
+
+A one-second poll guarantees progress; wake-ups only make it faster.
+"""
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +16,7 @@ from redis.exceptions import RedisError
 from .. import database
 from ..conf import settings
 from ..transitions import cancelling, children, claiming, deleting, repairing, retrying
+from ..transitions.applying import Recorded
 from ..transport.client import Keys, client
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
@@ -20,6 +25,7 @@ from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
 from .suspects import Suspects
+from .timer import Every
 
 logger = logging.getLogger("django_batches")
 
@@ -33,37 +39,34 @@ PRUNE = 600.0
 POSTPONED = 0.05
 LONGEST_PAUSE = 2.0
 SHARE = 0.1
-"""Of its time that a coordinator looks at queues from the start, where nobody has asked for it."""
-LOOKS = 3
-"""Statements that pass the same rows then: which queues, which batches, the claim."""
+"""Share of its time that a coordinator spends on full scans of the queues that no wake-up requested."""
+SCAN_COST = 3
+"""Statements that read the same rows in a full scan: one each for the queues, the batches and the claim."""
 LONGEST_SHARE = 10.0
-"""Seconds after which it looks all the same."""
+"""Seconds after which it scans again in any case."""
 FENCE_TTL = 86_400
 
 
-class Every:
-    """Says when something is due again."""
+@dataclass
+class Turn:
+    """What one turn of the loop has read, and what follows from it."""
 
-    def __init__(self, seconds: float, *, at_once: bool = True) -> None:
-        self._seconds = seconds
-        self._next = time.monotonic() + (0 if at_once else seconds)
-
-    def is_due(self) -> bool:
-        if time.monotonic() < self._next:
-            return False
-        self._next = time.monotonic() + self._seconds
-        return True
-
-    def soon(self, seconds: float = 0.0) -> None:
-        self._next = min(self._next, time.monotonic() + seconds)
+    read: int
+    """Entries of the outcome stream."""
+    is_woken: bool
+    """A wake-up did not name the jobs that wait, so anything may be due."""
+    recorded: Recorded
+    polls: bool
+    has_callbacks: bool
+    """Callbacks are due that the outcomes' transaction did not claim."""
 
     @property
-    def remaining(self) -> float:
-        return max(0.0, self._next - time.monotonic())
+    def checks_everything(self) -> bool:
+        return self.polls or self.is_woken
 
 
 class Coordinator:
-    """Keeps the books until `should_stop()`; stands by while another one does."""
+    """Runs until `should_stop()`: as the active coordinator, or as a standby while another one is active."""
 
     def __init__(self, name: str, should_stop: Callable[[], bool]) -> None:
         self.name = name
@@ -73,16 +76,16 @@ class Coordinator:
         self._lease = Lease(name)
         self._trouble = ""
         self._suspects = Suspects()
-        """Outlives the loss of a connection: or each would put off the second look at what is lost."""
+        """Survives a lost connection: each would delay the second look at lost jobs otherwise."""
         self._running = Every(RUNNING, at_once=False)
-        self._reconcile, self._upkeep = Every(RECONCILE), Every(UPKEEP)
+        self._reconcile, self._upkeep, self._deletions = Every(RECONCILE), Every(UPKEEP), Every(UPKEEP)
         self._counters = Every(COUNTERS, at_once=False)
-        self._prune, self._pruner, self._deletions = Every(PRUNE), Pruner(), Every(UPKEEP)
-        self._look_at = 0.0
-        """When the next poll looks at the queues from the start."""
+        self._prune, self._pruner = Every(PRUNE), Pruner()
+        self._scan_at = 0.0
+        """When the next poll scans the queues from their start."""
 
     def run(self) -> None:
-        """Stays up while Redis or the database is away, and says so once."""
+        """Keeps running while Redis or the database is away, and logs each outage once."""
         pause = 0.1
         while not self._should_stop():
             try:
@@ -91,7 +94,7 @@ class Coordinator:
                     while not self._should_stop():
                         self.turn()
                         pause = 0.1
-                    self._work_off()
+                    self._apply_remaining()
                     self._lease.release()
                     return
                 self._wait(STANDBY)
@@ -99,105 +102,128 @@ class Coordinator:
                 logger.warning("%s It stands by.", lost)
                 self._wait(STANDBY)
             except (RedisError, Error, OSError) as error:
-                self._say(error)
+                self._log_once(error)
                 database.connection().close()
                 self._redis.connection_pool.disconnect()  # the server may be a replica by now
                 self._wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def turn(self) -> int:
-        """Waits for outcomes, pokes or the poll, and does what is due; returns how many entries it read."""
-        due = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
+        """Runs each step that is due; returns how many entries of the outcome stream it read."""
+        turn = self._apply_outcomes()
+        self._rewind_stream(turn)
+        self._promote_scheduled_jobs(turn)
+        self._notify_parents(turn)
+        self._dispatch_new_callbacks(turn)
+        # Before the dispatch, which looks only where it knows of waiting jobs.
+        self._note_waiting_jobs(turn)
+        # Right after the wake-up: a creator that adds chunk after chunk soon has the batch locked again.
+        self._dispatch(polls=turn.polls, is_woken=turn.is_woken)
+        self._continue_operations(turn)
+        self._dispatch_all_callbacks(turn)
+        if turn.polls:
+            self._maintain()
+        self._log_recovery()
+        return turn.read
+
+    def _apply_outcomes(self) -> Turn:
+        """Waits for outcomes, a wake-up or the poll, and applies the outcomes."""
+        wait = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
         self._recorder.linger()
-        entries, poked = self._recorder.read(0 if self._should_stop() else int(due * 1000))
-        recorded = self._recorder.record(entries, claims=CALLBACKS) if entries else None
-        if recorded:
-            self._dispatcher.push_callbacks(recorded.claimed)
-            if recorded.has_held:
-                self._dispatcher.forget_rates()
-        polls = self._poll.is_due()
-        # Not before the end: more outcomes of locked batches than one read gives would keep all others waiting.
-        if polls or (self._recorder.has_postponed and self._recorder.is_at_end and self._rewind.is_due()):
+        entries, wake_ups = self._recorder.read(0 if self._should_stop() else int(wait * 1000))
+        recorded = self._recorder.record(entries, claims=CALLBACKS)
+        self._dispatcher.push_callbacks(recorded.claimed)
+        if recorded.has_held:
+            self._dispatcher.forget_rates()
+        has_callbacks = recorded.callbacks > len(recorded.claimed)
+        return Turn(len(entries), bool(wake_ups), recorded, self._poll.is_due(), has_callbacks)
+
+    def _rewind_stream(self, turn: Turn) -> None:
+        # Only at the end: more outcomes of locked batches than one read returns would block all others.
+        if turn.polls or (self._recorder.has_postponed and self._recorder.is_at_end and self._rewind.is_due()):
             self._recorder.rewind()
-        if polls:
+
+    def _promote_scheduled_jobs(self, turn: Turn) -> None:
+        if turn.polls:
             self._dispatcher.include(claiming.promote_due(self._lease))
-        told = 0
-        if polls or (recorded and recorded.is_for_parents):
-            while count := children.notify_parents(self._lease):
-                told += count
-        if told or (recorded and recorded.callbacks > len(recorded.claimed)):
+
+    def _notify_parents(self, turn: Turn) -> None:
+        if turn.polls or turn.recorded.is_for_parents:
+            while children.notify_parents(self._lease):
+                turn.has_callbacks = True
+
+    def _dispatch_new_callbacks(self, turn: Turn) -> None:
+        if turn.has_callbacks:
             self._dispatcher.dispatch_callbacks()
+
+    def _note_waiting_jobs(self, turn: Turn) -> None:
         for batch_id, position, queues in self._recorder.added:
             self._dispatcher.include((batch_id, position, queue) for queue in queues)
-        self._dispatcher.include(recorded.put_back if recorded else ())
-        self._dispatcher.include(self._reconciler.put_back)
-        self._reconciler.put_back = []
-        # Right after the poke: somebody who adds one chunk after the other soon has the batch locked again.
-        self._dispatch(polls, everywhere=bool(poked))
-        # Not for every chunk of jobs that somebody adds: it is a dozen statements.
-        is_asked = polls or bool(poked)
-        if is_asked or (recorded and recorded.has_given_up):
-            self._carry_on()
-        if is_asked:
-            self._dispatcher.dispatch_callbacks()
-        if polls:
-            self._look_after()
-        if self._trouble:
-            logger.warning("%s goes on: Redis and the database are back.", self.name)
-            self._trouble = ""
-        return len(entries)
+        self._dispatcher.include(turn.recorded.put_back)
+        self._dispatcher.include(self._reconciler.requeued)
+        self._reconciler.requeued = []
 
-    def _dispatch(self, polls: bool, *, everywhere: bool) -> None:
-        """Jobs to RQ; from the start of the queues where somebody asks for it, and at the polls.
+    def _dispatch(self, *, polls: bool, is_woken: bool) -> None:
+        """Dispatches jobs; scans the queues from their start after a wake-up, and at polls.
 
-        A look from the start passes all rows that were claimed since the last vacuum, which takes long where there are
-        millions: it is put off then, for it finds only what nobody has told.
+        A full scan passes all rows that were claimed since the last vacuum. With millions of them it takes long, so
+        that the polls scan less often: a scan only finds jobs that no wake-up named.
         """
-        begun = time.monotonic()
-        if everywhere or (polls and begun >= self._look_at):
+        start = time.monotonic()
+        if is_woken or (polls and start >= self._scan_at):
             self._dispatcher.look_everywhere()
-            took = time.monotonic() - begun
-            self._look_at = begun + min(LOOKS * took / SHARE, LONGEST_SHARE)
+            took = time.monotonic() - start
+            self._scan_at = start + min(SCAN_COST * took / SHARE, LONGEST_SHARE)
         self._dispatcher.dispatch_jobs()
 
-    def _work_off(self) -> None:
-        """Applies what the executors of this worker have told. Those of others may go on telling for ever."""
-        last = self._recorder.last_id()
-        while self.turn() and not self._recorder.has_come_to(last):
-            pass
+    def _continue_operations(self, turn: Turn) -> None:
+        """Continues cancels and retries that were requested or interrupted, and applies them to child batches."""
+        # Not for every chunk of added jobs: these are a dozen statements.
+        if turn.checks_everything or turn.recorded.has_given_up:
+            self._sync_batches_on_hold()
+            cancelling.continue_cancels()
+            children.cancel_children()
+            retrying.continue_retries()
 
-    def _begin(self) -> None:
-        # At once, and not with the first push: an older coordinator that wakes up must not push any more.
-        self._redis.set(self._keys.fence, self._lease.token, ex=FENCE_TTL)
-        logger.info("%s keeps the books (lease %s).", self.name, self._lease.token)
-        self._recorder = Recorder(self._redis, self._lease)
-        self._dispatcher = Dispatcher(self._redis, self._lease)
-        self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
-        self._suspects.take_over(self._redis)
-        self._poll, self._rewind = Every(POLL), Every(POSTPONED)
-        self._look_at = 0.0  # the new dispatcher knows of no queue
-        self._reconcile.soon()  # whatever ended the last turn may have come between a claim and its push
+    def _dispatch_all_callbacks(self, turn: Turn) -> None:
+        if turn.checks_everything:
+            self._dispatcher.dispatch_callbacks()
 
-    def _newest_token(self) -> int:
-        """The newest token that Redis knows: a new database beside an old Redis would begin again below it."""
-        newest: Any = self._redis.get(self._keys.fence)
-        return int(newest or 0)
-
-    def _look_after(self) -> None:
-        if self._recorder.reconcile_requested:
-            self._recorder.reconcile_requested = False
-            for every in (self._reconcile, self._upkeep, self._deletions, self._counters):
-                every.soon()
+    def _maintain(self) -> None:
+        """Repairs, timeouts, deletions, pruning and metrics. At polls only."""
+        self._accept_reconcile_request()
         self._reconciler.act()
         if self._running.is_due():
             self._reconciler.mark_running()
         if self._reconcile.is_due():
-            self._reconciler.look()
-            self._suspects.hand_over(self._redis)
-            self._reconciler.act()  # at once where the stream is applied, as it mostly is
-            self._reconciler.sweep()
-            if self._reconciler.has_suspects:
-                self._reconcile.soon(SECOND_LOOK)
+            self._compare_with_redis()
+        self._enforce_time_limits()
+        # One short step each, and the next one with the next poll: outcomes come first.
+        if self._deletions.is_due() and deleting.continue_deletions():
+            self._deletions.soon()
+        if self._prune.is_due() and self._pruner.turn():
+            self._prune.soon()
+        if self._counters.is_due():
+            for batch_id in repairing.to_check():
+                repairing.repair_counters(batch_id, skip_locked=True)
+        self._recorder.counts[totals.REPAIRS] += repairing.repairs()
+        totals.add(self._redis, self._recorder.counts)
+
+    def _accept_reconcile_request(self) -> None:
+        if self._recorder.reconcile_requested:
+            self._recorder.reconcile_requested = False
+            for timer in (self._reconcile, self._upkeep, self._deletions, self._counters):
+                timer.soon()
+
+    def _compare_with_redis(self) -> None:
+        self._reconciler.look()
+        self._suspects.hand_over(self._redis)
+        self._reconciler.act()  # at once if the stream is applied, as it usually is
+        self._reconciler.sweep()
+        if self._reconciler.has_suspects:
+            self._reconcile.soon(SECOND_LOOK)
+
+    def _enforce_time_limits(self) -> None:
         now = database_time()
         cancelling.mark_overdue(now)
         if self._upkeep.is_due():
@@ -205,46 +231,58 @@ class Coordinator:
             repairing.end_what_can_end()
             seconds = settings().OPEN_TIMEOUT
             cancelling.abandon(now - timedelta(seconds=seconds), seconds)
-        if self._deletions.is_due() and deleting.continue_deletions():
-            self._deletions.soon()  # with the next poll: outcomes come first
-        if self._prune.is_due() and self._pruner.turn():
-            self._prune.soon()  # with the next poll: outcomes come first
-        if self._counters.is_due():
-            for batch_id in repairing.to_check():
-                repairing.repair_counters(batch_id, skip_locked=True)
-        self._recorder.counts[totals.REPAIRS] += repairing.repairs()
-        totals.add(self._redis, self._recorder.counts)
 
-    def _carry_on(self) -> None:
-        """What somebody has asked for, in what is below it and where it was cut off."""
-        self._hold()
-        cancelling.continue_cancels()
-        children.cancel_children()
-        retrying.continue_retries()
+    def _sync_batches_on_hold(self) -> None:
+        """Makes the set of batches on hold in Redis equal to the database's.
 
-    def _hold(self) -> None:
-        """Makes the set of held batches in Redis what the database says.
-
-        The set is read before the database: whoever cancels adds to the set after the commit, so a batch that is in the
-        set and not held by the database has been resumed or has ended.
+        The set is read before the database: a cancel adds to the set after its commit, so a batch that is in the set
+        but not on hold in the database has been resumed or has ended.
         """
         members: Any = self._redis.smembers(self._keys.on_hold)
-        present = set(members)  # bytes: the set may hold what is no text
+        present = set(members)  # bytes: a member may not be text
         wanted = {key.hex.encode() for key in cancelling.batches_on_hold()}
         if wanted - present:
             self._redis.sadd(self._keys.on_hold, *(wanted - present))
         if present - wanted:
             self._redis.srem(self._keys.on_hold, *(present - wanted))
 
+    def _begin(self) -> None:
+        # At once, not with the first push: an older coordinator that wakes up must not push any more.
+        self._redis.set(self._keys.fence, self._lease.token, ex=FENCE_TTL)
+        logger.info("%s is the active coordinator (lease %s).", self.name, self._lease.token)
+        self._recorder = Recorder(self._redis, self._lease)
+        self._dispatcher = Dispatcher(self._redis, self._lease)
+        self._reconciler = Reconciler(self._redis, self._lease, self._recorder, self._suspects)
+        self._suspects.take_over(self._redis)
+        self._poll, self._rewind = Every(POLL), Every(POSTPONED)
+        self._scan_at = 0.0  # the new dispatcher knows of no queue
+        self._reconcile.soon()  # the error that ended the last turn may have come between a claim and its push
+
+    def _apply_remaining(self) -> None:
+        """Applies the outcomes that are in the stream now; other workers may add more without end."""
+        last = self._recorder.last_id()
+        while self.turn() and not self._recorder.has_come_to(last):
+            pass
+
+    def _newest_token(self) -> int:
+        """The newest token in Redis: with an old Redis, a new database would start below it."""
+        newest: Any = self._redis.get(self._keys.fence)
+        return int(newest or 0)
+
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._should_stop():
             time.sleep(min(0.1, seconds))
 
-    def _say(self, error: Exception) -> None:
+    def _log_once(self, error: Exception) -> None:
         trouble = "cannot reach Redis" if isinstance(error, RedisError) else "cannot reach the database"
         if isinstance(error, Error) and database.is_missing_table(error):
             trouble = "misses tables of this version: run manage.py migrate"
         if self._trouble != trouble:
-            logger.error("%s %s (%s: %s); it tries on.", self.name, trouble, type(error).__name__, error)
+            logger.error("%s %s (%s: %s); retrying.", self.name, trouble, type(error).__name__, error)
             self._trouble = trouble
+
+    def _log_recovery(self) -> None:
+        if self._trouble:
+            logger.warning("%s has recovered: Redis and the database are back.", self.name)
+            self._trouble = ""

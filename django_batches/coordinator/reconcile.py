@@ -55,7 +55,7 @@ class Reconciler:
         self._keys = Keys()
         self._verdicts: list[tuple[Outcome, str]] = []
         self._noted = b""
-        self.put_back: list[Place] = []
+        self.requeued: list[Place] = []
         """Where jobs wait again that the last acts have given up."""
         self._suspects = suspects or Suspects()
 
@@ -98,7 +98,7 @@ class Reconciler:
             part = verdicts[start : start + PAGE]
             recorded = applying.record([outcome for outcome, _ in part], self._lease)
             follow_up(recorded)
-            self.put_back += recorded.put_back
+            self.requeued += recorded.put_back
             self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
             self._forget([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])

@@ -21,7 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from ..coordinator.loop import Coordinator, Every
+from ..coordinator.loop import Coordinator
+from ..coordinator.timer import Every
 from ..transport.client import client, wake_coordinator
 from ..transport.outcomes import Kind
 from ..transport.scripts import Scripts

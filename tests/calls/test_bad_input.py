@@ -198,7 +198,7 @@ def test_whatever_comes_the_worker_lives_and_the_other_jobs_are_done(start_worke
     assert [repairing.drift(batch.pk) for batch in (good, poison, forged)] == [{}, {}, {}]
     wait_until(lambda: redis.xlen(keys.outcomes) == 0)
     assert worker.log.count("of the outcome stream") == count
-    assert worker.process.poll() is None and "keeps the books" in worker.log
+    assert worker.process.poll() is None and "is the active coordinator" in worker.log
     assert "coordinator of" not in worker.log, "the coordinator has died"
 
 

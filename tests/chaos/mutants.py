@@ -36,8 +36,8 @@ MUTANTS = [
     Mutant(
         "nobody compares the rows with Redis",
         "coordinator/loop.py",
-        "            self._reconciler.look()\n",
-        "            pass\n",
+        "        self._reconciler.look()\n",
+        "        pass\n",
         "--seconds 15 --pause 2 --only 'Redis restarted empty'",
     ),
     Mutant(

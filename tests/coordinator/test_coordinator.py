@@ -16,8 +16,9 @@ from django_batches import Batch, database
 from django_batches.coordinator import loop, reconcile, record
 from django_batches.coordinator.dispatch import FLOOR
 from django_batches.coordinator.lease import Lease, LeaseLost
-from django_batches.coordinator.loop import Coordinator, Every
+from django_batches.coordinator.loop import Coordinator
 from django_batches.coordinator.suspects import Suspects
+from django_batches.coordinator.timer import Every
 from django_batches.models import BatchJob
 from django_batches.models import Lease as LeaseRow
 from django_batches.transitions import applying, frontier, job_updates, repairing
@@ -78,7 +79,7 @@ class TestLease:
             third = Lease("third")
             assert not third.acquire() and not third.acquire()
         (message,) = caplog.messages
-        assert "this process has elsewhere" in message and 'Set DJANGO_BATCHES["NAMESPACE"]' in message
+        assert "this process uses elsewhere" in message and 'Set DJANGO_BATCHES["NAMESPACE"]' in message
 
     def test_a_holder_that_was_frozen_finds_another_token(self):
         first, second = Lease("first"), Lease("second")
@@ -442,10 +443,10 @@ class TestLoop:
         monkeypatch.setattr(loop, "time", clock)
         monkeypatch.setattr(coordinator._dispatcher, "look_everywhere", look)
         while clock.now < 107:
-            coordinator._dispatch(polls=True, everywhere=False)
+            coordinator._dispatch(polls=True, is_woken=False)
             clock.now += 0.5
         assert looks == pytest.approx([100, 103.1, 106.2], abs=0.5)
-        coordinator._dispatch(polls=False, everywhere=True)
+        coordinator._dispatch(polls=False, is_woken=True)
         assert len(looks) == 4
 
     def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
@@ -528,7 +529,7 @@ class TestLoop:
     ):
         monkeypatch.setattr(record, "CHUNK", 2)
         coordinator._recorder._count = 2
-        coordinator._rewind = loop.Every(0.0)  # as where such a turn takes longer than the time between two
+        coordinator._rewind = Every(0.0)  # as where such a turn takes longer than the time between two
         coordinator._poll = Every(3600, at_once=False)  # which begins anew with the stream
         locked, other = fill(6), fill(1)
         jobs = claim()

@@ -163,7 +163,7 @@ def test_a_result_computed_while_redis_is_down_is_not_lost(server, start_worker,
 
 def test_it_leaves_while_redis_is_away(server, start_worker):
     worker = start_worker("--workers", 1, redis_url=f"redis://127.0.0.1:{server.port}/15")
-    wait_until(lambda: "keeps the books" in worker.log)
+    wait_until(lambda: "is the active coordinator" in worker.log)
     server.stop()
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0

@@ -488,7 +488,7 @@ def test_a_job_after_a_restart_of_the_database_gets_a_new_connection(start_worke
 
 def test_max_jobs_waits_for_its_jobs(start_worker):
     worker = start_worker("--workers", 4, "--max-jobs", 1)
-    wait_until(lambda: "keeps the books" in worker.log)
+    wait_until(lambda: "is the active coordinator" in worker.log)
     time.sleep(1.5)  # a time in which idle executors must not leave
     assert worker.process.poll() is None
     batch = fill(tasks.ok, 3)
@@ -553,7 +553,7 @@ def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(star
 
 def test_a_worker_leaves_while_the_others_are_busy(start_worker, tmp_path):
     leaving = start_worker("--workers", 1)
-    wait_until(lambda: "keeps the books" in leaving.log)
+    wait_until(lambda: "is the active coordinator" in leaving.log)
     other = WorkerProcess(tmp_path / "other.log", "--workers", 2)
     try:
         batch = fill(tasks.ok)
@@ -564,7 +564,7 @@ def test_a_worker_leaves_while_the_others_are_busy(start_worker, tmp_path):
         leaving.signal(signal.SIGTERM)
         assert leaving.wait() == 0
         assert Batch.objects.get(pk=batch.pk).pending
-        wait_until(lambda: "keeps the books" in other.log)
+        wait_until(lambda: "is the active coordinator" in other.log)
         batch.cancel()
     finally:
         other.stop()
