@@ -51,8 +51,8 @@ class Books:
         """The rules that do not hold, in words."""
         found = []
         for batch in self.batches.values():
-            if batch.status in BATCH_ENDED and not batch.finished_at:
-                continue  # its deletion has begun
+            if batch.deleting_at:
+                continue
             found += [f"{name(batch)}: {text}" for text in (*self._counters(batch), *self._end(batch))]
         for job in self.jobs.values():
             found += [f"{name(job)}: {text}" for text in self._job(job)]

@@ -74,7 +74,7 @@ def possible(batch: Batch) -> list[Act]:
 
 def _is_settled(batch: Batch) -> bool:
     """Nobody is in the middle of cancelling or deleting it."""
-    return not (batch.cancelled_at or batch.status in BATCH_ENDED) or batch.finished_at is not None
+    return not batch.deleting_at and (batch.finished_at is not None or not batch.cancelled_at)
 
 
 def _can_retry_job(target: Target) -> bool:

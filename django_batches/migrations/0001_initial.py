@@ -145,6 +145,7 @@ class Migration(migrations.Migration):
                 ("started_at", models.DateTimeField(editable=False, null=True, verbose_name="started")),
                 ("cancelled_at", models.DateTimeField(editable=False, null=True, verbose_name="cancel asked")),
                 ("finished_at", models.DateTimeField(editable=False, null=True, verbose_name="finished")),
+                ("deleting_at", models.DateTimeField(editable=False, null=True)),
                 ("deadline_at", models.DateTimeField(editable=False, null=True, verbose_name="due")),
                 (
                     "overdue_at",
@@ -449,6 +450,12 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="batch",
             index=models.Index(
+                condition=models.Q(("deleting_at__isnull", False)), fields=["id"], name="batch_deleting"
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="batch",
+            index=models.Index(
                 condition=models.Q(("deadline_at__isnull", False), ("finished_at", None), ("overdue_at", None)),
                 fields=["deadline_at"],
                 name="batch_with_deadline",
@@ -530,6 +537,13 @@ class Migration(migrations.Migration):
             model_name="batch",
             constraint=models.CheckConstraint(
                 condition=models.Q(("open_callbacks__gte", 0)), name="batch_open_callbacks_positive"
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="batch",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("deleting_at", None), ("finished_at__isnull", False), _connector="OR"),
+                name="batch_deleting_has_ended",
             ),
         ),
         migrations.AddConstraint(

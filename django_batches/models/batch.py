@@ -83,6 +83,8 @@ class Batch(BatchVerbs, models.Model):
     started_at = models.DateTimeField(_("started"), null=True, editable=False)
     cancelled_at = models.DateTimeField(_("cancel asked"), null=True, editable=False)
     finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
+    deleting_at = models.DateTimeField(null=True, editable=False)
+    """When its deletion began. Its jobs are deleted in chunks, so its counters are larger than its rows say."""
     deadline_at = models.DateTimeField(_("due"), null=True, editable=False)
     overdue_at = models.DateTimeField(
         _("overdue"), null=True, editable=False, help_text=_("When it was found to have missed its deadline.")
@@ -125,12 +127,18 @@ class Batch(BatchVerbs, models.Model):
             ),
             models.UniqueConstraint(fields=["key"], name="batch_key_alive", condition=Q(finished_at=None) & ~Q(key="")),
             models.CheckConstraint(name="batch_open_callbacks_positive", condition=Q(open_callbacks__gte=0)),
+            # So that `finished_at=None` excludes batches that are being deleted.
+            models.CheckConstraint(
+                name="batch_deleting_has_ended", condition=Q(deleting_at=None) | Q(finished_at__isnull=False)
+            ),
         ]
         indexes: ClassVar = [
             # coordinator: batches to end, to cancel, to retry, to hold, abandoned ones
             models.Index(fields=["id"], name="batch_not_ended", condition=Q(finished_at=None)),
             # coordinator: retries that are under way
             models.Index(fields=["id"], name="batch_retried", condition=Q(retry_position__isnull=False)),
+            # coordinator, metrics: deletions that are under way
+            models.Index(fields=["id"], name="batch_deleting", condition=Q(deleting_at__isnull=False)),
             # coordinator: deadlines
             models.Index(
                 fields=["deadline_at"],

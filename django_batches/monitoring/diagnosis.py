@@ -16,7 +16,7 @@ from django.utils.translation import ngettext
 from .. import database
 from ..conf import settings
 from ..coordinator import lease
-from ..states import BATCH_ENDED, JobStatus
+from ..states import JobStatus
 from ..transitions import frontier
 from ..transport.probe import ProbeCache, ProbeResult, ask
 from .blocked_children import Below, named
@@ -36,11 +36,11 @@ MARGIN = timedelta(seconds=5)
 
 def why(batch: "Batch", asked: ProbeCache | None = None) -> list[Finding]:
     """What keeps a batch from ending, the gravest first; empty once it and its callbacks have ended."""
-    if batch.finished_at and not batch.open_callbacks:
-        return []
-    if batch.status in BATCH_ENDED and not batch.finished_at:
+    if batch.deleting_at:
         text = _("It is being deleted, in chunks.")
         return [Finding("deleting", "info", text, _("If that was cut off, delete it again: it goes on."))]
+    if batch.finished_at and not batch.open_callbacks:
+        return []
     now, below = timezone.now(), Below.of(batch)
     everyone = [batch, *below.batches]
     to_start = to_run(everyone)

@@ -75,7 +75,6 @@ def _batches() -> "Iterator[Metric]":
         "django_batches_batches", "Batches that have not ended, by what they do.", labels=["status"]
     )
     status = Case(
-        When(status__in=BATCH_ENDED, then=Value("deleting")),
         When(cancelled_at__isnull=False, then=Value("cancelling")),
         When(is_paused=True, then=Value("paused")),
         default=F("status"),
@@ -83,6 +82,7 @@ def _batches() -> "Iterator[Metric]":
     )
     found = database.batches().filter(finished_at=None).order_by().annotate(state=status).values_list("state")
     counts = dict(found.annotate(count=Count("pk")))
+    counts["deleting"] = database.batches().filter(deleting_at__isnull=False).count()
     for name in _STATES:
         alive.add_metric([name], counts.get(name, 0))
     yield alive
@@ -93,7 +93,7 @@ def _batches() -> "Iterator[Metric]":
     )
     since = timezone.now() - timedelta(hours=1)
     for status_name in BATCH_ENDED:
-        count = database.batches().filter(status=status_name, finished_at__gt=since).count()
+        count = database.batches().filter(status=status_name, finished_at__gt=since, deleting_at=None).count()
         ended.add_metric([status_name.value], count)
     yield ended
 
@@ -105,8 +105,7 @@ def _jobs() -> "Metric":
         labels=["status"],
     )
     names = ("pending", "succeeded", "failed", "cancelled", "in_flight")
-    # A batch whose deletion has begun has counters that mean nothing.
-    alive = database.batches().filter(finished_at=None).exclude(status__in=BATCH_ENDED)
+    alive = database.batches().filter(finished_at=None)
     sums = alive.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
     in_flight = database.jobs().filter(status__in=IN_FLIGHT, batch__isnull=False).order_by()
     counts = in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT})

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
 from ..models.throughput import Pace, eta, paces
-from ..states import BATCH_ENDED, BatchStatus
+from ..states import BatchStatus
 from .formatting import duration, number, rate_text
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class Segment:
 
 def state(batch: "Batch") -> str:
     """What the badge shows: the status, or that it is paused, being cancelled or being deleted."""
+    if batch.deleting_at:
+        return "deleting"
     if not batch.finished_at:
-        if batch.status in BATCH_ENDED:
-            return "deleting"
         if batch.cancelled_at:
             return "cancelling"
         if batch.is_paused:

@@ -12,7 +12,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from .. import database
-from ..states import BATCH_ENDED, WAITING_HERE, JobStatus
+from ..states import WAITING_HERE, JobStatus
 from . import finishing, repairing
 from .creating import wake_on_commit
 from .finishing import Tally
@@ -118,10 +118,7 @@ def _cancel_callback(job_id: UUID, now: datetime) -> bool:
 def pause(batch_id: UUID) -> bool:
     """Holds the jobs of a batch; running ones finish. False where it is paused already or has ended."""
     with database.atomic():
-        alive = (
-            database.batches().filter(pk=batch_id, is_paused=False, finished_at=None).exclude(status__in=BATCH_ENDED)
-        )
-        won = alive.update(is_paused=True)
+        won = database.batches().filter(pk=batch_id, is_paused=False, finished_at=None).update(is_paused=True)
         if won:
             wake_on_commit(batch_id)
     return bool(won)
@@ -152,12 +149,11 @@ def abandon(quiet_since: datetime, seconds: int) -> int:
 def mark_overdue(now: datetime) -> int:
     """Marks batches that have not ended by their deadline and tells their failure event; returns how many."""
     late = database.batches().filter(finished_at=None, overdue_at=None, deadline_at__lte=now)
-    # Not those whose deletion has begun: they ended long ago, and in time.
-    ids = list(late.exclude(status__in=BATCH_ENDED).values_list("pk", flat=True)[:100])
+    ids = list(late.values_list("pk", flat=True)[:100])
     for batch_id in ids:
         with repairing.contain_errors(batch_id), database.atomic():
             batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
-            if batch is not None and batch.status not in BATCH_ENDED and not batch.overdue_at:
+            if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
                 finishing.write([Tally(batch, is_overdue=True)], now)
     return len(ids)
@@ -171,9 +167,7 @@ def abandoned(quiet_since: datetime) -> list[UUID]:
 
 def batches_on_hold() -> set[UUID]:
     """The batches whose jobs in RQ must not be started."""
-    alive = (
-        database.batches().filter(finished_at=None).exclude(status__in=BATCH_ENDED)
-    )  # being deleted: nothing is in RQ
+    alive = database.batches().filter(finished_at=None)
     held = alive.filter(is_paused=True) | alive.filter(cancelled_at__isnull=False)
     return set(held.values_list("pk", flat=True))
 

@@ -12,14 +12,12 @@ from django.utils import timezone
 from .. import database
 from ..database import foreign_keys
 from ..exceptions import BatchError
-from ..states import BATCH_ENDED, IN_FLIGHT, BatchStatus, JobStatus
+from ..states import IN_FLIGHT, JobStatus
 from . import repairing
 
 if TYPE_CHECKING:
     from ..models import Batch
 
-BEING_DELETED = Q(status__in=BATCH_ENDED, finished_at=None)
-"""The mark of a batch whose deletion has begun: an ended status without an end."""
 _WAITED_FOR = Q(
     is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING]
 )
@@ -49,9 +47,8 @@ def tree(root: UUID) -> list[UUID]:
         )
         level = list(below.values_list("pk", flat=True))
         found += level
-    open_ones = database.batches().filter(pk__in=found[1:]).exclude(BEING_DELETED)
-    open_ones = open_ones.filter(Q(finished_at=None) | Q(open_callbacks__gt=0))
-    if child := open_ones.values_list("pk", flat=True).first():
+    not_ended = database.batches().filter(Q(finished_at=None) | Q(open_callbacks__gt=0), pk__in=found[1:])
+    if child := not_ended.values_list("pk", flat=True).first():
         raise BatchError(f"Batch {child}, below batch {root}, has not ended: cancel it and wait. Nothing was deleted.")
     return found
 
@@ -106,7 +103,8 @@ def _delete_rest(ids: list[UUID]) -> int:
 
 def unfinished() -> list[UUID]:
     """Batches whose deletion was cut off half-way, or is under way elsewhere."""
-    return list(database.batches().filter(BEING_DELETED).order_by("pk").values_list("pk", flat=True)[:100])
+    found = database.batches().filter(deleting_at__isnull=False).order_by("pk")
+    return list(found.values_list("pk", flat=True)[:100])
 
 
 def continue_deletions() -> bool:
@@ -134,33 +132,19 @@ def delete_next_chunk(batch_id: UUID) -> None:
 
 
 def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> bool:
-    """Makes an ended batch one that is being cancelled and whose jobs are all pending; False where it is gone or held.
+    """Marks an ended batch as being deleted; False if it is gone or, with `skip_locked`, locked.
 
-    No other transition moves such a batch: retry, seal and new jobs are refused under a cancel, cancel finds nothing
-    that waits, pause and deadlines pass over it, and it cannot end while jobs are pending.
+    Nothing moves it from then on: a retry refuses it, and all else only moves batches that have not ended.
     """
-    now = timezone.now()
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None:
             return False
-        if database.batches().filter(BEING_DELETED, pk=batch_id).exists():
+        if batch.deleting_at:
             return True
         if reason := _why_not(batch, ended_before):
             raise BatchError(f"{reason} Nothing was deleted.")
-        database.batches().filter(pk=batch_id).update(
-            status=BatchStatus.CANCELLED,
-            finished_at=None,
-            cancelled_at=batch.cancelled_at or now,
-            reason="It is being deleted.",
-            total=max(batch.total, 1),
-            pending=max(batch.total, 1),
-            succeeded=0,
-            failed=0,
-            cancelled=0,
-            first_failure=None,
-            key="",
-        )
+        database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
     return True
 
 

@@ -18,7 +18,7 @@ from ..database import foreign_keys
 from ..exceptions import BatchError
 from . import deleting
 
-NOT_HELD = Q(open_callbacks=0, parent=None)
+NOT_HELD = Q(open_callbacks=0, parent=None, deleting_at=None)
 """Of the ended batches those that nothing of our own still needs: a child batch goes with the batch above it."""
 SMALL = 1_000
 """Rows that one transaction deletes, of as many batches as have so few."""
@@ -48,7 +48,8 @@ class Ended:
 
 def ended_before(status: str, before: datetime, after: Ended | None, limit: int) -> list[Ended]:
     """The batches that ended with `status` before that moment, the oldest first, from the one that follows `after`."""
-    found = database.batches().filter(status=status, finished_at__lt=before).order_by("finished_at", "pk")
+    found = database.batches().filter(status=status, finished_at__lt=before, deleting_at=None)
+    found = found.order_by("finished_at", "pk")
     if after:
         found = found.filter(finished_at__gte=after.finished_at)
         found = found.exclude(finished_at=after.finished_at, pk__lte=after.id)

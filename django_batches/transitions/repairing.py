@@ -37,7 +37,7 @@ FROM {database.BATCH} b LEFT JOIN (
     SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END) AS cancelled,
     SUM(CASE WHEN status IN ('queued', 'running') THEN 1 ELSE 0 END) AS in_flight
   FROM {database.JOB} WHERE batch_id = %s GROUP BY batch_id
-) j ON j.batch_id = b.id WHERE b.id = %s AND NOT (b.finished_at IS NULL AND b.status NOT IN ('open', 'running'))
+) j ON j.batch_id = b.id WHERE b.id = %s AND b.deleting_at IS NULL
 """
 _repairs = 0
 _NAMES = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks", "total")

@@ -42,7 +42,8 @@ def pages(batch_id: UUID) -> Iterator[list[str | None]]:
 
 def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
     """The results of succeeded batches: of the first success callback, or the list of those of the jobs."""
-    batches = list(database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks", "round"))
+    wanted = database.batches().filter(pk__in=list(batch_ids), deleting_at=None)
+    batches = list(wanted.only("registered_callbacks", "round"))
     with_callback = [batch.pk for batch in batches if _has_callback(batch)]
     firsts = database.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
     found = {

@@ -80,7 +80,7 @@ def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int,
 
 
 def _next_chunk(batch: "Batch") -> tuple[int, bool]:
-    if batch.retry_position is None:
+    if batch.retry_position is None or batch.deleting_at:
         return 0, False
     total, more = 0, False
     if not batch.finished_at:
@@ -190,6 +190,8 @@ def _lock(batch_id: UUID) -> "Batch | None":
     batch = database.lock_batches([batch_id]).get(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
         raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
+    if batch is not None and batch.deleting_at:
+        raise BatchError(f"Batch {batch_id} is being deleted.")
     return batch
 
 

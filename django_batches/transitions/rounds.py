@@ -72,7 +72,7 @@ def climb(batch: "Batch") -> None:
     """
     while batch.parent_id and not batch.is_awaited:
         job, owner = _parent(batch.pk, batch.parent_id)
-        if owner.has_ended and not owner.finished_at:
+        if owner.deleting_at:
             raise BatchError(f"Batch {owner.pk}, above batch {batch.pk}, is being deleted.")
         if job.status == JobStatus.SUCCEEDED:
             return  # it was only a callback that the parent does not depend on
@@ -143,7 +143,8 @@ class Below:
         Not where somebody else holds one of them or deletes it, or where another batch has its key.
         """
         ids = self.of.get(job.pk, [])
-        if any(key not in self.children or not self.children[key].finished_at for key in ids):
+        children = [self.children.get(key) for key in ids]
+        if any(child is None or not child.finished_at or child.deleting_at for child in children):
             return False
         keys = {self.children[key].key for key in ids if self.children[key].status != BatchStatus.SUCCEEDED} - {""}
         if keys & self.keys:

@@ -7,7 +7,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth import get_user_model
 from django.contrib.messages import get_messages
-from django.db import connections
+from django.db import IntegrityError, connections, transaction
 from django.db.models import CASCADE, PROTECT
 from django.test import Client
 from django.urls import reverse
@@ -392,6 +392,8 @@ def test_nothing_moves_a_batch_whose_deletion_has_begun(admin):
     assert batch.cancel() == 0 and not batch.seal()
     assert repairing.end_what_can_end() == 0 and not repairing.repair_counters(batch.pk)
     assert cancelling.abandon(timezone.now(), 1) == 0 and cancelling.unfinished_cancels() == []
+    with pytest.raises(IntegrityError), transaction.atomic():
+        database.batches().filter(pk=batch.pk).update(finished_at=None)
     assert picture() == before
     html = admin.get(url("change", batch)).content.decode()
     assert "being deleted" in html and "Retry" not in html

@@ -75,6 +75,7 @@ def test_a_batch_that_is_being_deleted_has_no_jobs_any_more(redis):
     assert deleting.begin(batch_of(succeeded=5).pk)
     found = read()
     assert only(found, "batches") == {"deleting": 1} and only(found, "jobs") == {}
+    assert only(found, "batches_ended_last_hour") == {}
 
 
 def test_the_age_of_the_oldest_row_that_is_due(redis):

@@ -17,9 +17,10 @@ from django_batches.coordinator.loop import Coordinator
 from django_batches.database import foreign_keys
 from django_batches.exceptions import BatchError
 from django_batches.models import Batch, BatchJob, FailureGroup, TimeBucket
-from django_batches.transitions import cancelling, deleting, pruning
+from django_batches.transitions import cancelling, deleting, pruning, repairing, results
 from example_project.shop.models import Product
 
+from .. import tasks
 from ..admin_data import batch_of, new_callback
 from ..commanding import batches
 from ..road import open_elsewhere, statements
@@ -221,6 +222,19 @@ def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
     assert batch.overdue_at is None and not batch.callbacks.exists()
 
 
+def test_a_batch_keeps_its_status_and_counters_and_frees_its_key_while_it_is_deleted(monkeypatch):
+    monkeypatch.setattr(database, "CHUNK", 2)
+    batch = ended(60, failed=1, key="import")
+    assert deleting.begin(batch.pk)
+    deleting.delete_next_chunk(batch.pk)
+    batch.refresh_from_db()
+    assert (batch.status, batch.total, batch.succeeded, batch.failed, batch.jobs.count()) == ("failed", 3, 2, 1, 1)
+    assert repairing.drift(batch.pk) == {} and pruning.free(old("failed")) == []
+    assert results.of_batches([batch.pk]) == {}
+    with Batch.open(key="import") as again:
+        again.enqueue(tasks.ok)
+
+
 def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monkeypatch, caplog):
     monkeypatch.setattr(deleting, "BUDGET", 0.0)  # as where the first one alone takes longer
     held, free_one = ended(60), ended(60)
@@ -294,7 +308,7 @@ class TestTrees:
     def test_go_with_the_top_in_chunks(self):
         self.tree()
         pruner_turns()
-        assert Batch.objects.filter(description="top").get().finished_at is None
+        assert Batch.objects.get(description="top").deleting_at
         deleting.continue_deletions()
         assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
