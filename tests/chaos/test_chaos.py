@@ -28,7 +28,7 @@ def play(*options):
 
 @pytest.mark.parametrize("seed", [1])
 def test_nothing_is_lost_and_nothing_counted_twice_whatever_breaks(seed):
-    done = play("--seed", seed, "--seconds", 30)
+    done = play("--seed", seed, "--seconds", 20)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -38,7 +38,7 @@ def test_with_no_fault_every_run_is_an_attempt():
 
 
 def test_hosts_that_are_cut_off_from_redis_or_the_database_lose_nothing():
-    done = play("--network", "--seconds", 20, "--pause", 1.5)
+    done = play("--network", "--seconds", 14, "--pause", 1.5)
     if done.returncode == NOT_PERMITTED:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

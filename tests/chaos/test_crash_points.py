@@ -16,6 +16,6 @@ FEWEST = 10
     ids=["killed before or after", "failing, doubled or hanging"],
 )
 def test_whatever_happens_at_a_crash_point_nothing_is_lost(modes):
-    done = play("--points", 60, "--seconds", 25, "--match", f"^(executor|coordinator|supervisor|creator).*({modes})")
+    done = play("--points", 60, "--seconds", 18, "--match", f"^(executor|coordinator|supervisor|creator).*({modes})")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert int(done.stdout.split(" fired")[0]) >= FEWEST, done.stdout

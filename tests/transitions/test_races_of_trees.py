@@ -25,7 +25,7 @@ from .test_races import record_all, together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
-ROUNDS = int(os.environ.get("RACE_ROUNDS", 200))
+ROUNDS = int(os.environ.get("RACE_ROUNDS", 100))
 CHUNK = 50
 """Trees that are made, raced one after the other, brought to their end and looked at together."""
 
