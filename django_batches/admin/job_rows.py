@@ -8,8 +8,11 @@ from typing import ClassVar
 
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
+from django.template.defaultfilters import filesizeformat
+from django.utils.translation import gettext as _
 
-from ..calls.arguments import masked, masked_result
+from ..calls.arguments import masked_arguments, masked_result
+from ..database.functions import OctetLength
 from ..models import Batch, BatchJob
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring import tree
@@ -43,8 +46,8 @@ class ChildLink:
 class JobRow:
     """A job with what its row shows."""
 
-    LONGEST: ClassVar[int] = 2_000
-    """Characters of arguments and of a result that are shown: they may have megabytes."""
+    LONGEST: ClassVar[int] = 4_000
+    """Bytes of JSON. Of longer arguments and results only the size is shown."""
 
     job: BatchJob
     arguments: str
@@ -81,8 +84,8 @@ class JobRow:
             took = duration((job.finished_at or now) - job.started_at)
         return cls(
             job,
-            arguments=_cut(job.shown_arguments, partial(masked, job.func, is_callback=bool(job.event))),  # type: ignore[attr-defined]
-            result=_cut(job.shown_result, masked_result),  # type: ignore[attr-defined]
+            arguments=_shown(job, "arguments", partial(masked_arguments, job.func, is_callback=bool(job.event))),
+            result=_shown(job, "result", masked_result),
             duration=took,
             headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
             children=[ChildLink(batch) for batch in children],
@@ -113,13 +116,19 @@ def members(batch: Batch) -> "BatchJobQuerySet":
 
 
 def light(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":
-    """The jobs without their payloads, and the beginnings of these."""
-    found = jobs.defer("arguments", "result_text").annotate(
-        shown_arguments=Left("arguments", JobRow.LONGEST + 1), shown_result=Left("result_text", JobRow.LONGEST + 1)
+    """The jobs without long arguments and results, of which it loads the size only."""
+    return jobs.defer("arguments", "result_text").annotate(
+        shown_arguments=Left("arguments", JobRow.LONGEST),
+        size_of_arguments=OctetLength("arguments"),
+        shown_result=Left("result_text", JobRow.LONGEST),
+        size_of_result=OctetLength("result_text"),
     )
-    return found
 
 
-def _cut(text: str | None, shown: Callable[[str], str]) -> str:
-    text = text or ""
-    return shown(text) if len(text) <= JobRow.LONGEST else f"{shown(text[: JobRow.LONGEST])}…"
+def _shown(job: BatchJob, name: str, masked: Callable[[str], str]) -> str:
+    text, size = getattr(job, f"shown_{name}"), getattr(job, f"size_of_{name}")
+    if not text:
+        return ""
+    if size > JobRow.LONGEST:
+        return _("%(size)s of JSON, not shown") % {"size": filesizeformat(size)}
+    return masked(text)

@@ -7,13 +7,13 @@ surrogates in text, and a refused row would stop the bulk transaction of everybo
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..conf import settings
 from .functions import is_masked
-from .masking import masked_json
+from .masking import MASK, masked_value
 
 MAX_ERROR = 2_000
 """Characters of an error message that are kept."""
@@ -84,19 +84,35 @@ def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def masked(func: str, text: str, *, is_callback: bool = False) -> str:
-    """The JSON text of a call's arguments as it may be shown: without the values that `SENSITIVE_KWARGS` names.
+def masked_arguments(func: str, text: str, *, is_callback: bool = False) -> str:
+    """The JSON text of a call's arguments, without the values that `SENSITIVE_KWARGS` names.
 
-    `text` may be cut off at its end. Positional arguments are known by the signature of `func`, a dotted path; all of
-    them are masked where it cannot be found here.
+    The signature of `func`, a dotted path, names the positional arguments. All of them are masked if it cannot be
+    found. Text that is not the JSON of a call is masked as a whole.
     """
     leading = 1 if is_callback else 0
-    return masked_json(text, lambda part, index: part == 0 and is_masked(func, leading + index))
+
+    def mask(call: Any) -> Any:
+        args, kwargs = call
+        if not isinstance(args, list) or not isinstance(kwargs, dict):
+            raise TypeError
+        shown = [MASK if is_masked(func, leading + index) else masked_value(value) for index, value in enumerate(args)]
+        return [shown, masked_value(kwargs)]
+
+    return _masked(text, mask)
 
 
 def masked_result(text: str) -> str:
-    """The JSON text of a result as it may be shown."""
-    return masked_json(text)
+    """The JSON text of a result, without the values that `SENSITIVE_KWARGS` names."""
+    return _masked(text, masked_value)
+
+
+def _masked(text: str, mask: Callable[[Any], Any]) -> str:
+    try:
+        shown = json.dumps(mask(json.loads(text)), separators=(",", ":"), ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):  # a row that something else has written
+        return MASK
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", shown)  # no response can carry a lone surrogate
 
 
 def clean(text: str, limit: int) -> str:
