@@ -14,8 +14,8 @@ demo: .venv/installed ## product images, a merge sort and an import in stages, i
 serve: .venv/installed ## the admin with data in it, and a worker, until Ctrl-C
 	$(SERVERS) --keep-data -- $(BIN)/python manage.py serve
 
-# Most of a test is waiting, for processes that start and for leases that end: as many at a time as there are cores.
-PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+# Tests mostly wait, for processes to start and for leases to expire: two at a time for each of two cores.
+PARALLEL := -n 4 --dist worksteal
 
 test: .venv/installed ## the tests, on SQLite and on PostgreSQL
 	$(SERVERS) -- $(BIN)/python -m pytest $(PARALLEL)

@@ -129,6 +129,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "tests/chaos/" in item.nodeid:
             item.add_marker("slow")
+        if "tests/browser/" in item.nodeid:
+            item.add_marker("once")  # the queries behind the pages are tested on both databases in tests/admin
     unwanted = "once" if "postgresql" in settings.DATABASES["default"]["ENGINE"] else "postgresql"
     deselected = [item for item in items if item.get_closest_marker(unwanted)]
     if deselected:
