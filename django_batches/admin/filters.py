@@ -82,7 +82,7 @@ class InsideFilter(SimpleListFilter):
             return queryset
         if self.job:
             return queryset.filter(parent=self.job)
-        return tree.inside(queryset, [self.batch.pk]) if self.batch else queryset.none()
+        return tree.child_batches(queryset, [self.batch.pk]) if self.batch else queryset.none()
 
 
 class DeadlineFilter(SimpleListFilter):

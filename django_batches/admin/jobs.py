@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 from ..models import Batch, BatchJob
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring import tree
-from ..monitoring.diagnosis import in_flight, to_run
 from ..monitoring.formatting import number
+from ..monitoring.queues import due_queues, jobs_in_flight
 from ..states import JobStatus
 from .action_views import ActingMixin
 from .counters import counters
@@ -104,7 +104,7 @@ def page_of(batch: Batch, asked: ProbeCache) -> tuple[list[BatchJob], int | None
     if asked.status in ("failed", "cancelled"):
         return _along(jobs.filter(status=asked.status), asked), None
     if asked.status == "in_flight":
-        return _chosen(jobs, in_flight([batch]).values_list("position", flat=True)[:10_000], asked), None
+        return _chosen(jobs, jobs_in_flight([batch]).values_list("position", flat=True)[:10_000], asked), None
     if asked.status == "waiting":
         return _along(jobs.filter(pk__in=tree.waiting_jobs(batch).values("pk")), asked), None
     if asked.status == "to_run":
@@ -144,7 +144,7 @@ def _chosen(jobs: BatchJobQuerySet, positions: Any, asked: ProbeCache) -> list[B
 def _to_run(batch: Batch, jobs: BatchJobQuerySet, asked: ProbeCache) -> list[BatchJob]:
     """Those that wait for their place, per queue, and those that wait for their time: each by an index."""
     found = _along(jobs.filter(status=JobStatus.SCHEDULED), asked)
-    for _key, queue in to_run([batch]):
+    for _key, queue in due_queues([batch]):
         found += _along(jobs.filter(status=JobStatus.CREATED, queue=queue), asked)
     found.sort(key=lambda job: job.position)
     return found[-(SIZE + 1) :] if asked.before is not None else found[: SIZE + 1]

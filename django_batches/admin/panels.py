@@ -14,7 +14,8 @@ from django.utils.translation import gettext as _
 from ..calls.masking import masked_value
 from ..models import Batch, BatchJob, FailureGroup
 from ..models.throughput import Pace, paces
-from ..monitoring.diagnosis import Finding, why
+from ..monitoring.diagnosis import diagnose
+from ..monitoring.finding import Finding
 from ..monitoring.formatting import duration, pauses
 from ..monitoring.progress import snapshot
 from ..states import JOB_ENDED, JobStatus
@@ -62,7 +63,7 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
         "shown": snapshot(batch, pace, now),
         "counters": counters(batch).values(),
         "tree": tree,
-        "findings": _without_hidden(why(batch), batch, visible),
+        "findings": _without_hidden(diagnose(batch), batch, visible),
         "timeline": timeline.draw(batch),
         "groups": groups[:GROUPS],
         "largest_group": _largest(groups),

@@ -47,7 +47,7 @@ class Node:
     opener: Opener
     children: "list[Node]" = field(default_factory=list)
     count: int = 0
-    """Child batches that it has, shown or not; `family.COUNTED` where there are as many or more."""
+    """Child batches that it has, shown or not; `tree.MAX_CHILDREN` where there are as many or more."""
 
     @property
     def by(self) -> str:
@@ -76,7 +76,7 @@ class Tree:
     @property
     def is_cut(self) -> bool:
         """Whether there may be more child batches than were counted."""
-        return self.count >= tree.COUNTED
+        return self.count >= tree.MAX_CHILDREN
 
 
 def opener_text(opener: Opener) -> str:
@@ -88,7 +88,7 @@ def opener_text(opener: Opener) -> str:
 
 def trail(batch: Batch, visible: "QuerySet[Batch]") -> list[Step]:
     """The batches above, the topmost first, the nearest ones and the topmost; those alone that the user may see."""
-    openers = tree.above(batch)
+    openers = tree.ancestors(batch)
     if not openers:
         return []
     chosen = [*openers[:NEAREST], *openers[NEAREST:][-1:]]

@@ -1,1 +1,1 @@
-"""What pages, commands and metrics say about batches. Read-only."""
+"""What the admin, the commands and the metrics show about batches. Read-only."""

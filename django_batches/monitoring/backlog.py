@@ -1,4 +1,4 @@
-"""How far behind things are: the outcome stream, rows that are due, batches. For the commands and the metrics."""
+"""The backlog and its lag: outcomes to apply, due rows, unfinished batches. For the commands and the metrics."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,8 +17,8 @@ from ..transport.client import Keys
 if TYPE_CHECKING:
     from ..models import Batch
 
-OLDEST = 50
-"""Batches, the oldest first, among which the job that has waited longest is looked for."""
+OLDEST_BATCHES = 50
+"""How many batches, oldest first, are searched for the job that has waited longest."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Stream:
 
     entries: int
     age: float
-    """Seconds since the oldest was emitted."""
+    """Seconds since the oldest was reported."""
 
 
 def stream(redis: Redis) -> Stream:
-    """Raises `RedisError` where Redis is away."""
+    """Raises `RedisError` if Redis is down."""
     pipeline = redis.pipeline(transaction=True)
     pipeline.xlen(Keys().outcomes)
     pipeline.xrange(Keys().outcomes, count=1)
@@ -39,37 +39,38 @@ def stream(redis: Redis) -> Stream:
     entries, first, (seconds, microseconds) = pipeline.execute()
     if not first:
         return Stream(0, 0.0)
-    emitted = int(first[0][0].partition(b"-")[0]) / 1_000
-    return Stream(entries, max(0.0, seconds + microseconds / 1_000_000 - emitted))
+    reported = int(first[0][0].partition(b"-")[0]) / 1_000
+    return Stream(entries, max(0.0, seconds + microseconds / 1_000_000 - reported))
 
 
 def overdue(now: datetime, by: timedelta) -> list[tuple[UUID, str]]:
-    """Callbacks and scheduled rows that should have moved so long ago, with their status; at most 100 of each."""
-    callbacks = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False, created_at__lt=now - by)
-    scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lt=now - by)
-    found = [callbacks.order_by("pk"), scheduled.order_by("due_at")]
-    return [row for rows_of_kind in found for row in rows_of_kind.values_list("pk", "status")[:100]]
+    """(job, status) of the callbacks and scheduled jobs that have been due for so long; at most 100 of each."""
+    since = now - by
+    callbacks = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False, created_at__lt=since)
+    scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lt=since)
+    queries = [callbacks.order_by("pk"), scheduled.order_by("due_at")]
+    return [row for query in queries for row in query.values_list("pk", "status")[:100]]
 
 
-def still_overdue(found: list[tuple[UUID, str]]) -> int:
-    """How many of what `overdue` found have not moved since."""
-    now = dict(database.jobs().filter(pk__in=[pk for pk, _ in found]).values_list("pk", "status"))
-    return sum(now.get(pk) == status for pk, status in found)
+def still_overdue(rows: list[tuple[UUID, str]]) -> int:
+    """How many of the rows that `overdue` returned still have the same status."""
+    now = dict(database.jobs().filter(pk__in=[pk for pk, _ in rows]).values_list("pk", "status"))
+    return sum(now.get(pk) == status for pk, status in rows)
 
 
-def unsettled(limit: int) -> "list[Batch]":
+def unfinished(limit: int) -> "list[Batch]":
     """The oldest batches that have not ended, or whose callbacks are due or in RQ; at most `limit` of each kind."""
-    alive = list(database.batches().filter(finished_at=None).order_by("pk")[:limit])
+    found = list(database.batches().filter(finished_at=None).order_by("pk")[:limit])
     callbacks = database.jobs().filter(callback_of__isnull=False)
-    # Each of these has its index; both in one condition would have none.
+    # Two queries, because no index covers both conditions.
     for statuses in ([JobStatus.CREATED], IN_FLIGHT):
         open_ones = callbacks.filter(status__in=statuses).order_by("pk").values("callback_of")[:limit]
-        alive += database.batches().filter(pk__in=list(open_ones.values_list("callback_of", flat=True)))
-    return sorted({batch.pk: batch for batch in alive}.values(), key=lambda batch: batch.pk)
+        found += database.batches().filter(pk__in=list(open_ones.values_list("callback_of", flat=True)))
+    return sorted({batch.pk: batch for batch in found}.values(), key=lambda batch: batch.pk)
 
 
-def moved_at(batch: "Batch") -> datetime:
-    """When a job was added to it, was started or ended last, to ten seconds."""
+def last_progress(batch: "Batch") -> datetime:
+    """When a job was last added, started or ended, to ten seconds."""
     bucket = database.related("TimeBucket").filter(batch=batch).order_by("-starts_at")
     last: datetime | None = bucket.values_list("starts_at", flat=True).first()
     times = [batch.grown_at, batch.started_at, batch.sealed_at, batch.finished_at, last]
@@ -77,24 +78,24 @@ def moved_at(batch: "Batch") -> datetime:
 
 
 def oldest_due(now: datetime) -> dict[str, float]:
-    """Seconds since the oldest row of each kind was added or, where it ran before or was to wait, became due.
+    """Seconds for which the oldest due row of each kind has waited: since it was added or, later, became due again.
 
     Jobs of paused batches are not due. Index probes only, whatever the number of rows.
     """
     callback = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False).order_by("pk")
     scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=now).order_by("due_at")
-    found = {
+    oldest = {
         "callback": callback.values_list(Coalesce("due_at", "created_at"), flat=True).first(),
         "scheduled": scheduled.values_list("due_at", flat=True).first(),
         "job": min((at for queue in frontier.queues() for at in _first_jobs(queue)), default=None),
     }
-    return {kind: max(0.0, (now - at).total_seconds()) if at else 0.0 for kind, at in found.items()}
+    return {kind: max(0.0, (now - at).total_seconds()) if at else 0.0 for kind, at in oldest.items()}
 
 
 def _first_jobs(queue: str) -> list[datetime]:
-    """Since when the first job of each of the oldest batches waits on the queue."""
+    """When the first job on the queue of each of the oldest batches became due."""
     alive = database.batches().filter(finished_at=None, is_paused=False, cancelled_at=None, pending__gt=F("in_flight"))
-    ids = list(alive.order_by("pk").values_list("pk", flat=True)[:OLDEST])
+    ids = list(alive.order_by("pk").values_list("pk", flat=True)[:OLDEST_BATCHES])
     table, params = database.values({"batch": "uuid"}, [[key] for key in ids])
     found: list[Any] = database.execute(
         f"SELECT (SELECT id FROM {database.JOB} WHERE status = 'created' AND batch_id = v_batch AND queue = %s"
@@ -102,4 +103,4 @@ def _first_jobs(queue: str) -> list[datetime]:
         [queue, *params],
     )
     first = database.jobs().filter(pk__in=[database.as_uuid(key) for (key,) in found if key])
-    return [due_at or created_at for due_at, created_at in first.values_list("due_at", "created_at")]
+    return list(first.values_list(Coalesce("due_at", "created_at"), flat=True))

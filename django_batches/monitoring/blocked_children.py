@@ -1,4 +1,4 @@
-"""The child batches that a batch waits for, and what stands in the way of one of those below it."""
+"""The child batches that a batch waits for, and which of them are blocked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,32 +12,32 @@ from django.utils.translation import ngettext
 
 from ..states import Event
 from . import tree
-from .finding import FRESH, Finding
+from .finding import GRACE, Finding
 from .formatting import duration, number
 from .progress import STATES, state
 
 if TYPE_CHECKING:
     from ..models import Batch
 
-FEW = 3
-"""Child batches that are named one by one."""
+MAX_NAMED = 3
+"""Child batches that are named; the others are counted."""
 
 
 @dataclass(frozen=True)
-class Below:
-    """The batches for which jobs and callbacks of a batch wait, level by level, at most `family.MOST` in all."""
+class AwaitedBatches:
+    """The child batches that a batch waits for, and those that they wait for: `tree.MAX_BATCHES` at most."""
 
     levels: "Sequence[list[Batch]]" = ()
-    waited_for: int = 0
-    """How many child batches it waits for itself."""
+    child_count: int = 0
+    """How many children the batch itself waits for."""
 
     @classmethod
-    def of(cls, batch: "Batch") -> "Below":
+    def of(cls, batch: "Batch") -> "AwaitedBatches":
         awaited = tree.awaited()
         opener = {"opener_position": F("parent__position"), "opener_event": F("parent__event")}
         levels = list(tree.levels(batch.pk, awaited.annotate(**opener)))
         count = len(levels[0]) if levels else 0
-        return cls(levels, count if count < tree.MOST else tree.inside(awaited, [batch.pk]).count())
+        return cls(levels, count if count < tree.MAX_BATCHES else tree.child_batches(awaited, [batch.pk]).count())
 
     @property
     def batches(self) -> "list[Batch]":
@@ -47,53 +47,52 @@ class Below:
         """1 for its own child batches."""
         return next(depth for depth, level in enumerate(self.levels, 1) if any(b.pk == batch_id for b in level))
 
-    def waits(self) -> list[Finding]:
-        """What it waits for itself."""
-        first = self.levels[0][:FEW] if self.levels else []
-        findings = [Finding("children", "info", _waits(batch), batch_id=batch.pk) for batch in first]
-        if more := self.waited_for - len(first):
+    def waiting_for(self) -> Iterator[Finding]:
+        """The children that the batch itself waits for."""
+        first = self.levels[0][:MAX_NAMED] if self.levels else []
+        for batch in first:
+            yield Finding("children", "info", _waits_for(batch), batch_id=batch.pk)
+        if more := self.child_count - len(first):
             text = ngettext(
                 "It waits for %(count)s more child batch.", "It waits for %(count)s more child batches.", more
             )
-            findings.append(Finding("more_children", "info", text % {"count": number(more)}))
-        return findings
+            yield Finding("more_children", "info", text % {"count": number(more)})
 
-    def stuck(self, now: datetime) -> list[Finding]:
-        """Those below it that somebody has to look after."""
-        found = list(self._stuck(now))
-        more = len(found) - FEW
+    def blocked(self, now: datetime) -> list[Finding]:
+        """The batches, at any level, that are paused or not sealed."""
+        found = [finding for depth, level in enumerate(self.levels, 1) for finding in _blocked(level, depth, now)]
+        more = len(found) - MAX_NAMED
         if more <= 0:
             return found
         text = ngettext(
-            "%(count)s more batch below it is paused or was never sealed.",
-            "%(count)s more batches below it are paused or were never sealed.",
+            "%(count)s more batch in its tree is paused or not sealed.",
+            "%(count)s more batches in its tree are paused or not sealed.",
             more,
         )
-        return [*found[:FEW], Finding("more_stuck", "warning", text % {"count": number(more)})]
-
-    def _stuck(self, now: datetime) -> Iterator[Finding]:
-        for depth, level in enumerate(self.levels, 1):
-            for batch in level:
-                if batch.finished_at or batch.cancelled_at:
-                    continue
-                words = {"batch": named(batch, depth)}
-                if batch.is_paused:
-                    advice = _("Resume it, and its jobs go on.")
-                    yield Finding("child_paused", "warning", _("%(batch)s is paused.") % words, advice, batch.pk)
-                elif not batch.sealed_at and now - batch.grown_at > FRESH:
-                    words["time"] = duration(now - batch.grown_at)
-                    text = _("%(batch)s was never sealed. Its last job came %(time)s ago.") % words
-                    yield Finding("child_open", "warning", text, batch_id=batch.pk)
+        return [*found[:MAX_NAMED], Finding("more_stuck", "warning", text % {"count": number(more)})]
 
 
 def named(batch: "Batch", depth: int) -> str:
-    """A batch below, at the beginning of a sentence."""
+    """The subject of a finding about a batch in the tree."""
     if depth == 1:
         return _("Its child batch “%(batch)s”") % {"batch": batch}
-    return _("Batch “%(batch)s”, %(levels)s levels below,") % {"batch": batch, "levels": depth}
+    return _("Its descendant “%(batch)s” (%(levels)s levels down)") % {"batch": batch, "levels": depth}
 
 
-def _waits(batch: Any) -> str:
+def _blocked(level: "list[Batch]", depth: int, now: datetime) -> Iterator[Finding]:
+    for batch in level:
+        if batch.finished_at or batch.cancelled_at:
+            continue
+        words = {"batch": named(batch, depth), "time": duration(now - batch.grown_at)}
+        if batch.is_paused:
+            text = _("%(batch)s is paused.") % words
+            yield Finding("child_paused", "warning", text, _("Resume it to continue."), batch.pk)
+        elif not batch.sealed_at and now - batch.grown_at > GRACE:
+            text = _("%(batch)s has not been sealed. Its last job was added %(time)s ago.") % words
+            yield Finding("child_open", "warning", text, batch_id=batch.pk)
+
+
+def _waits_for(batch: Any) -> str:
     words = {
         "batch": batch,
         "state": STATES[state(batch)],

@@ -1,7 +1,6 @@
-"""Why does a batch not move? One function, for the admin, the commands and the health check.
+"""Why isn't a batch progressing? The answer for the admin, the commands and the health check.
 
-It answers quickly and never raises because Redis is away: the rows say most of it, and Redis is asked with short
-timeouts, once.
+Most of it comes from the rows. Redis is queried once, with short timeouts, and an outage of Redis is a finding.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,180 +18,175 @@ from ..coordinator import lease
 from ..states import JobStatus
 from ..transitions import frontier
 from ..transport.probe import ProbeCache, ProbeResult, ask
-from .blocked_children import Below, named
-from .finding import FRESH, Finding
+from .blocked_children import AwaitedBatches, named
+from .finding import GRACE, Finding
 from .formatting import duration, moment, number
 from .progress import state
-from .queues import in_flight, to_run, used
+from .queues import MAX_ROWS, busy_queues, due_queues, jobs_in_flight
 
 if TYPE_CHECKING:
     from ..models import Batch, Lease
 
-__all__ = ["Finding", "active_coordinator", "in_flight", "is_there", "stuck", "to_run", "why"]
+LEVELS = ("error", "warning", "info")
+CLOCK_MARGIN = timedelta(seconds=5)
+"""How far the clocks of this host and of the database may differ."""
 
-MARGIN = timedelta(seconds=5)
-"""By how much the clocks of this machine and of the database may differ."""
 
-
-def why(batch: "Batch", asked: ProbeCache | None = None) -> list[Finding]:
-    """What keeps a batch from ending, the gravest first; empty once it and its callbacks have ended."""
+def diagnose(batch: "Batch") -> list[Finding]:
+    """What keeps a batch from ending, most severe first; empty once it and its callbacks have ended."""
     if batch.deleting_at:
-        text = _("It is being deleted, in chunks.")
-        return [Finding("deleting", "info", text, _("If that was cut off, delete it again: it goes on."))]
+        advice = _("If the deletion was interrupted, delete it again to complete it.")
+        return [Finding("deleting", "info", _("It is being deleted, in chunks."), advice)]
     if batch.finished_at and not batch.open_callbacks:
         return []
-    now, below = timezone.now(), Below.of(batch)
-    everyone = [batch, *below.batches]
-    to_start = to_run(everyone)
-    needs = to_start | used(everyone)
-    broker = (asked or ask)(sorted({queue for _, queue in needs}))
-    machinery = [*_everywhere(broker, now), *_deserted(batch, below, needs, broker, now)]
-    findings = [*machinery, *_steering(batch, now), *below.stuck(now), *_waiting(batch, now), *below.waits()]
-    is_due = any(key == batch.pk for key, _ in to_start) and not batch.in_flight
-    if is_due and not machinery and not batch.is_paused:
-        findings.append(Finding("behind", "info", _("Its jobs wait for their place behind those of other batches.")))
-    order = ("error", "warning", "info")
-    return sorted(findings, key=lambda finding: order.index(finding.level))
+    now, awaited = timezone.now(), AwaitedBatches.of(batch)
+    tree = [batch, *awaited.batches]
+    due = due_queues(tree)
+    needs = due | busy_queues(tree)
+    probe = ask(sorted({queue for _batch, queue in needs}))
+    blocking = [*infrastructure(probe, now), *_missing_workers(batch, awaited, needs, probe, now)]
+    findings = [*blocking, *_stopped(batch, now), *awaited.blocked(now), *_waiting(batch, now), *awaited.waiting_for()]
+    is_due = any(key == batch.pk for key, _queue in due) and not batch.in_flight
+    if is_due and not blocking and not batch.is_paused:
+        findings.append(Finding("behind", "info", _("Its jobs are waiting behind jobs of other batches.")))
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
-def stuck(batches: "Iterable[Batch]", asked: ProbeCache | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
-    """Those of the batches that will not move until somebody does something that nobody has done yet, and why.
-
-    Not the paused ones: that was somebody's wish.
-    """
-    asked, now = asked or ProbeCache(), timezone.now()
-    said = asked(frontier.queues())
-    everywhere = _everywhere(said, now)
-    # Only where nobody works it matters who waits there: mostly nothing is asked per batch.
-    deserted = [queue for queue, count in said.workers.items() if not count]
+def find_stuck(batches: "Iterable[Batch]", probe: ProbeCache | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
+    """The batches that are stuck until someone intervenes, each with its errors. Paused batches are not stuck."""
+    probe, now = probe or ProbeCache(), timezone.now()
+    everywhere = probe(frontier.queues())
+    general = list(infrastructure(everywhere, now))
+    # A queue that has workers blocks no batch: usually this leaves nothing to query per batch.
+    without_workers = [queue for queue, count in everywhere.workers.items() if not count]
     for batch in batches:
         if state(batch) in ("paused", "deleting"):
             continue
-        needs = to_run([batch], deserted) | used([batch])
-        broker = asked(sorted({queue for _, queue in needs}))
-        # Not what it waits for: that costs more, and is never an error.
-        findings = [*everywhere, *_deserted(batch, Below(), needs, broker, now), *_steering(batch, now)]
-        if errors := [finding for finding in findings if finding.level == "error"]:
-            yield batch, errors
+        needs = due_queues([batch], without_workers) | busy_queues([batch])
+        workers = probe(sorted({queue for _batch, queue in needs}))
+        # Without the batches it waits for: they cost more queries and are never an error.
+        findings = [*general, *_missing_workers(batch, AwaitedBatches(), needs, workers, now)]
+        if findings:
+            yield batch, findings
 
 
 def active_coordinator() -> "Lease | None":
-    """Who keeps the books, or kept them last."""
+    """The lease of the active coordinator, or of the last one."""
     return database.related("Lease").filter(pk=lease.NAME).first()
 
 
-def is_there(holder: "Lease", now: datetime) -> bool:
-    """Whether it has been seen lately."""
-    return holder.expires_at + MARGIN >= now
+def is_alive(holder: "Lease", now: datetime) -> bool:
+    """Whether the coordinator that holds the lease still renews it."""
+    return holder.expires_at + CLOCK_MARGIN >= now
 
 
-def _everywhere(broker: ProbeResult, now: datetime) -> list[Finding]:
-    """What is not there, for any batch: Redis, a batchworker, workers that may work."""
-    findings = []
-    if broker.error:
-        text = _("Redis does not answer (%(error)s).") % {"error": broker.error}
-        findings.append(
-            Finding("redis", "error", text, _("No job can start. What has been added is safe in the rows."))
-        )
-    holder = active_coordinator()
-    start = _("Start one: manage.py batchworker")
-    if holder is None:
-        findings.append(Finding("batchworker", "error", _("No batchworker has ever run here."), start))
-    elif not is_there(holder, now):
-        text = _("No batchworker has been seen since %(time)s.") % {"time": moment(holder.expires_at)}
-        findings.append(Finding("batchworker", "error", text, start))
-    elif text := lease.other_namespace(holder.namespace):
-        findings.append(Finding("namespace", "error", text, lease.SAME_NAMESPACE))
-    if broker.is_suspended:
+def infrastructure(probe: ProbeResult, now: datetime) -> Iterator[Finding]:
+    """What blocks every batch: Redis is down, there is no active coordinator, RQ's workers are suspended."""
+    yield from redis_findings(probe)
+    yield from coordinator_findings(now)
+
+
+def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
+    if probe.error:
+        text = _("Redis does not answer (%(error)s).") % {"error": probe.error}
+        yield Finding("redis", "error", text, _("No job can start. Jobs that were added are safe in the database."))
+    if probe.is_suspended:
         advice = _("Resume them: rq resume")
-        findings.append(Finding("suspended", "error", _("RQ's workers have been suspended (rq suspend)."), advice))
-    return findings
+        yield Finding("suspended", "error", _("RQ's workers are suspended (rq suspend)."), advice)
 
 
-def _deserted(
-    batch: "Batch", below: Below, needs: set[tuple[UUID, str]], broker: ProbeResult, now: datetime
-) -> list[Finding]:
-    """The queues without a worker on which it has jobs, or a batch that it waits for."""
-    waiting = {b.pk: b for b in (batch, *below.batches) if b.created_at + FRESH < now}
-    findings = []
-    for queue in sorted(queue for queue, count in broker.workers.items() if not count):
+def coordinator_findings(now: datetime) -> Iterator[Finding]:
+    holder = active_coordinator()
+    advice = _("Start one: manage.py batchworker")
+    if holder is None:
+        yield Finding("batchworker", "error", _("No batchworker has ever run here."), advice)
+    elif not is_alive(holder, now):
+        text = _("No batchworker has been seen since %(time)s.") % {"time": moment(holder.expires_at)}
+        yield Finding("batchworker", "error", text, advice)
+    elif text := lease.other_namespace(holder.namespace):
+        yield Finding("namespace", "error", text, lease.SAME_NAMESPACE)
+
+
+def _missing_workers(
+    batch: "Batch", awaited: AwaitedBatches, needs: set[tuple[UUID, str]], probe: ProbeResult, now: datetime
+) -> Iterator[Finding]:
+    """The queues without a worker that the batch needs, or a batch that it waits for."""
+    waiting = {b.pk: b for b in (batch, *awaited.batches) if b.created_at + GRACE < now}
+    for queue in sorted(queue for queue, count in probe.workers.items() if not count):
         keys = sorted(key for key, needed in needs if needed == queue and key in waiting)
         advice = _("Start one: manage.py batchworker %(queue)s") % {"queue": queue}
-        text = _("No worker works on the queue “%(queue)s”.") % {"queue": queue}
+        text = _("No worker listens on the queue “%(queue)s”.") % {"queue": queue}
         if batch.pk in keys:
-            findings.append(Finding("no_worker", "error", text, advice))
+            yield Finding("no_worker", "error", text, advice)
         elif keys:
             first = waiting[keys[0]]
-            needing = _("%(batch)s needs one.") % {"batch": named(first, below.depth_of(first.pk))}
-            findings.append(Finding("no_worker", "error", f"{text} {needing}", advice, first.pk))
-    return findings
+            needed_by = _("%(batch)s needs one.") % {"batch": named(first, awaited.depth_of(first.pk))}
+            yield Finding("no_worker", "error", f"{text} {needed_by}", advice, first.pk)
 
 
-def _steering(batch: "Batch", now: datetime) -> list[Finding]:
-    """What somebody has asked for, or not yet done."""
-    findings = []
-    if batch.deadline_at and batch.deadline_at < now and not batch.finished_at:
-        given = _("It was given %(duration)s.") % {"duration": duration(timedelta(seconds=batch.deadline or 0))}
-        text = _("It is overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
-        findings.append(Finding("overdue", "warning", text, given))
-    # Once it has ended, what is left are its callbacks, which no cancel or pause holds.
-    if batch.cancelled_at and not batch.finished_at:
-        text = _("Its cancel was asked for at %(time)s: jobs that run finish first.") % {
-            "time": moment(batch.cancelled_at)
-        }
-        findings.append(Finding("cancelling", "info", text, batch.reason))
-    elif batch.is_paused and not batch.finished_at:
-        findings.append(Finding("paused", "warning", _("It is paused."), _("Resume it, and its jobs go on.")))
+def _stopped(batch: "Batch", now: datetime) -> Iterator[Finding]:
+    """What a user has done to the batch, or has yet to do."""
+    if not batch.finished_at:  # neither a cancel nor a pause stops the callbacks of an ended batch
+        if batch.deadline_at and batch.deadline_at < now:
+            text = _("It has been overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
+            advice = _("Its deadline was %(duration)s.") % {"duration": _seconds(batch.deadline or 0)}
+            yield Finding("overdue", "warning", text, advice)
+        if batch.cancelled_at:
+            text = _("It was cancelled at %(time)s. Running jobs finish first.") % {"time": moment(batch.cancelled_at)}
+            yield Finding("cancelling", "info", text, batch.reason)
+        elif batch.is_paused:
+            yield Finding("paused", "warning", _("It is paused."), _("Resume it to continue."))
     if not batch.sealed_at and not batch.cancelled_at:
-        text = _("It was never sealed: its creator still adds jobs, or has died. The last one came %(time)s ago.") % {
-            "time": duration(now - batch.grown_at)
+        text = _(
+            "It has not been sealed: its creator is still adding jobs, or has died. The last job was added %(time)s"
+            " ago."
+        ) % {"time": duration(now - batch.grown_at)}
+        advice = _("It will be cancelled if no job is added for %(duration)s. Seal it to let it end.") % {
+            "duration": _seconds(settings().OPEN_TIMEOUT)
         }
-        advice = _(
-            "It is cancelled once nothing was added for %(duration)s. Seal it to let it end with what it has."
-        ) % {"duration": duration(timedelta(seconds=settings().OPEN_TIMEOUT))}
-        level = "warning" if now - batch.grown_at > FRESH else "info"
-        findings.append(Finding("open", level, text, advice))
+        yield Finding("open", "warning" if now - batch.grown_at > GRACE else "info", text, advice)
     if batch.retry_position is not None:
-        text = _("Its failed jobs are being put back, in chunks.")
-        findings.append(Finding("retrying", "info", text, _("The batchworker goes on with it if it was cut off.")))
-    return findings
+        advice = _("If the retry was interrupted, the batchworker completes it.")
+        yield Finding("retrying", "info", _("Its failed jobs are being retried, in chunks."), advice)
 
 
-def _waiting(batch: "Batch", now: datetime) -> list[Finding]:
-    """What it waits for."""
-    findings = []
-    running = in_flight([batch]).filter(status=JobStatus.RUNNING) if batch.in_flight else database.jobs().none()
-    found: list[tuple[datetime, str, int]] = [
-        (started_at, worker, position)
-        for started_at, worker, position in running.values_list("started_at", "worker", "position")[:1_000]
-        if started_at
-    ]
-    if found:
-        started_at, worker, position = min(found)
+def _waiting(batch: "Batch", now: datetime) -> Iterator[Finding]:
+    """The jobs and callbacks that it waits for."""
+    running = _running(batch)
+    if running:
+        started_at, worker, position = min(running)
         text = ngettext(
-            "%(count)s job runs: job %(position)s, for %(duration)s on worker %(worker)s.",
-            "%(count)s jobs run; the longest, job %(position)s, for %(duration)s on worker %(worker)s.",
-            len(found),
+            "%(count)s job is running: job %(position)s, for %(duration)s on worker %(worker)s.",
+            "%(count)s jobs are running; the longest, job %(position)s, for %(duration)s on worker %(worker)s.",
+            len(running),
         ) % {
-            "count": number(len(found)), "position": position, "duration": duration(now - started_at), "worker": worker,
+            "count": number(len(running)), "position": position, "duration": duration(now - started_at),
+            "worker": worker,
         }  # fmt: skip
-        findings.append(Finding("running", "info", text))
-    queued = batch.in_flight - len(found)
+        yield Finding("running", "info", text)
+    queued = batch.in_flight - len(running)
     if queued > 0:
-        text = ngettext("%(count)s job is in its queue.", "%(count)s jobs are in their queue.", queued)
-        findings.append(Finding("queued", "info", text % {"count": number(queued)}))
-    next_due = _next_due(batch) if batch.pending > batch.in_flight else None
-    if next_due:
-        text = _("The next job is scheduled for %(time)s.") % {"time": moment(next_due)}
-        findings.append(Finding("scheduled", "info", text))
+        text = ngettext("%(count)s job is queued.", "%(count)s jobs are queued.", queued)
+        yield Finding("queued", "info", text % {"count": number(queued)})
+    if batch.pending > batch.in_flight:
+        scheduled = database.jobs().filter(batch=batch, status=JobStatus.SCHEDULED).order_by("due_at")
+        if next_due := scheduled.values_list("due_at", flat=True).first():
+            text = _("The next job is scheduled for %(time)s.") % {"time": moment(next_due)}
+            yield Finding("scheduled", "info", text)
     if batch.finished_at and batch.open_callbacks:
         text = ngettext(
             "%(count)s callback has not ended.", "%(count)s callbacks have not ended.", batch.open_callbacks
         )
-        findings.append(Finding("callbacks", "info", text % {"count": number(batch.open_callbacks)}))
-    return findings
+        yield Finding("callbacks", "info", text % {"count": number(batch.open_callbacks)})
 
 
-def _next_due(batch: "Batch") -> datetime | None:
-    scheduled = database.jobs().filter(batch=batch, status=JobStatus.SCHEDULED)
-    return scheduled.order_by("due_at").values_list("due_at", flat=True).first()
+def _running(batch: "Batch") -> list[tuple[datetime, str, int]]:
+    """(started at, worker, position) of the running jobs, `MAX_ROWS` at most."""
+    if not batch.in_flight:
+        return []
+    running = jobs_in_flight([batch]).filter(status=JobStatus.RUNNING, started_at__isnull=False)
+    return list(running.values_list("started_at", "worker", "position")[:MAX_ROWS])  # type: ignore[arg-type]
+
+
+def _seconds(seconds: float) -> str:
+    return duration(timedelta(seconds=seconds))

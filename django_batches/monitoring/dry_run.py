@@ -1,4 +1,4 @@
-"""What the coordinator would repair now, and why: read with its own eyes, and nothing is changed."""
+"""Dry run of the reconciler: what it would repair now, and why. Read-only."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,18 +21,18 @@ from ..transport.client import Keys
 from ..transport.outcomes import Outcome
 
 PAGE = 1_000
-_AFTER = {
-    JobStatus.CREATED: "it would be dispatched again",
-    JobStatus.SCHEDULED: "it would be tried again later",
-    JobStatus.CANCELLED: "it would be cancelled",
-    JobStatus.FAILED: "it would fail for good",
-    JobStatus.SUCCEEDED: "it would succeed",
+_CONSEQUENCES = {
+    JobStatus.CREATED: "would be dispatched again",
+    JobStatus.SCHEDULED: "would be retried later",
+    JobStatus.CANCELLED: "would be cancelled",
+    JobStatus.FAILED: "would fail for good",
+    JobStatus.SUCCEEDED: "would succeed",
 }
 
 
 @dataclass(frozen=True)
 class Repair:
-    """Something that differs, and what would be done about it."""
+    """An inconsistency, and what the coordinator would do about it."""
 
     code: str
     """lost, counters, end, cancel, retry, delete or abandoned."""
@@ -41,32 +41,32 @@ class Repair:
     job_id: UUID | None = None
 
 
-def audit(redis: Redis, before_second_look: Callable[[int], None] = lambda count: None) -> list[Repair]:
-    """Everything that would be repaired. Raises `RedisError` where Redis is away.
+def planned_repairs(redis: Redis, before_second_look: Callable[[int], None] = lambda count: None) -> list[Repair]:
+    """Everything that would be repaired. Raises `RedisError` if Redis is down.
 
-    Where jobs have no trace in Redis it calls `before_second_look` with their number and looks again after
+    If jobs have no trace in Redis, calls `before_second_look` with their number and looks again after
     `reconcile.SECOND_LOOK` seconds, as the coordinator does.
     """
-    return [*_lost(redis, before_second_look), *_unfinished(), *_counters()]
+    return [*_lost(redis, before_second_look), *_unfinished(), *_drift()]
 
 
 def _lost(redis: Redis, before_second_look: Callable[[int], None]) -> Iterator[Repair]:
-    """Rows in flight that Redis knows nothing of, or whose lease has run out."""
-    lease = Lease("audit")  # never acquired: whoever would write with it is refused
-    looking = reconcile.Reconciler(redis, lease, Recorder(redis, lease))
-    looking.look()
-    if looking.has_suspects:
-        before_second_look(looking.suspects)
+    """Jobs in flight that Redis does not have, or whose lease has expired."""
+    lease = Lease("dry run")  # never acquired, so that nothing can be written with it
+    reconciler = reconcile.Reconciler(redis, lease, Recorder(redis, lease))
+    reconciler.look()
+    if reconciler.has_suspects:
+        before_second_look(reconciler.suspects)
         time.sleep(reconcile.SECOND_LOOK)
-        looking.look()
-    waiting = _in_stream(redis)
-    verdicts = [outcome for outcome in looking.verdicts if outcome.execution not in waiting]
+        reconciler.look()
+    reported = _reported(redis)
+    verdicts = [outcome for outcome in reconciler.verdicts if outcome.execution not in reported]
     for start in range(0, len(verdicts), PAGE):
-        yield from _judged(verdicts[start : start + PAGE])
+        yield from _consequences(verdicts[start : start + PAGE])
 
 
-def _in_stream(redis: Redis) -> set[tuple[UUID, int]]:
-    """The runs whose outcome waits to be applied: they are not lost."""
+def _reported(redis: Redis) -> set[tuple[UUID, int]]:
+    """The runs whose outcome is in the stream: they are not lost."""
     found: set[tuple[UUID, int]] = set()
     start = "-"
     while True:
@@ -81,39 +81,38 @@ def _in_stream(redis: Redis) -> set[tuple[UUID, int]]:
         start = f"({page[-1][0].decode()}"
 
 
-def _judged(verdicts: list[Outcome]) -> Iterator[Repair]:
-    """The verdicts on rows that are still in flight, with what would become of these."""
-    jobs = {job.pk: job for job in database.jobs().filter(pk__in=[outcome.job_id for outcome in verdicts])}
-    batches = {
-        batch.pk: batch for batch in database.batches().filter(pk__in={outcome.batch_id for outcome in verdicts})
-    }
+def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
+    """What the verdicts would do to the jobs that are still in flight."""
+    jobs = database.jobs().in_bulk([outcome.job_id for outcome in verdicts])
+    batches = database.batches().in_bulk({outcome.batch_id for outcome in verdicts})
     verdicts = [outcome for outcome in verdicts if outcome.batch_id in batches]
     for change in next_status.decide(verdicts, batches, timezone.now()):
         job = jobs.get(change.outcome.job_id)
         if job is None or job.dispatch != change.outcome.dispatch or job.status not in IN_FLIGHT:
             continue
-        what = f"{job.event} callback" if job.event else f"job {job.position}"
-        text = f"{what} ({job.func}), {job.status}: {change.outcome.error} So {_AFTER[change.status]}."
+        name = f"{job.event} callback" if job.event else f"job {job.position}"
+        text = f"{name} ({job.func}), {job.status}: {change.outcome.error} It {_CONSEQUENCES[change.status]}."
         yield Repair("lost", change.outcome.batch_id, text, job.pk)
 
 
 def _unfinished() -> Iterator[Repair]:
-    """What was begun and cut off, and what could end."""
+    """Interrupted cancels, retries and deletions, and batches that could end."""
     for key in repairing.to_end():
-        yield Repair("end", key, "Nothing of it is pending and it has not ended: it would be ended.")
+        yield Repair("end", key, "It has no pending jobs but has not ended. It would be ended.")
     for key in cancelling.unfinished_cancels():
-        yield Repair("cancel", key, "It is being cancelled and some of its jobs wait still: they would be cancelled.")
+        yield Repair("cancel", key, "It was cancelled but some of its jobs still wait. They would be cancelled.")
     for key in retrying.unfinished():
-        yield Repair("retry", key, "Its failed jobs are being put back, in chunks: that would go on.")
+        yield Repair("retry", key, "The retry of its failed jobs is incomplete. It would be completed.")
     for key in deleting.unfinished():
-        yield Repair("delete", key, "It is being deleted, in chunks: that would go on.")
+        yield Repair("delete", key, "Its deletion is incomplete. It would be completed.")
     seconds = settings().OPEN_TIMEOUT
     for key in cancelling.abandoned(timezone.now() - timedelta(seconds=seconds)):
-        yield Repair("abandoned", key, f"Nothing was added for {seconds} s and it was never sealed: cancelled.")
+        text = f"It has not been sealed and no job was added for {seconds} s. It would be cancelled."
+        yield Repair("abandoned", key, text)
 
 
-def _counters() -> Iterator[Repair]:
+def _drift() -> Iterator[Repair]:
     for key in repairing.to_check():
-        if found := repairing.drift(key):
-            by = ", ".join(f"{name} by {difference:+d}" for name, difference in found.items())
-            yield Repair("counters", key, f"Its counters differ from its rows ({by}): they would be repaired.")
+        if drift := repairing.drift(key):
+            by = ", ".join(f"{name} by {difference:+d}" for name, difference in drift.items())
+            yield Repair("counters", key, f"Its counters differ from its rows ({by}). They would be repaired.")

@@ -1,21 +1,24 @@
-"""What the diagnosis of a batch says."""
+"""A finding of the diagnosis."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-FRESH = timedelta(seconds=15)
-"""So long after it was opened a batch may wait for workers that learn of a new queue, or for its next job."""
+GRACE = timedelta(seconds=15)
+"""How long a new batch may wait for workers to notice its queue, or an open one for its next job."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason why a batch does not move, or one thing that it waits for."""
+    """One reason why a batch isn't progressing, or one thing that it waits for."""
 
     code: str
     level: str
-    """error: it will not move until somebody does something; warning: somebody has stopped it; info: it waits."""
+    """error: stuck until someone intervenes; warning: a user stopped it or has yet to act; info: it waits."""
     text: str
     advice: str = ""
     batch_id: UUID | None = None
-    """The batch below it that this is about."""
+    """The child batch, at any depth, that the finding is about."""
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.advice}".rstrip()

@@ -1,4 +1,4 @@
-"""Numbers, moments, durations and rates in the words of the active language."""
+"""Numbers, times, durations and rates as text, in the active language."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,8 +10,8 @@ from django.utils.translation import ngettext, pgettext
 
 
 def number(value: int | float, decimals: int = 0) -> str:
-    """With separators of thousands."""
-    # Rounded here: `number_format` cuts.
+    """With thousands separators."""
+    # Rounded first: `number_format` truncates.
     return number_format(round(value, decimals), decimals, use_l10n=True, force_grouping=True)
 
 
@@ -22,7 +22,7 @@ def moment(when: datetime) -> str:
 
 
 def duration(delta: timedelta, *, rough: bool = False) -> str:
-    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; a rough one in its largest unit, rounded."""
+    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; if `rough`, in words, rounded to the largest unit."""
     seconds = max(0.0, delta.total_seconds())
     if rough:
         return _rough(seconds)
@@ -41,7 +41,7 @@ def duration(delta: timedelta, *, rough: bool = False) -> str:
 
 
 def rate_text(per_second: float) -> str:
-    """Jobs per second, minute or hour, whichever gives a number that one can grasp."""
+    """Jobs per second, minute or hour: the first that gives at least 1."""
     for factor, text in ((1, _("%s jobs/s")), (60, _("%s jobs/min"))):
         if per_second * factor >= 1:
             value = per_second * factor
@@ -50,9 +50,9 @@ def rate_text(per_second: float) -> str:
 
 
 def pauses(backoff: Any) -> str:
-    """The pauses between attempts: seconds, a list of them, or the numbers of an `exponential(...)`; "" for none."""
+    """The pauses between attempts. `backoff` is seconds, a list of them, or the numbers of an `exponential(...)`."""
     if isinstance(backoff, dict):
-        return _("%(first)s, each time × %(factor)s, at most %(limit)s") % {
+        return _("%(first)s, × %(factor)s each time, at most %(limit)s") % {
             "first": duration(timedelta(seconds=backoff["first"])),
             "factor": f"{backoff['factor']:g}",
             "limit": duration(timedelta(seconds=backoff["limit"])),

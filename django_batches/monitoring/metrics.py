@@ -1,11 +1,11 @@
-"""Metrics for Prometheus, by its own client library: `pip install "django-batches[prometheus]"`.
+"""Metrics for Prometheus, with its client library: `pip install "django-batches[prometheus]"`.
 
-A custom collector: each scrape reads the counters of the batches that have not ended, and a few index probes; nothing
-in it grows with the number of jobs. With an exporter of your own: `REGISTRY.register(BatchesCollector())`.
+A scrape reads the counters of unfinished batches and a few index entries; its cost does not grow with the number of
+jobs. To use your own exporter: `REGISTRY.register(BatchesCollector())`.
 """
 
-from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,13 +20,13 @@ from ..states import BATCH_ENDED, IN_FLIGHT
 from ..transport.outcomes import Kind
 from ..transport.probe import quick_client
 from . import backlog
-from .diagnosis import active_coordinator, is_there
+from .diagnosis import active_coordinator, is_alive
 
 try:
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
-except ImportError:  # the extra is not installed: `text` says so
+except ImportError:  # without the extra, `text` raises
     Collector = object  # type: ignore[assignment,misc]
     is_available = False
 else:
@@ -42,7 +42,7 @@ _STATES = ("open", "running", "paused", "cancelling", "deleting")
 
 
 def text() -> str:
-    """All metrics in Prometheus' text format. Raises `ImproperlyConfigured` where its client library is missing."""
+    """All metrics in Prometheus' text format. Raises `ImproperlyConfigured` if its client library is missing."""
     if not is_available:
         raise ImproperlyConfigured(MISSING)
     registry = CollectorRegistry(auto_describe=False)
@@ -51,81 +51,62 @@ def text() -> str:
 
 
 class BatchesCollector(Collector):
-    """Reads the database and Redis at each scrape. Without Redis it tells what the database knows."""
+    """Reads the database and Redis at each scrape. If Redis is down, it returns what the database has."""
 
     def describe(self) -> "Iterable[Metric]":
-        """Nothing: or registering it would ask the database, where the process may just be starting."""
+        """Nothing: registering must not query the database while the process may still be starting."""
         return []
 
     def collect(self) -> "Iterator[Metric]":
-        yield from _batches()
+        now = timezone.now()
+        yield from _batches(now)
         yield _jobs()
-        yield _due()
+        yield _gauge(
+            "django_batches_oldest_due_seconds",
+            "Seconds for which the oldest due row has waited: job, callback, or scheduled (a job whose time has come).",
+            "kind", backlog.oldest_due(now),
+        )  # fmt: skip
         holder = active_coordinator()
+        is_up = holder is not None and is_alive(holder, now)
         yield GaugeMetricFamily(
-            "django_batches_coordinator_up",
-            "1 while a batchworker keeps the books.",
-            value=int(holder is not None and is_there(holder, timezone.now())),
+            "django_batches_coordinator_up", "1 while there is an active coordinator.", value=int(is_up)
         )
         yield from _redis()
 
 
-def _batches() -> "Iterator[Metric]":
-    alive = GaugeMetricFamily(
-        "django_batches_batches", "Batches that have not ended, by what they do.", labels=["status"]
-    )
+def _batches(now: datetime) -> "Iterator[Metric]":
     status = Case(
         When(cancelled_at__isnull=False, then=Value("cancelling")),
         When(is_paused=True, then=Value("paused")),
         default=F("status"),
         output_field=CharField(),
     )
-    found = database.batches().filter(finished_at=None).order_by().annotate(state=status).values_list("state")
-    counts = dict(found.annotate(count=Count("pk")))
+    unfinished = database.batches().filter(finished_at=None).order_by().annotate(state=status).values_list("state")
+    counts = {**dict.fromkeys(_STATES, 0), **dict(unfinished.annotate(count=Count("pk")))}
     counts["deleting"] = database.batches().filter(deleting_at__isnull=False).count()
-    for name in _STATES:
-        alive.add_metric([name], counts.get(name, 0))
-    yield alive
-    ended = GaugeMetricFamily(
-        "django_batches_batches_ended_last_hour",
-        "Batches that ended within the last hour, by status.",
-        labels=["status"],
-    )
-    since = timezone.now() - timedelta(hours=1)
-    for status_name in BATCH_ENDED:
-        count = database.batches().filter(status=status_name, finished_at__gt=since, deleting_at=None).count()
-        ended.add_metric([status_name.value], count)
-    yield ended
+    yield _gauge("django_batches_batches", "Batches that have not ended, by state.", "status", counts)
+    recent = database.batches().filter(finished_at__gt=now - timedelta(hours=1), deleting_at=None)
+    yield _gauge(
+        "django_batches_batches_ended_last_hour", "Batches that ended within the last hour, by status.", "status",
+        {status.value: recent.filter(status=status).count() for status in BATCH_ENDED},
+    )  # fmt: skip
 
 
 def _jobs() -> "Metric":
-    metric = GaugeMetricFamily(
+    names = ("pending", "succeeded", "failed", "cancelled", "in_flight")
+    unfinished = database.batches().filter(finished_at=None)
+    sums = unfinished.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
+    in_flight = database.jobs().filter(status__in=IN_FLIGHT, batch__isnull=False).order_by()
+    return _gauge(
         "django_batches_jobs",
         "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches.",
-        labels=["status"],
+        "status",
+        {
+            "to_run": max(0, sums["all_pending"] - sums["all_in_flight"]),
+            **in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT}),
+            **{name: sums[f"all_{name}"] for name in ("succeeded", "failed", "cancelled")},
+        },
     )
-    names = ("pending", "succeeded", "failed", "cancelled", "in_flight")
-    alive = database.batches().filter(finished_at=None)
-    sums = alive.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
-    in_flight = database.jobs().filter(status__in=IN_FLIGHT, batch__isnull=False).order_by()
-    counts = in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT})
-    metric.add_metric(["to_run"], max(0, sums["all_pending"] - sums["all_in_flight"]))
-    for status, count in counts.items():
-        metric.add_metric([status], count)
-    for name in ("succeeded", "failed", "cancelled"):
-        metric.add_metric([name], sums[f"all_{name}"])
-    return metric
-
-
-def _due() -> "Metric":
-    metric = GaugeMetricFamily(
-        "django_batches_oldest_due_seconds",
-        "Seconds for which the oldest row that could go to RQ waits: job, callback, or scheduled (its time has come).",
-        labels=["kind"],
-    )
-    for kind, seconds in backlog.oldest_due(timezone.now()).items():
-        metric.add_metric([kind], seconds)
-    return metric
 
 
 def _redis() -> "Iterator[Metric]":
@@ -139,36 +120,44 @@ def _redis() -> "Iterator[Metric]":
     finally:
         if redis is not None:
             redis.connection_pool.disconnect()
-    yield GaugeMetricFamily("django_batches_redis_up", "1 where Redis answers.", value=int(bool(found)))
+    yield GaugeMetricFamily("django_batches_redis_up", "1 if Redis answers.", value=int(bool(found)))
     yield from found
 
 
 def _stream(redis: Redis) -> "Iterator[Metric]":
     stream = backlog.stream(redis)
     yield GaugeMetricFamily(
-        "django_batches_outcome_stream_entries", "Outcomes that wait to be applied.", value=stream.entries
+        "django_batches_outcome_stream_entries", "Outcomes that have not been applied yet.", value=stream.entries
     )
     yield GaugeMetricFamily(
-        "django_batches_outcome_stream_oldest_seconds", "Seconds for which the oldest of them waits.", value=stream.age
-    )
+        "django_batches_outcome_stream_oldest_seconds", "Seconds since the oldest of them was reported.",
+        value=stream.age,
+    )  # fmt: skip
 
 
 def _totals(redis: Redis) -> "Iterator[Metric]":
-    """They begin again at 0 where Redis is emptied, as counters may: `rate()` knows that."""
+    """Counters. They restart at 0 if Redis is emptied, which `rate()` handles."""
     counts = totals.read(redis)
     outcomes = CounterMetricFamily(
-        "django_batches_outcomes", "Outcomes of runs that were applied, by kind; callbacks included.", labels=["kind"]
+        "django_batches_outcomes", "Outcomes that were applied, by kind; callbacks included.", labels=["kind"]
     )
     for kind in Kind:
         outcomes.add_metric([kind.value], counts.get(kind.value, 0))
     yield outcomes
     yield CounterMetricFamily(
         "django_batches_losses",
-        "Runs that were lost: their worker was killed or its host lost, or it did not have the function.",
+        "Runs that were lost: the worker was killed, its host was lost, or it could not import the function.",
         value=sum(counts.get(kind.value, 0) for kind in _LOSSES),
     )
     yield CounterMetricFamily(
         "django_batches_repairs",
-        "Batches whose counters differed from their rows and were repaired: there should be none.",
+        "Batches whose counters differed from their rows and were repaired; should stay 0.",
         value=counts.get(totals.REPAIRS, 0),
     )
+
+
+def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> "Metric":
+    metric = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        metric.add_metric([key], value)
+    return metric

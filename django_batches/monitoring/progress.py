@@ -1,6 +1,6 @@
-"""What is said of a batch's progress: one place for the admin, the template tag and the JSON view.
+"""The progress of a batch, formatted for the admin, the template tag, the commands and the JSON view.
 
-Everything comes from the counters of the batch and the time buckets, never from the jobs.
+It comes from the counters of the batch and its time buckets, never from its jobs. `models.throughput` computes the ETA.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 WIDTH = 1_000
-"""Units of a bar's whole length."""
-LEAST = 14
-"""Units that a segment has at least: one failure in a million must be seen."""
+"""Length of a bar, in units."""
+MIN_WIDTH = 14
+"""Units of the shortest segment, so that one failure in a million is visible."""
 STATES = {
     **dict(BatchStatus.choices),
     "paused": gettext_lazy("paused"),
@@ -33,7 +33,7 @@ STATES = {
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a bar, in units of `WIDTH`."""
+    """A segment of a bar; `x` and `width` are in units, see `WIDTH`."""
 
     name: str
     count: int
@@ -42,7 +42,7 @@ class Segment:
 
 
 def state(batch: "Batch") -> str:
-    """What the badge shows: the status, or that it is paused, being cancelled or being deleted."""
+    """The status, or `paused`, `cancelling` or `deleting`: what the badge shows."""
     if batch.deleting_at:
         return "deleting"
     if not batch.finished_at:
@@ -54,21 +54,21 @@ def state(batch: "Batch") -> str:
 
 
 def is_overdue(batch: "Batch", now: datetime) -> bool:
-    """Whether it has not ended by its deadline, or had not when that came."""
+    """Whether its deadline has passed before it ended."""
     return bool(batch.deadline_at and batch.deadline_at < (batch.finished_at or now))
 
 
 def segments(batch: "Batch") -> list[Segment]:
-    """The stretches of its bar, the rest being what waits."""
+    """The segments of its bar. The rest of the bar is jobs that wait."""
     counts = {
         "succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled,
         "in_flight": min(batch.in_flight, batch.pending),
     }  # fmt: skip
     total = max(batch.total, 1)
-    widths = {name: max(LEAST, WIDTH * count // total) if count else 0 for name, count in counts.items()}
+    widths = {name: max(MIN_WIDTH, WIDTH * count // total) if count else 0 for name, count in counts.items()}
     largest = max(widths, key=lambda name: widths[name])
     widths[largest] -= max(0, sum(widths.values()) - WIDTH)
-    if batch.total and not batch.pending:  # what rounding left over
+    if batch.total and not batch.pending:  # fill up what rounding left
         widths[largest] += WIDTH - sum(widths.values())
     found, x = [], 0
     for name, width in widths.items():
@@ -78,7 +78,7 @@ def segments(batch: "Batch") -> list[Segment]:
 
 
 def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
-    """How long it took, will still take or has been running, in words."""
+    """How long it took, the time left, or how long it has been running."""
     if batch.finished_at:
         return duration(batch.finished_at - (batch.started_at or batch.created_at))
     left = eta(batch, pace)
@@ -90,24 +90,24 @@ def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
 
 
 def percent(batch: "Batch") -> int:
-    """Ended of all, rounded down: 100 means all."""
+    """Percentage of jobs that have ended, rounded down: 100 means all."""
     return int(batch.progress * 100)
 
 
 def summary(batch: "Batch") -> str:
-    """One sentence for those who do not see the bar."""
+    """The counts in one line, for screen readers."""
     parts = [_("%(count)s succeeded") % {"count": number(batch.succeeded)}]
-    if batch.failed:
-        parts.append(_("%(count)s failed") % {"count": number(batch.failed)})
-    if batch.cancelled:
-        parts.append(_("%(count)s cancelled") % {"count": number(batch.cancelled)})
-    if batch.pending:
-        parts.append(_("%(count)s pending") % {"count": number(batch.pending)})
+    for count, text in (
+        (batch.failed, _("%(count)s failed")), (batch.cancelled, _("%(count)s cancelled")),
+        (batch.pending, _("%(count)s pending")),
+    ):  # fmt: skip
+        if count:
+            parts.append(text % {"count": number(count)})
     return ", ".join(parts)
 
 
 def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = None) -> dict[str, Any]:
-    """What the JSON views tell of a batch: numbers, and the words to show for them."""
+    """What the JSON views return for a batch: the numbers, and the text to show for them."""
     pace, now = pace or Pace(), now or timezone.now()
     left = eta(batch, pace)
     shown = state(batch)
@@ -137,7 +137,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
 
 
 def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
-    """The snapshots of several batches by their key, in one query."""
+    """The snapshots of several batches, by id, in one query."""
     now = timezone.now()
     found = paces(batches, now)
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}

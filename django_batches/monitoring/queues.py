@@ -1,4 +1,4 @@
-"""On which queues the jobs of a batch are, whatever their number: by index probes."""
+"""The queues that batches need. Index probes only, whatever the number of jobs."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from ..models import Batch, BatchJob
 
-MOST = 1_000
-"""Jobs in RQ, and callbacks, whose queues are looked at."""
+MAX_ROWS = 1_000
+"""Jobs in RQ, and callbacks, whose queues are read."""
 
 
-def to_run(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
-    """(batch, queue) where jobs of the batch wait for their place in the queue, among these queues."""
+def due_queues(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
+    """(batch, queue) for each queue on which jobs of the batch wait to be dispatched; only queues `among` these."""
     keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
     queues = (frontier.queues() if among is None else among) if keys else []
     if not queues:
@@ -33,17 +33,17 @@ def to_run(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> se
     return {(database.as_uuid(batch), queue) for batch, queue in found}
 
 
-def used(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
-    """(batch, queue) where the batch has jobs in RQ, or callbacks that have not ended."""
+def busy_queues(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
+    """(batch, queue) for each queue on which the batch has jobs in RQ, or callbacks that have not ended."""
     found: set[tuple[UUID, str]] = set()
-    if moving := [batch for batch in batches if batch.in_flight]:
-        found |= set(in_flight(moving).values_list("batch_id", "queue")[:MOST])
+    if running := [batch for batch in batches if batch.in_flight]:
+        found |= set(jobs_in_flight(running).values_list("batch_id", "queue")[:MAX_ROWS])
     if ended := [batch for batch in batches if batch.open_callbacks]:
         callbacks = database.jobs().filter(callback_of__in=ended).exclude(status__in=[*JOB_ENDED, JobStatus.WAITING])
-        found |= set(callbacks.order_by().values_list("callback_of_id", "queue")[:MOST])
+        found |= set(callbacks.order_by().values_list("callback_of_id", "queue")[:MAX_ROWS])
     return found
 
 
-def in_flight(batches: "Sequence[Batch]") -> "QuerySet[BatchJob]":
-    """The jobs of the batches that are in RQ. Without an order: PostgreSQL would walk a batch for it."""
+def jobs_in_flight(batches: "Sequence[Batch]") -> "QuerySet[BatchJob]":
+    """The jobs of the batches that are in RQ. Unordered: with an order, PostgreSQL would walk the whole batch."""
     return database.jobs().filter(batch__in=batches, status__in=IN_FLIGHT).order_by()

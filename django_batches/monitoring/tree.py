@@ -1,6 +1,7 @@
-"""The batches above a batch and below it. Reads only; each function says how much at most.
+"""The tree of batches: the batches above a batch and below it. Read-only, and limited in size.
 
-Going up is one statement by primary keys. Going down is one per level, so that the planner sees how many it looks for.
+Going up is one statement by primary keys. Going down is one statement per level, so that the planner knows how many
+rows to expect.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,16 +18,14 @@ from ..states import BatchStatus, JobStatus
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
-HIGHEST = 100
-"""Levels that are looked at going up."""
-DEEPEST = 25
-"""Levels that are looked at going down."""
-MOST = 200
-"""Batches that are looked at going down."""
-COUNTED = 10_000
-"""Child batches that are counted, and chosen from."""
+MAX_LEVELS_UP = 100
+MAX_LEVELS_DOWN = 25
+MAX_BATCHES = 200
+"""Batches that are read going down."""
+MAX_CHILDREN = 10_000
+"""Child batches that are read to count and rank them."""
 
-_ABOVE = f"""
+_ANCESTORS = f"""
 WITH RECURSIVE above (job, position, event, owner, level) AS (
   SELECT j.id, j.position, j.event, COALESCE(j.batch_id, j.callback_of_id), 1
   FROM {database.BATCH} b JOIN {database.JOB} j ON j.id = b.parent_id WHERE b.id = %s
@@ -47,12 +46,12 @@ class Opener:
     event: str
     """Of a callback; empty for a job."""
     owner_id: UUID
-    """The batch that the job or callback belongs to."""
+    """The batch of the job or callback."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A child batch, as little of it as is needed to choose the few that are shown."""
+    """A child batch: only the fields that are needed to rank it."""
 
     batch_id: UUID
     status: str
@@ -63,50 +62,49 @@ class Child:
 
     @property
     def urgency(self) -> tuple[int, UUID]:
-        """By this: first those that failed, then those that have not ended, then the others."""
+        """Sort key: failed ones first, then those that have not ended, then the others."""
         rank = 0 if self.status == BatchStatus.FAILED else 2 if self.is_ended else 1
         return rank, self.batch_id
 
 
-def above(batch: "Batch") -> list[Opener]:
-    """Who opened the batch, who opened the batch of that one, and so on: the nearest first."""
+def ancestors(batch: "Batch") -> list[Opener]:
+    """The opener of the batch, the opener of that opener's batch, and so on: nearest first."""
     if not batch.parent_id:
         return []
-    found = database.execute(_ABOVE, [database.parameter(batch.pk), HIGHEST])
+    rows = database.execute(_ANCESTORS, [database.parameter(batch.pk), MAX_LEVELS_UP])
     return [
-        Opener(database.as_uuid(job), position, event, database.as_uuid(owner)) for job, position, event, owner in found
+        Opener(database.as_uuid(job), position, event, database.as_uuid(owner)) for job, position, event, owner in rows
     ]
 
 
 def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
-    """Who opened each of the batches that are children."""
+    """The opener of each child batch among the batches."""
     parents = {batch.parent_id for batch in batches if batch.parent_id}
     if not parents:
         return {}
-    jobs = database.jobs().filter(pk__in=parents).values_list("pk", "position", "event", "batch", "callback_of")
-    by_job = {pk: Opener(pk, position, event, job or callback) for pk, position, event, job, callback in jobs}
+    jobs = database.jobs().filter(pk__in=parents).annotate(owner=Coalesce("batch", "callback_of"))
+    by_job = {row[0]: Opener(*row) for row in jobs.values_list("pk", "position", "event", "owner")}
     return {batch.pk: by_job[batch.parent_id] for batch in batches if batch.parent_id in by_job}
 
 
-def inside(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> "QuerySet[Batch]":
-    """Those of the batches that jobs or callbacks of the owners have opened."""
+def child_batches(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> "QuerySet[Batch]":
+    """Those of the batches that were opened by jobs or callbacks of the owners."""
     keys = list(owners)
     opened = Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys)
     return batches.filter(opened, parent__isnull=False)
 
 
-def children(batches: "QuerySet[Batch]", owners: Iterable[UUID], most: int = COUNTED) -> list[Child]:
-    """Those of the batches that jobs or callbacks of the owners have opened, `most` of them, in no order."""
+def children(batches: "QuerySet[Batch]", owners: Iterable[UUID], limit: int = MAX_CHILDREN) -> list[Child]:
+    """Those of the batches that were opened by jobs or callbacks of the owners, unordered."""
     keys = list(owners)
-    return [_child(row) for row in _light(inside(batches, keys))[:most]] if keys else []
+    return _children(child_batches(batches, keys), limit) if keys else []
 
 
 def opened_by(batches: "QuerySet[Batch]", jobs: "Iterable[BatchJob]") -> dict[UUID, list[Child]]:
-    """Per job or callback those of the batches that its last run has opened, the most urgent first."""
+    """Per job or callback, those of the batches that its last run has opened, most urgent first."""
     runs = {job.pk: job.dispatch for job in jobs}
     found: dict[UUID, list[Child]] = {}
-    for row in _light(batches.filter(parent__in=list(runs)))[:COUNTED] if runs else []:
-        child = _child(row)
+    for child in _children(batches.filter(parent__in=list(runs)), MAX_CHILDREN) if runs else []:
         if runs[child.opener.job_id] == child.dispatch:
             found.setdefault(child.opener.job_id, []).append(child)
     for siblings in found.values():
@@ -114,28 +112,25 @@ def opened_by(batches: "QuerySet[Batch]", jobs: "Iterable[BatchJob]") -> dict[UU
     return found
 
 
-def levels(root: UUID, chosen: "QuerySet[Batch]", most: int = MOST) -> "Iterator[list[Batch]]":
-    """Those of the chosen batches that are below a batch, level by level, `most` in all.
-
-    What is below a batch that was not chosen is not looked at.
-    """
+def levels(root: UUID, among: "QuerySet[Batch]", limit: int = MAX_BATCHES) -> "Iterator[list[Batch]]":
+    """The batches below the root, level by level, `limit` in all. A batch that is not `among` these ends its branch."""
     owners = [root]
-    for _ in range(DEEPEST):
-        level = list(inside(chosen, owners).order_by()[:most]) if owners and most > 0 else []
+    for _ in range(MAX_LEVELS_DOWN):
+        level = list(child_batches(among, owners).order_by()[:limit]) if owners and limit > 0 else []
         if not level:
             return
         yield sorted(level, key=lambda batch: batch.pk)
-        most -= len(level)
+        limit -= len(level)
         owners = [batch.pk for batch in level]
 
 
 def awaited() -> "QuerySet[Batch]":
-    """The child batches for which a job or callback that has returned still waits."""
+    """The child batches that a job or callback waits for."""
     return database.batches().filter(is_awaited=True, parent__status=JobStatus.WAITING)
 
 
 def waiting_jobs(batch: "Batch") -> "QuerySet[BatchJob]":
-    """The jobs of a batch that wait for their child batches; what it costs grows with all that is awaited anywhere."""
+    """The jobs of a batch that wait for their child batches. The cost grows with all awaited batches, of any parent."""
     return database.jobs().filter(
         batch=batch,
         status=JobStatus.WAITING,
@@ -148,12 +143,12 @@ def count_waiting(batch: "Batch") -> int:
     return waiting_jobs(batch).order_by().count() if batch.pending > batch.in_flight else 0
 
 
-def _light(batches: "QuerySet[Batch]") -> Any:
-    owner = Coalesce("parent__batch_id", "parent__callback_of_id")
-    fields = ("pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event")
-    return batches.order_by().values_list(*fields, owner)
-
-
-def _child(row: Any) -> Child:
-    key, status, finished_at, dispatch, *opener = row
-    return Child(key, status, finished_at is not None, dispatch, Opener(*opener))
+def _children(batches: "QuerySet[Batch]", limit: int) -> list[Child]:
+    rows: Any = batches.order_by().values_list(
+        "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
+        Coalesce("parent__batch_id", "parent__callback_of_id"),
+    )[:limit]  # fmt: skip
+    return [
+        Child(key, status, finished_at is not None, dispatch, Opener(*opener))
+        for key, status, finished_at, dispatch, *opener in rows
+    ]

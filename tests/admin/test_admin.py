@@ -385,7 +385,7 @@ def test_the_page_tells_the_limits_that_a_batch_has(client):
         batch.enqueue(tasks.ok)
     page = client.get(f"/admin/django_batches/batch/{batch.pk}/change/").content.decode()
     for text in (
-        "5.0 s, each time × 3, at most 10 min",
+        "5.0 s, × 3 each time, at most 10 min",
         "builtins.ValueError",
         "nightly",
         "Concurrency",

@@ -211,7 +211,7 @@ def test_the_filter_for_what_is_overdue(client):
 def test_the_page_tells_the_deadline(client):
     late = timezone.now() - timedelta(minutes=2)
     words = words_of(text_of(client.get(url("change", batch_of(created=1, deadline=240, deadline_at=late)))))
-    assert "It is overdue since" in words and "Deadline 4 min" in words and "missed" in words
+    assert "It has been overdue since" in words and "Deadline 4 min" in words and "missed" in words
     soon = timezone.now() + timedelta(minutes=2)
     html = text_of(client.get(url("change", batch_of(created=1, deadline=480, deadline_at=soon))))
     assert "batch-milestone--planned" in html and "overdue since" not in html

@@ -17,9 +17,7 @@ from .pages import DOCS, README, ROOT, table
 
 COMMANDS = DOCS / "reference" / "commands.md"
 COMMON = {"--help", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color", "--skip-checks"}
-ADVICE = re.compile(
-    r"^(Start one|Resume|No job can start|It was given|If that|It is cancelled once|The batchworker goes)"
-)
+ADVICE = re.compile(r"^(Start one|Resume|No job can start|Its deadline was|If the|It will be cancelled if)")
 COMMON |= {"--version", "--verbosity", "--json"}
 
 
@@ -62,7 +60,7 @@ def test_every_option_of_a_verb_is_told(name):
     assert told == options_of(verbs.choices[name]) - COMMON
 
 
-def test_every_question_about_health_is_told():
+def test_every_health_check_is_documented():
     rows = table(DOCS / "guides" / "monitoring.md", "## Health")
     assert [unquoted(row[0]) for row in rows] == list(Health.NAMES)
 
@@ -110,7 +108,7 @@ def fixed_words(text):
     return max(re.split(r"%\(\w+\)s|\. |%[a-z.0-9]+|\{[^}]*\}", text), key=len).strip(" .,:;()“”")
 
 
-def test_everything_that_the_diagnosis_says_is_told():
+def test_every_finding_of_the_diagnosis_is_documented():
     page = (DOCS / "operations.md").read_text()
     names = ("diagnosis", "finding", "queues", "blocked_children")
     said = [text for name in names for text in findings(ROOT / "django_batches" / "monitoring" / f"{name}.py")]
@@ -119,7 +117,7 @@ def test_everything_that_the_diagnosis_says_is_told():
 
 
 def findings(path):
-    """The texts that become the text of a `Finding`: what is said, not what is advised."""
+    """The texts of findings, without their advice."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or getattr(node.func, "id", "") not in ("_", "ngettext"):
             continue

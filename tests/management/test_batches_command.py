@@ -128,7 +128,7 @@ class TestStuck:
         batchworker_is_there()
         batch_of("Stuck", created=3, queue="nobody")
         said = batches("list", "--stuck")
-        assert said.code == 1 and "Stuck" in said.out and "No worker works on the queue “nobody”." in said.out
+        assert said.code == 1 and "Stuck" in said.out and "No worker listens on the queue “nobody”." in said.out
         (told,) = batches("list", "--stuck", "--json").json
         assert [finding["code"] for finding in told["why"]] == ["no_worker"]
 

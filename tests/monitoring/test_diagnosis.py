@@ -1,4 +1,4 @@
-"""Why does a batch not move? Each reason is named, the gravest first, and quickly."""
+"""Why isn't a batch progressing? Each reason is found, most severe first, and quickly."""
 
 import socket
 import time
@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from django_batches import Batch, database
 from django_batches.models import Lease
-from django_batches.monitoring.diagnosis import ask, why
+from django_batches.monitoring.diagnosis import ask, diagnose
 from django_batches.transitions import deleting
 from django_batches.transport.client import Keys, client
 
@@ -27,7 +27,7 @@ def batchworker(db):
 
 @pytest.fixture
 def workers(redis):
-    """Makes RQ know a worker of a queue."""
+    """Registers a worker of queues with RQ."""
 
     def register(*queues, name="one", is_alive=True):
         keys = Keys()
@@ -41,18 +41,18 @@ def workers(redis):
 
 def codes(batch):
     batch.refresh_from_db()
-    return [finding.code for finding in why(batch)]
+    return [finding.code for finding in diagnose(batch)]
 
 
 def at(address, settings):
     settings.CACHES = {**settings.CACHES, "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": address}}
 
 
-def test_nothing_is_said_of_a_batch_that_has_ended(redis):
-    assert why(batch_of(succeeded=2, failed=1)) == []
+def test_an_ended_batch_has_no_findings(redis):
+    assert diagnose(batch_of(succeeded=2, failed=1)) == []
 
 
-def test_nothing_is_in_the_way_of_a_batch_that_runs(workers):
+def test_nothing_blocks_a_running_batch(workers):
     workers("default")
     assert codes(batch_of(running=2, queued=1, created=3)) == ["running", "queued"]
 
@@ -62,30 +62,30 @@ def test_no_batchworker_has_ever_run(workers):
     Lease.objects.all().delete()
     batch = batch_of(created=3)
     assert codes(batch)[0] == "batchworker"
-    assert "has ever run" in why(batch)[0].text and "manage.py batchworker" in why(batch)[0].advice
+    assert "has ever run" in diagnose(batch)[0].text and "manage.py batchworker" in diagnose(batch)[0].advice
 
 
 def test_no_batchworker_has_been_seen_since(workers):
     workers("default")
     batchworker_is_there(-3600)
-    finding = why(batch_of(created=3))[0]
+    finding = diagnose(batch_of(created=3))[0]
     assert (finding.code, finding.level) == ("batchworker", "error") and "has been seen since" in finding.text
 
 
 def test_the_batchworker_has_another_namespace(workers):
     workers("default")
     Lease.objects.update(namespace="elsewhere")
-    finding = why(batch_of(created=3))[0]
+    finding = diagnose(batch_of(created=3))[0]
     assert (finding.code, finding.level) == ("namespace", "error") and "namespace elsewhere" in finding.text
     assert 'DJANGO_BATCHES["NAMESPACE"]' in finding.advice
 
 
-def test_a_location_that_is_no_address(settings):
+def test_the_location_of_the_cache_is_not_a_url(settings):
     at("localhost:6379", settings)
     assert codes(batch_of(created=3))[0] == "redis"
 
 
-def test_what_is_left_of_a_batch_that_has_ended_is_held_by_no_pause_or_cancel(workers):
+def test_a_pause_or_cancel_does_not_stop_the_callbacks_of_an_ended_batch(workers):
     workers("default")
     batch = batch_of(cancelled=1, open_callbacks=1, is_paused=True, cancelled_at=timezone.now())
     new_callback(batch, status="created")
@@ -97,7 +97,7 @@ def test_redis_refuses(settings, asked_once):
     assert codes(batch_of(created=3))[0] == "redis"
 
 
-def test_redis_swallows_what_it_is_asked(settings):
+def test_redis_accepts_the_connection_but_never_answers(settings):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         at(f"redis://127.0.0.1:{silent.getsockname()[1]}/1", settings)
         batch = batch_of(created=3)
@@ -106,15 +106,15 @@ def test_redis_swallows_what_it_is_asked(settings):
         assert time.monotonic() - begun < 8  # the workers wait for 10 s
 
 
-def test_the_cache_is_none_of_django_redis(settings):
+def test_the_cache_is_not_a_django_redis_cache(settings):
     settings.CACHES = {**settings.CACHES, "batches": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
     assert codes(batch_of(created=3))[0] == "redis"
 
 
-def test_no_worker_works_on_the_queue(workers):
+def test_no_worker_listens_on_the_queue(workers):
     workers("default")
     batch = batch_of(created=3, queue="images")
-    finding = next(finding for finding in why(batch) if finding.code == "no_worker")
+    finding = next(finding for finding in diagnose(batch) if finding.code == "no_worker")
     assert "images" in finding.text and "batchworker images" in finding.advice and finding.level == "error"
 
 
@@ -123,17 +123,17 @@ def test_a_worker_whose_host_was_lost_does_not_count(workers):
     assert "no_worker" in codes(batch_of(created=3, queue="images"))
 
 
-def test_jobs_on_other_queues_than_that_of_the_batch_are_seen(workers):
+def test_jobs_on_a_queue_other_than_that_of_the_batch_need_workers_too(workers):
     workers("default", "mail")
     batch = batch_of(created=3)
     database.jobs().filter(position=1).update(queue="mail")
     database.jobs().filter(position=2).update(queue="slow")
-    assert [finding.text for finding in why(batch) if finding.code == "no_worker"] == [
-        "No worker works on the queue “slow”."
+    assert [finding.text for finding in diagnose(batch) if finding.code == "no_worker"] == [
+        "No worker listens on the queue “slow”."
     ]
 
 
-def test_workers_that_were_suspended(workers, redis):
+def test_suspended_workers(workers, redis):
     workers("default")
     redis.set("rq:suspended", 1)
     assert "suspended" in codes(batch_of(created=3))
@@ -142,60 +142,60 @@ def test_workers_that_were_suspended(workers, redis):
 def test_a_paused_batch(workers):
     workers("default")
     batch = batch_of(created=3, is_paused=True)
-    assert codes(batch) == ["paused"] and why(batch)[0].level == "warning"
+    assert codes(batch) == ["paused"] and diagnose(batch)[0].level == "warning"
 
 
-def test_a_batch_that_was_never_sealed(workers):
+def test_a_batch_that_has_not_been_sealed(workers):
     workers("default")
     batch = batch_of(created=3, status="open", sealed_at=None)
-    finding = next(finding for finding in why(batch) if finding.code == "open")
+    finding = next(finding for finding in diagnose(batch) if finding.code == "open")
     assert finding.level == "warning" and "6 min" in finding.text and "1 h" in finding.advice
 
 
-def test_a_batch_that_was_just_opened_is_not_a_warning_yet(redis):
+def test_a_new_open_batch_is_not_a_warning(redis):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
-        assert {finding.level for finding in why(batch)} == {"info"}
+        assert {finding.level for finding in diagnose(batch)} == {"info"}
 
 
 def test_scheduled_until(workers):
     workers("default")
     batch = batch_of(succeeded=2, scheduled=2)
-    assert codes(batch) == ["scheduled"] and "is scheduled for" in why(batch)[0].text
+    assert codes(batch) == ["scheduled"] and "is scheduled for" in diagnose(batch)[0].text
 
 
-def test_running_on_which_worker_since_when(workers):
+def test_the_longest_running_job_and_its_worker_are_named(workers):
     workers("default")
     batch = batch_of(running=3, started_at=timezone.now())
     slow = batch.jobs.get(position=1)
     database.jobs().filter(pk=slow.pk).update(started_at=timezone.now() - timedelta(hours=2), worker="web-3:batch.7")
-    assert "job 1, for 2 h on worker web-3:batch.7" in why(batch)[0].text
+    assert "job 1, for 2 h on worker web-3:batch.7" in diagnose(batch)[0].text
 
 
-def test_a_cancel_under_way(workers):
+def test_a_cancel_in_progress(workers):
     workers("default")
     batch = batch_of(running=1, cancelled=2, cancelled_at=timezone.now(), reason="wrong file")
-    finding = why(batch)[0]
+    finding = diagnose(batch)[0]
     assert finding.code == "cancelling" and finding.advice == "wrong file"
 
 
-def test_a_retry_under_way(workers):
+def test_a_retry_in_progress(workers):
     workers("default")
     assert "retrying" in codes(batch_of(failed=2, created=1, retry_position=1))
 
 
-def test_a_delete_under_way(redis):
+def test_a_deletion_in_progress(redis):
     batch = batch_of(failed=2)
     deleting._mark(batch.pk)
     assert codes(batch) == ["deleting"]
 
 
-def test_behind_other_batches(workers):
+def test_jobs_waiting_behind_other_batches(workers):
     workers("default")
     assert codes(batch_of(created=2)) == ["behind"]
 
 
-def test_nothing_is_said_of_other_batches_where_nobody_would_take_the_jobs(workers):
+def test_other_batches_are_not_blamed_if_nothing_would_run_the_jobs(workers):
     batch = batch_of(created=2)
     assert codes(batch) == ["no_worker"]
     workers("default")
@@ -213,8 +213,8 @@ def test_overdue_since(workers):
     workers("default")
     late = timezone.now() - timedelta(minutes=2)
     batch = batch_of(running=1, deadline=240, deadline_at=late)
-    finding = why(batch)[0]
-    assert (finding.code, finding.level, finding.advice) == ("overdue", "warning", "It was given 4 min.")
+    finding = diagnose(batch)[0]
+    assert (finding.code, finding.level, finding.advice) == ("overdue", "warning", "Its deadline was 4 min.")
     assert codes(batch_of(running=1, deadline=240, deadline_at=timezone.now() + timedelta(minutes=2))) == ["running"]
 
 
@@ -222,7 +222,7 @@ def test_a_job_that_waits_for_a_child_batch(workers):
     workers("default")
     batch = batch_of(succeeded=2, waiting=1, created=1)
     child = child_of(batch.jobs.get(status="waiting"), "merge", succeeded=3, failed=1, running=6)
-    found = {finding.code: finding for finding in why(batch)}
+    found = {finding.code: finding for finding in diagnose(batch)}
     assert found["children"].text == "Job 3 waits for its child batch “merge” (running, 4 of 10 jobs)."
     assert found["children"].batch_id == child.pk and "more_children" not in found
 
@@ -233,18 +233,18 @@ def test_a_callback_that_waits_for_a_child_batch(workers):
     callback = new_callback(batch, "success", status="waiting", waited_at=timezone.now())
     child = child_of(callback, "next stage", succeeded=2, open_callbacks=1)
     new_callback(child)
-    texts = [finding.text for finding in why(batch)]
+    texts = [finding.text for finding in diagnose(batch)]
     assert (
         "A success callback waits for its child batch “next stage” (succeeded, its callbacks have not ended)." in texts
     )
 
 
-def test_few_children_are_named_and_the_others_counted(workers):
+def test_three_children_are_named_and_the_others_are_counted(workers):
     workers("default")
     batch = batch_of(waiting=1000)
     database.batches().bulk_create([row_of_child(job) for job in batch.jobs.all()])
     with statements() as queries:
-        found = why(batch)
+        found = diagnose(batch)
     assert [finding.code for finding in found].count("children") == 3
     assert "It waits for 997 more child batches." in [finding.text for finding in found]
     assert len(queries) <= 8, len(queries)
@@ -258,44 +258,46 @@ def row_of_child(job):
     )  # fmt: skip
 
 
-def test_a_batch_far_below_that_is_paused(workers):
+def test_a_paused_batch_deep_in_the_tree(workers):
     workers("default")
     batches = chain(12, created=1, is_paused=True)
     with statements() as queries:
-        finding = why(batches[0])[0]
+        finding = diagnose(batches[0])[0]
     assert (finding.code, finding.level, finding.batch_id) == ("child_paused", "warning", batches[-1].pk)
-    assert finding.text == "Batch “level 12”, 12 levels below, is paused."
+    assert finding.text == "Its descendant “level 12” (12 levels down) is paused."
     assert len(queries) <= 20, len(queries)
-    assert why(batches[11])[0].text == "Its child batch “level 12” is paused."
+    assert diagnose(batches[11])[0].text == "Its child batch “level 12” is paused."
 
 
-def test_a_child_that_was_never_sealed(workers):
+def test_a_child_that_has_not_been_sealed(workers):
     workers("default")
     batches = chain(1, created=1, sealed_at=None, status="open")
-    finding = why(batches[0])[0]
-    assert finding.code == "child_open" and "“level 1” was never sealed. Its last job came 6 min" in finding.text
+    finding = diagnose(batches[0])[0]
+    assert (
+        finding.code == "child_open" and "“level 1” has not been sealed. Its last job was added 6 min" in finding.text
+    )
 
 
-def test_many_stuck_children_are_counted(workers):
+def test_many_blocked_children_are_counted(workers):
     workers("default")
     batch = batch_of(waiting=5)
     for job in batch.jobs.all():
         child_of(job, created=1, is_paused=True)
-    found = why(batch)
+    found = diagnose(batch)
     assert [finding.code for finding in found].count("child_paused") == 3
-    assert "2 more batches below it are paused or were never sealed." in [finding.text for finding in found]
+    assert "2 more batches in its tree are paused or not sealed." in [finding.text for finding in found]
 
 
 def test_a_child_whose_queue_has_no_worker(workers):
     workers("default")
     batches = chain(2, created=1, queue="mail")
-    finding = why(batches[0])[0]
-    text = "No worker works on the queue “mail”. Batch “level 2”, 2 levels below, needs one."
+    finding = diagnose(batches[0])[0]
+    text = "No worker listens on the queue “mail”. Its descendant “level 2” (2 levels down) needs one."
     assert (finding.code, finding.level, finding.text) == ("no_worker", "error", text)
     assert finding.batch_id == batches[2].pk and finding.advice.endswith("batchworker mail")
 
 
-def test_children_that_nobody_waits_for_any_more_are_not_told(workers):
+def test_children_that_are_no_longer_awaited_are_ignored(workers):
     workers("default")
     batch = batch_of(failed=1, running=1)
     child_of(batch.jobs.get(status="failed"), created=1, is_paused=True)
@@ -309,14 +311,14 @@ def test_callbacks_that_have_not_ended(workers):
     assert codes(batch) == ["callbacks"]
 
 
-def test_the_gravest_comes_first(settings):
+def test_the_most_severe_finding_comes_first(settings):
     at("redis://127.0.0.1:1/1", settings)
     Lease.objects.all().delete()
-    levels = [finding.level for finding in why(batch_of(running=1, created=3, is_paused=True))]
+    levels = [finding.level for finding in diagnose(batch_of(running=1, created=3, is_paused=True))]
     assert levels == sorted(levels, key=("error", "warning", "info").index) and len(set(levels)) == 3
 
 
-def test_no_connection_is_left_open(redis):
+def test_no_connection_stays_open(redis):
     def count():
         return len(client().client_list())
 

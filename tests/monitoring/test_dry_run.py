@@ -1,4 +1,4 @@
-"""`manage.py batches reconcile`: says what the coordinator would repair, changes nothing; or repairs it."""
+"""`manage.py batches reconcile`: repairs, or with `--dry-run` shows what the coordinator would repair."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ from django_batches import Batch, database
 from django_batches.coordinator import reconcile
 from django_batches.coordinator.loop import Coordinator
 from django_batches.models import BatchJob, Lease
-from django_batches.monitoring.dry_run import audit
+from django_batches.monitoring.dry_run import planned_repairs
 from django_batches.transitions import applying, deleting, repairing
 from django_batches.transport.outcomes import Kind
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    """The second look comes at once."""
+    """The second look follows at once."""
     monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
 
 
@@ -35,12 +35,12 @@ def fill(count=1, **options):
 
 
 def everything():
-    """All rows as they are."""
+    """All rows."""
     return [list(model.objects.order_by("pk").values()) for model in (Batch, BatchJob, Lease)]
 
 
 def found(redis):
-    return [(repair.code, repair.batch_id) for repair in audit(redis)]
+    return [(repair.code, repair.batch_id) for repair in planned_repairs(redis)]
 
 
 def add_drift(batch):
@@ -48,51 +48,50 @@ def add_drift(batch):
 
 
 class TestDryRun:
-    def test_finds_nothing_where_all_agrees(self, road, redis):
+    def test_finds_nothing_if_rows_and_redis_agree(self, road, redis):
         fill(5)
         road.dispatch()
         road.executor.step()
         assert found(redis) == []
-        said = batches("reconcile", "--dry-run")
-        assert (said.code, said.out) == (0, "The books, their rows and Redis agree.\n")
+        result = batches("reconcile", "--dry-run")
+        assert (result.code, result.out) == (0, "The books, their rows and Redis agree.\n")
 
-    def test_names_jobs_that_are_gone_from_redis_and_what_would_become_of_them(self, road, redis):
+    def test_lists_jobs_missing_from_redis_and_what_would_happen_to_them(self, road, redis):
         batch = fill(2)
         road.dispatch()
         redis.flushdb()
         before = everything()
-        said = batches("reconcile", "--dry-run")
-        assert said.code == 1 and everything() == before and redis.keys("*") == []
-        assert "job 1 (tests.tasks.ok), queued: It was gone from Redis. So it would be dispatched again." in said.out
-        assert "Nothing was changed." in said.out
-        told = batches("reconcile", "--dry-run", "--json").json
-        assert {(line["code"], line["batch_id"]) for line in told} == {("lost", str(batch.pk))} and len(told) == 2
+        result = batches("reconcile", "--dry-run")
+        assert result.code == 1 and everything() == before and redis.keys("*") == []
+        assert "job 1 (tests.tasks.ok), queued: It was gone from Redis. It would be dispatched again." in result.out
+        assert "Nothing was changed." in result.out
+        repairs = batches("reconcile", "--dry-run", "--json").json
+        assert {(line["code"], line["batch_id"]) for line in repairs} == {("lost", str(batch.pk))} and len(repairs) == 2
 
-    def test_names_a_job_whose_lease_ran_out(self, road, redis, keys):
+    def test_lists_a_job_whose_lease_expired(self, road, redis, keys):
         fill(1)
         road.dispatch()
         taken = road.executor._turn(True)
         redis.delete(keys.execution(taken.rq_id, 1))
         assert (
-            "Its worker was lost while it ran. So it would be dispatched again."
-            in batches("reconcile", "--dry-run").out
+            "Its worker was lost while it ran. It would be dispatched again." in batches("reconcile", "--dry-run").out
         )
 
-    def test_knows_that_the_third_loss_is_the_last(self, road, redis, keys):
+    def test_a_third_loss_would_fail_the_job(self, road, redis, keys):
         fill(1)
         road.dispatch()
         taken = road.executor._turn(True)
         redis.delete(keys.execution(taken.rq_id, 1))
         database.jobs().update(losses=2)
-        assert "So it would fail for good." in batches("reconcile", "--dry-run").out
+        assert "It would fail for good." in batches("reconcile", "--dry-run").out
 
-    def test_a_job_whose_outcome_waits_in_the_stream_is_not_lost(self, road, redis):
+    def test_a_job_whose_outcome_is_in_the_stream_is_not_lost(self, road, redis):
         fill(3)
         road.dispatch()
         road.work()
         assert redis.xlen("batches:tests:outcomes") == 3 and found(redis) == []
 
-    def test_takes_a_second_look_at_what_has_no_trace(self, road, redis, monkeypatch):
+    def test_takes_a_second_look_at_jobs_without_a_trace(self, road, redis, monkeypatch):
         monkeypatch.setattr(reconcile, "SECOND_LOOK", 12.0)
         batch = fill(1)
         road.dispatch()
@@ -105,21 +104,21 @@ class TestDryRun:
             redis.rpush("rq:queue:default", rq_id)
 
         monkeypatch.setattr("django_batches.monitoring.dry_run.time.sleep", meanwhile)
-        said = batches("reconcile", "--dry-run")
-        assert said.code == 0 and pauses == [12.0] and "a second look in 12 s" in said.err
+        result = batches("reconcile", "--dry-run")
+        assert result.code == 0 and pauses == [12.0] and "a second look in 12 s" in result.err
         assert batch.jobs.get().status == "queued"
 
-    def test_says_what_the_coordinator_then_does(self, road, redis):
+    def test_predicts_what_the_coordinator_then_does(self, road, redis):
         batch = fill(4)
         road.dispatch()
         redis.flushdb()
-        said = {repair.job_id for repair in audit(redis)}
+        planned = {repair.job_id for repair in planned_repairs(redis)}
         road.reconciler.look()
         road.reconciler.look()
         road.reconciler.act()
-        assert said == set(batch.jobs.filter(status="created").values_list("pk", flat=True)) and len(said) == 4
+        assert planned == set(batch.jobs.filter(status="created").values_list("pk", flat=True)) and len(planned) == 4
 
-    def test_names_counters_that_differ_what_could_end_and_what_was_cut_off(self, redis):
+    def test_lists_drift_batches_that_could_end_and_interrupted_steps(self, redis):
         drifting, ending = batch_of(created=3), batch_of(succeeded=2, finished_at=None, status="running")
         cancelled = batch_of(created=1, cancelled_at=timezone.now())
         retried = batch_of(failed=1, created=1, retry_position=0)
@@ -136,42 +135,42 @@ class TestDryRun:
         assert "pending by +1, succeeded by -1" in batches("reconcile", "--dry-run").out
         assert everything() == before
 
-    def test_redis_is_away(self, settings):
+    def test_redis_is_down(self, settings):
         at("redis://127.0.0.1:1/1", settings)
-        said = batches("reconcile", "--dry-run")
-        assert said.code == 1 and "Redis does not answer" in said.err
+        result = batches("reconcile", "--dry-run")
+        assert result.code == 1 and "Redis does not answer" in result.err
 
 
 class TestRepair:
-    def test_repairs_counters_and_ends_what_can_end(self, redis, caplog):
+    def test_repairs_counters_and_ends_batches_that_can_end(self, redis, caplog):
         drifting, ending = batch_of(created=3), batch_of(succeeded=2, finished_at=None, status="running")
         add_drift(drifting)
-        said = batches("reconcile")
+        result = batches("reconcile")
         drifting.refresh_from_db(), ending.refresh_from_db()
         assert (drifting.pending, drifting.succeeded, ending.status) == (3, 0, "succeeded")
-        assert "The counters of 1 batch differed" in said.out and "1 batch could end and did." in said.out
+        assert "The counters of 1 batch differed" in result.out and "1 batch could end and did." in result.out
         assert "differ from its rows" in caplog.text
 
-    def test_without_a_batchworker_says_so_and_leaves_with_1(self, redis):
-        said = batches("reconcile")
-        assert said.code == 1 and "Nobody keeps the books" in said.err and "batchworker" in said.err
+    def test_without_a_batchworker_it_says_so_and_exits_with_1(self, redis):
+        result = batches("reconcile")
+        assert result.code == 1 and "Nobody keeps the books" in result.err and "batchworker" in result.err
         assert batches("reconcile", "--json").json == {"repaired": [], "ended": 0, "asked": None}
 
-    def test_makes_the_coordinator_look_now(self, redis):
+    def test_makes_the_coordinator_compare_now(self, redis):
         coordinator = Coordinator("loop", lambda: True)
         assert coordinator._lease.acquire()
         coordinator._begin()
         batch = fill(2)
-        coordinator.turn()  # its first look is over, the next one is due in 15 s
+        coordinator.turn()  # its first comparison is over, the next one is due in 15 s
         redis.delete("rq:queue:default")
-        said = batches("reconcile")
-        assert said.code == 0 and "loop keeps the books and was asked" in said.out
+        result = batches("reconcile")
+        assert result.code == 0 and "loop keeps the books and was asked" in result.out
         for _ in range(3):
             coordinator._poll.soon()
             coordinator.turn()
         assert sorted(batch.jobs.values_list("dispatch", flat=True)) == [2, 2]
 
-    def test_without_being_asked_it_does_not(self, redis):
+    def test_without_the_request_the_coordinator_does_not_compare(self, redis):
         coordinator = Coordinator("loop", lambda: True)
         assert coordinator._lease.acquire()
         coordinator._begin()
@@ -183,7 +182,7 @@ class TestRepair:
             coordinator.turn()
         assert sorted(batch.jobs.values_list("dispatch", flat=True)) == [1, 1]
 
-    def test_a_batch_that_ended_late_tells_its_callbacks_once(self, redis):
+    def test_repairing_twice_calls_the_callbacks_once(self, redis):
         with Batch.open() as batch:
             batch.on_finish(tasks.ok_callback)
             batch.map(tasks.ok, range(2))
@@ -193,9 +192,9 @@ class TestRepair:
 
 
 class TestDrift:
-    """Counters that differ from their rows are a bug of ours; it must stay with the batch that has it."""
+    """Counters that differ from their rows are a bug of ours. It must not affect other batches."""
 
-    def test_does_not_stop_the_dispatch_of_others(self, redis, caplog):
+    def test_does_not_stop_the_dispatch_of_other_batches(self, redis, caplog):
         coordinator = Coordinator("loop", lambda: True)
         assert coordinator._lease.acquire()
         coordinator._begin()
@@ -207,7 +206,7 @@ class TestDrift:
         assert {job.status for batch in (drifting, other) for job in batch.jobs.all()} == {"queued"}
         assert repairing.drift(drifting.pk) == {} and "differ from its rows" in caplog.text
 
-    def test_does_not_fail_a_job_that_has_succeeded(self, redis):
+    def test_does_not_fail_a_job_that_succeeded(self, redis):
         batch = fill(3)
         claimed = claim(batch)
         database.batches().filter(pk=batch.pk).update(pending=0, succeeded=3, in_flight=0)

@@ -1,4 +1,4 @@
-"""Is all well: for containers. One test per question, each with the answer that is no."""
+"""The health check, for containers: one test per check, with the failure that it detects."""
 
 import os
 import subprocess
@@ -25,15 +25,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def all_is_well(redis, keys):
-    """Somebody keeps the books, and a worker works on the default queue."""
+def healthy(redis, keys):
+    """There is an active coordinator, and a worker listens on the default queue."""
     batchworker_is_there()
     redis.sadd(keys.workers_of("default"), keys.worker("one"))
     redis.hset(keys.worker("one"), "birth", "now")
 
 
-def wrong(**options):
-    """The names of the questions that are answered with no."""
+def failing(**options):
+    """The names of the checks that fail."""
     return [check.name for check in Health(**options).check() if not check.is_ok]
 
 
@@ -41,24 +41,28 @@ def late(job, seconds=120):
     database.jobs().filter(pk=job.pk).update(created_at=timezone.now() - timedelta(seconds=seconds))
 
 
-def test_all_is_well_with_work_and_without():
-    assert wrong() == []
+def test_every_check_passes_with_and_without_work():
+    assert failing() == []
     batch_of(running=1, created=5), batch_of(succeeded=3), batch_of(created=1, is_paused=True, queue="nobody")
-    assert wrong() == []
-    said = batches("health")
-    assert said.code == 0 and len(said.out.splitlines()) == len(Health.NAMES) and "host keeps the books" in said.out
+    assert failing() == []
+    result = batches("health")
+    assert (
+        result.code == 0
+        and len(result.out.splitlines()) == len(Health.NAMES)
+        and "host is the active coordinator" in result.out
+    )
 
 
-def test_redis_is_away(settings):
+def test_redis_is_down(settings):
     at("redis://127.0.0.1:1/1", settings)
-    said = batches("health")
-    assert said.code == 1 and "Redis does not answer (ConnectionError" in said.out
+    result = batches("health")
+    assert result.code == 1 and "Redis does not answer (ConnectionError" in result.out
     assert [check["name"] for check in batches("health", "--json").json["checks"] if not check["is_ok"]] == [
         "redis", "stream",
     ]  # fmt: skip
 
 
-def test_the_database_is_away_and_nothing_else_is_asked():
+def test_if_the_database_is_down_nothing_else_is_checked():
     environment = os.environ | {
         "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none",
         "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -70,7 +74,7 @@ def test_the_database_is_away_and_nothing_else_is_asked():
     assert "The database does not answer (OperationalError" in done.stdout
 
 
-def test_the_tables_are_not_there():
+def test_missing_tables():
     environment = os.environ | {"TEST_DATABASE_NAME": _empty_database(), "DJANGO_SETTINGS_MODULE": "tests.settings"}
     command = [sys.executable, "manage.py", "batches", "health"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
@@ -78,7 +82,7 @@ def test_the_tables_are_not_there():
     assert "Traceback" not in done.stderr
 
 
-def test_a_column_is_not_there():
+def test_a_missing_column():
     for statement, error in (("SELECT nothing_like_it FROM {}", True), ("SELECT FROM WHERE {}", False)):
         with pytest.raises(Error) as raised:
             database.execute(statement.format(database.BATCH), [])
@@ -89,76 +93,78 @@ def _empty_database():
     return "postgres" if connection.vendor == "postgresql" else ":memory:"
 
 
-def test_the_books_are_kept_with_another_namespace():
+def test_the_active_coordinator_has_another_namespace():
     Lease.objects.update(namespace="elsewhere")
     (check,) = [check for check in Health().check() if not check.is_ok]
-    assert check.name == "books" and "namespace elsewhere" in check.text and "NAMESPACE" in check.text
+    assert check.name == "coordinator" and "namespace elsewhere" in check.text and "NAMESPACE" in check.text
 
 
-def test_nobody_keeps_the_books():
+def test_there_is_no_active_coordinator():
     batchworker_is_there(-60)
-    assert wrong() == ["books"]
+    assert failing() == ["coordinator"]
     Lease.objects.all().delete()
-    assert wrong() == ["books"]
+    assert failing() == ["coordinator"]
 
 
 def test_a_queue_with_work_has_no_worker():
     batch_of("Images", created=3, queue="images")
-    assert wrong() == ["workers", "stuck"]
-    assert wrong(threshold=timedelta(hours=1)) == ["workers"]
-    said = batches("health").out
-    assert "batchworker images" in said and "1 batch does not move: Images (" in said
+    assert failing() == ["workers", "stuck"]
+    assert failing(threshold=timedelta(hours=1)) == ["workers"]
+    result = batches("health").out
+    assert "batchworker images" in result and "1 batch is stuck: Images (" in result
 
 
-def test_outcomes_are_not_applied(redis, keys):
+def test_outcomes_have_not_been_applied(redis, keys):
     with Batch.open() as batch:
         batch.map(tasks.ok, range(2))
     emitted = (timezone.now() - timedelta(minutes=5)).timestamp()
     for index, job in enumerate(claim(batch)):
         redis.xadd(keys.outcomes, {"o": outcome_of(job).dumps()}, id=f"{int(emitted * 1000)}-{index + 1}")
-    assert wrong() == ["stream"]
-    assert "2 outcomes wait to be applied, the oldest for 5 min" in batches("health").out
-    assert wrong(threshold=timedelta(minutes=10)) == []
+    assert failing() == ["stream"]
+    assert "2 outcomes have not been applied yet, the oldest for 5 min" in batches("health").out
+    assert failing(threshold=timedelta(minutes=10)) == []
 
 
 @pytest.mark.parametrize("kind", ["callback", "scheduled"])
-def test_what_is_due_was_forgotten(kind, monkeypatch):
+def test_a_due_row_was_forgotten(kind, monkeypatch):
     monkeypatch.setattr(health, "SECOND_LOOK", 0.01)
     if kind == "callback":
         late(new_callback(batch_of(succeeded=1, open_callbacks=1)))
     else:
         batch = batch_of(scheduled=2)
         database.jobs().filter(batch=batch).update(due_at=timezone.now() - timedelta(minutes=2))
-    assert wrong() == ["due"]
-    assert wrong(threshold=timedelta(minutes=5)) == []
+    assert failing() == ["due"]
+    assert failing(threshold=timedelta(minutes=5)) == []
 
 
-def test_a_callback_that_is_old_because_it_was_retried_is_not_forgotten(monkeypatch):
+def test_a_callback_that_was_just_retried_is_not_forgotten(monkeypatch):
     callback = new_callback(batch_of(succeeded=1, open_callbacks=1))
     late(callback, 86_400)
     monkeypatch.setattr(health.time, "sleep", lambda seconds: claim(callbacks=True))
-    assert wrong() == []
+    assert failing() == []
 
 
-def test_scheduled_for_later_is_not_forgotten():
+def test_a_job_scheduled_for_later_is_not_forgotten():
     batch_of(scheduled=3)
-    assert wrong() == []
+    assert failing() == []
 
 
-def test_asked_for_one_thing_alone():
+def test_single_checks_can_be_selected():
     Lease.objects.all().delete()
     assert batches("health", "--only", "redis", "--only", "database").code == 0
-    assert [check["name"] for check in batches("health", "--only", "books", "--json").json["checks"]] == ["books"]
+    assert [check["name"] for check in batches("health", "--only", "coordinator", "--json").json["checks"]] == [
+        "coordinator"
+    ]
     assert batches("health", "--threshold", "-1").code == 1
 
 
-def test_a_worker_makes_it_well(start_worker, redis):
-    """The real thing: not well, a batchworker starts, well."""
+def test_every_check_passes_once_a_worker_starts(start_worker, redis):
+    """With real processes."""
     redis.flushdb()
     Lease.objects.all().delete()
     batch = batch_of(created=2)
-    assert wrong() == ["books", "workers", "stuck"]
+    assert failing() == ["coordinator", "workers", "stuck"]
     start_worker("--workers", 1)
-    wait_until(lambda: not wrong())
+    wait_until(lambda: not failing())
     wait_until(lambda: Batch.objects.get(pk=batch.pk).finished_at)
-    assert wrong() == []
+    assert failing() == []

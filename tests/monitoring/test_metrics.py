@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: true, cheap, and for those alone who may read them."""
+"""The metrics for Prometheus: correct, cheap, and only for authorised readers."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ BASE = {"CACHE": "batches", "NAMESPACE": "tests"}
 
 
 def read(text=None):
-    """The samples by name and label."""
+    """The samples, by name and label."""
     found = {}
     for family in text_string_to_metric_families(text or metrics.text()):
         for sample in family.samples:
@@ -51,7 +51,7 @@ def only(found, name):
 
 @pytest.fixture
 def coordinator(redis):
-    repairing.repairs()  # those of other tests
+    repairing.repairs()  # drop those of other tests
     coordinator = Coordinator("loop", lambda: True)
     assert coordinator._lease.acquire()
     coordinator._begin()
@@ -71,14 +71,14 @@ def test_batches_and_jobs_by_status(redis):
     assert only(found, "batches_ended_last_hour") == {"succeeded": 1, "failed": 1}
 
 
-def test_a_batch_that_is_being_deleted_has_no_jobs_any_more(redis):
+def test_a_batch_that_is_being_deleted_counts_no_jobs(redis):
     assert deleting.begin(batch_of(succeeded=5).pk)
     found = read()
     assert only(found, "batches") == {"deleting": 1} and only(found, "jobs") == {}
     assert only(found, "batches_ended_last_hour") == {}
 
 
-def test_the_age_of_the_oldest_row_that_is_due(redis):
+def test_the_age_of_the_oldest_due_row(redis):
     now = timezone.now()
     batch, paused = batch_of(created=2, scheduled=2), batch_of(created=1, is_paused=True)
     callback = new_callback(batch_of(succeeded=1, open_callbacks=1))
@@ -92,24 +92,24 @@ def test_the_age_of_the_oldest_row_that_is_due(redis):
     assert found["oldest_due_seconds", "job"] == pytest.approx(180, abs=5)
 
 
-def test_a_retry_counts_from_when_it_was_due(redis):
+def test_a_retry_counts_from_when_it_became_due(redis):
     batch = batch_of(created=1)
     now = timezone.now()
     database.jobs().filter(batch=batch).update(created_at=now - timedelta(days=1), due_at=now - timedelta(minutes=1))
     assert read()["oldest_due_seconds", "job"] == pytest.approx(60, abs=5)
 
 
-@pytest.mark.parametrize("again", ["retried by hand", "failed an attempt", "given back"])
+@pytest.mark.parametrize("again", ["retried by a user", "failed an attempt", "returned"])
 @pytest.mark.parametrize("kind", ["job", "callback"])
-def test_what_runs_again_counts_from_then_and_not_from_when_it_was_added(kind, again, redis):
+def test_a_job_that_runs_again_counts_from_then_and_not_from_when_it_was_added(kind, again, redis):
     with Batch.open(max_attempts=2) as batch:
         (batch.on_finish if kind == "callback" else batch.enqueue)(tasks.boom)
     (job,) = claim(batch, callbacks=kind == "callback")
     database.jobs().update(created_at=timezone.now() - timedelta(days=1))
-    kind_of_end = Kind.INTERRUPTED if again == "given back" else Kind.FAILED
-    applying.record([outcome_of(job, kind_of_end, is_final=again == "retried by hand")])
+    outcome_kind = Kind.INTERRUPTED if again == "returned" else Kind.FAILED
+    applying.record([outcome_of(job, outcome_kind, is_final=again == "retried by a user")])
     row = database.jobs().get(pk=job.id)
-    if again == "retried by hand":
+    if again == "retried by a user":
         row.retry()
     row.refresh_from_db()
     assert row.status == "created"
@@ -127,14 +127,14 @@ def test_the_lag_of_the_stream(redis, keys):
     assert found["outcome_stream_oldest_seconds", None] == pytest.approx(120, abs=5)
 
 
-def test_outcomes_losses_and_repairs_are_counted_by_who_keeps_the_books(coordinator, redis, keys):
+def test_the_active_coordinator_counts_outcomes_losses_and_repairs(coordinator, redis, keys):
     with Batch.open() as batch:
         batch.map(tasks.ok, range(6))
     kinds = [Kind.SUCCEEDED] * 3 + [Kind.FAILED, Kind.KILLED, Kind.INTERRUPTED]
     for job, kind in zip(claim(batch), kinds, strict=True):
         redis.xadd(keys.outcomes, {"o": outcome_of(job, kind).dumps()})
     drifting = batch_of(created=3)
-    database.batches().filter(pk=drifting.pk).update(pending=2, succeeded=1)  # adds up, and is not true
+    database.batches().filter(pk=drifting.pk).update(pending=2, succeeded=1)  # the sum is right, but not the rows
     for _ in range(2):
         coordinator._poll.soon()
         coordinator.turn()
@@ -152,7 +152,7 @@ def test_counters_only_grow_and_are_written_once(coordinator, redis):
     assert totals.read(redis) == {"succeeded": 2}
 
 
-def test_what_is_counted_while_redis_is_away_is_kept_for_later(redis, monkeypatch):
+def test_counts_are_kept_while_redis_is_down(redis, monkeypatch):
     counts = Counter(succeeded=2)
     monkeypatch.setattr(redis.connection_pool, "get_connection", refuse)
     with pytest.raises(ConnectionError):
@@ -166,7 +166,7 @@ def refuse(*args):
     raise ConnectionError
 
 
-def test_who_keeps_the_books_and_whether_redis_answers(redis, settings):
+def test_whether_there_is_an_active_coordinator_and_redis_answers(redis, settings):
     found = read()
     assert (found["coordinator_up", None], found["redis_up", None]) == (0, 1)
     batchworker_is_there()
@@ -177,7 +177,7 @@ def test_who_keeps_the_books_and_whether_redis_answers(redis, settings):
     assert ("outcome_stream_entries", None) not in found
 
 
-def test_a_scrape_costs_as_many_queries_for_many_jobs_as_for_few(redis):
+def test_the_number_of_queries_does_not_grow_with_the_jobs(redis):
     batch_of(succeeded=5, created=5)
     with statements() as for_few:
         metrics.text()
@@ -188,24 +188,24 @@ def test_a_scrape_costs_as_many_queries_for_many_jobs_as_for_few(redis):
     assert len(for_few) == len(for_many) <= 15
 
 
-def test_in_a_registry_of_the_project_it_asks_nothing_before_the_scrape(redis):
+def test_registering_the_collector_queries_nothing(redis):
     registry = CollectorRegistry(auto_describe=True)
     with statements() as made:
         registry.register(metrics.BatchesCollector())
     assert made == [] and registry.get_sample_value("django_batches_redis_up") == 1
 
 
-def test_the_command_prints_them(redis):
+def test_the_command_prints_the_metrics(redis):
     batch_of(created=2)
-    said = batches("metrics")
-    assert said.code == 0 and read(said.out)["jobs", "to_run"] == 2
+    result = batches("metrics")
+    assert result.code == 0 and read(result.out)["jobs", "to_run"] == 2
 
 
 class TestView:
     def get(self, client, **headers):
         return client.get(reverse("django_batches:metrics"), headers=headers)
 
-    def test_is_for_staff_who_may_view_batches(self, client, redis):
+    def test_staff_with_the_view_permission_may_read_it(self, client, redis):
         refused = self.get(client)
         assert refused.status_code == 401 and refused["WWW-Authenticate"] == "Bearer"
         for name, status in (("view_batch", 200), ("retry_batch", 401)):
@@ -217,7 +217,7 @@ class TestView:
         client.force_login(customer)
         assert self.get(client).status_code == 401
 
-    def test_is_for_who_sends_the_token(self, client, redis):
+    def test_the_token_grants_access(self, client, redis):
         with override_settings(DJANGO_BATCHES={**BASE, "METRICS_TOKEN": TOKEN}):
             response = self.get(client, authorization=f"Bearer {TOKEN}")
             assert response.status_code == 200 and response["Content-Type"].startswith("text/plain")
@@ -225,14 +225,14 @@ class TestView:
             for wrong in (f"Bearer {TOKEN}x", "Bearer ", "Bearer", f"Basic {TOKEN}", TOKEN, "Bearer \u00e9"):
                 assert self.get(client, authorization=wrong).status_code == 401
 
-    def test_without_a_token_no_token_fits(self, client):
+    def test_an_empty_setting_accepts_no_token(self, client):
         assert self.get(client, authorization="Bearer ").status_code == 401
         assert self.get(client, authorization="Bearer").status_code == 401
 
-    def test_takes_get_alone(self, client):
+    def test_allows_only_get(self, client):
         assert client.post(reverse("django_batches:metrics")).status_code == 405
 
-    def test_without_the_extra_names_it(self, client, monkeypatch):
+    def test_without_the_extra_it_names_the_extra(self, client, monkeypatch):
         monkeypatch.setattr(metrics, "is_available", False)
         assert self.get(client).status_code == 401
         with override_settings(DJANGO_BATCHES={**BASE, "METRICS_TOKEN": TOKEN}):
@@ -241,13 +241,13 @@ class TestView:
 
 
 @pytest.mark.parametrize("token", ["short", 7, None])
-def test_a_token_that_can_be_guessed_is_named_by_the_checks(token):
+def test_a_weak_token_fails_the_system_check(token):
     with override_settings(DJANGO_BATCHES={**BASE, "METRICS_TOKEN": token}):
         (message,) = [message for message in run_checks() if message.id == "django_batches.E002"]
     assert "at least 16 characters" in message.msg
 
 
-def test_without_the_extra_the_app_works_and_the_command_names_it():
+def test_without_the_extra_the_app_works_and_the_command_names_the_extra():
     block = "import sys; sys.modules['prometheus_client'] = None; "
     code = f"{block}from django.core.management import execute_from_command_line as run; run(sys.argv)"
     environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "PYTHONPATH": str(ROOT)}
@@ -259,7 +259,7 @@ def test_without_the_extra_the_app_works_and_the_command_names_it():
     )
 
 
-def test_a_real_worker_counts(start_worker, redis):
+def test_a_worker_process_updates_the_metrics(start_worker, redis):
     with Batch.open() as batch:
         batch.map(tasks.ok, range(20))
     start_worker("--workers", 2)

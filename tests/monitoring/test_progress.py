@@ -1,4 +1,4 @@
-"""Bars outside the admin: the template tag, the JSON view, and what is said of a batch's progress."""
+"""Progress outside the admin: the template tag, the JSON view, and the texts."""
 
 from datetime import timedelta
 
@@ -27,7 +27,7 @@ def may_see_images(request, batch):
 
 
 def may_see_by_accident(request, batch):
-    return request.user.has_perm  # the call was forgotten
+    return request.user.has_perm  # the call is missing
 
 
 def permitted(path):
@@ -42,11 +42,11 @@ def render(batch, text="{% load batches %}{% batch_progress batch %}", **context
     return Template(text).render(Context({"batch": batch, **context}))
 
 
-def test_no_batch_is_no_bar():
+def test_without_a_batch_there_is_no_bar():
     assert render(None).strip() == "" and render("").strip() == ""
 
 
-def test_who_has_not_logged_in_is_let_to_the_views_which_judge_by_themselves(client, settings):
+def test_the_views_check_access_themselves_and_do_not_require_a_login(client, settings):
     batch = batch_of("Images")
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
     with permitted("may_see_images"):
@@ -54,25 +54,25 @@ def test_who_has_not_logged_in_is_let_to_the_views_which_judge_by_themselves(cli
     assert client.get(reverse("django_batches:metrics")).status_code == 401
 
 
-def test_the_view_refuses_everybody_by_default(client, admin_client):
+def test_the_view_refuses_everyone_by_default(client, admin_client):
     batch = batch_of()
     assert ask(client, batch).status_code == ask(admin_client, batch).status_code == 403
 
 
-def test_the_view_tells_of_the_batches_that_the_callback_lets_one_see(client):
+def test_the_view_returns_the_batches_that_the_callback_permits(client):
     mine, other = batch_of("Images", succeeded=3, failed=1, created=4), batch_of("Salaries", succeeded=1)
     with permitted("may_see_images"):
         response = ask(client, mine, other)
         assert list(response.json()["batches"]) == [str(mine.pk)]
         assert ask(client, other).status_code == 403
-    told = response.json()["batches"][str(mine.pk)]
-    assert (told["total"], told["pending"], told["succeeded"], told["failed"]) == (8, 4, 3, 1)
-    assert told["progress"] == 0.5 and told["status"] == "running" and not told["is_over"]
+    shown = response.json()["batches"][str(mine.pk)]
+    assert (shown["total"], shown["pending"], shown["succeeded"], shown["failed"]) == (8, 4, 3, 1)
+    assert shown["progress"] == 0.5 and shown["status"] == "running" and not shown["is_over"]
     assert "no-store" in response["Cache-Control"] and response["Content-Type"] == "application/json"
     assert "Salaries" not in response.content.decode()
 
 
-def test_a_batch_that_does_not_exist_looks_like_one_that_is_refused(client):
+def test_a_missing_batch_looks_like_a_refused_one(client):
     batch = batch_of("Salaries")
     with permitted("may_see_images"):
         refused = ask(client, batch)
@@ -81,19 +81,19 @@ def test_a_batch_that_does_not_exist_looks_like_one_that_is_refused(client):
 
 
 @pytest.mark.parametrize("path", ["os.system", "tests.monitoring.test_progress.nothing", "nothing.at.all"])
-def test_a_callback_that_is_not_allowed_or_not_there_refuses_and_is_named_by_the_checks(client, path, caplog):
+def test_a_missing_or_forbidden_callback_refuses_and_fails_the_system_check(client, path, caplog):
     with override_settings(DJANGO_BATCHES={**STATUS, "STATUS_PERMISSION": path}):
         assert ask(client, batch_of("Images")).status_code == 403
         assert "STATUS_PERMISSION" in caplog.text
         assert "django_batches.E004" in [message.id for message in run_checks()]
 
 
-def test_a_callback_must_say_true_not_something_that_is_true(client):
+def test_a_callback_must_return_true_and_not_a_truthy_value(client):
     with permitted("may_see_by_accident"):
         assert ask(client, batch_of("Images")).status_code == 403
 
 
-def test_the_view_takes_get_alone_and_at_most_a_hundred_ids_and_passes_nonsense_over(client):
+def test_the_view_allows_only_get_and_a_hundred_ids_and_ignores_invalid_ones(client):
     batches = [batch_of("Images") for _ in range(2)]
     with permitted("may_see_images"):
         assert client.post(reverse("django_batches:status")).status_code == 405
@@ -109,7 +109,7 @@ def test_one_request_for_many_batches_costs_two_queries(client):
     assert len(made) == 2
 
 
-def test_the_tag_draws_a_bar_with_a_text_for_those_who_do_not_see_it():
+def test_the_tag_draws_a_bar_with_a_text_for_screen_readers():
     batch = batch_of("Images", succeeded=3, failed=1, created=4)
     html = render(batch)
     assert 'role="progressbar"' in html and 'aria-valuenow="50"' in html and 'aria-label="Images"' in html
@@ -118,24 +118,24 @@ def test_the_tag_draws_a_bar_with_a_text_for_those_who_do_not_see_it():
     assert 'type="module"' in html and "style=" not in html
 
 
-def test_the_bar_of_a_batch_that_has_ended_asks_for_nothing():
+def test_the_bar_of_an_ended_batch_does_not_poll():
     assert "data-batch-live" not in render(batch_of(succeeded=2))
 
 
 @pytest.mark.urls("example_project.urls")
-def test_the_tag_stands_still_where_the_view_is_not_included(settings):
+def test_the_bar_does_not_poll_if_the_view_is_not_included(settings):
     settings.ROOT_URLCONF = "django.contrib.auth.urls"
     assert "data-batch-live" not in render(batch_of(created=2))
 
 
-def test_the_tag_leaves_style_and_script_to_the_page_where_asked_and_hands_on_a_nonce():
+def test_the_tag_can_omit_its_assets_and_uses_the_nonce():
     batch = batch_of(created=1)
     assert "<script" not in render(batch, "{% load batches %}{% batch_progress batch assets=False %}")
     assert render(batch, csp_nonce="abc").count('nonce="abc"') == 2
 
 
 class LazyNonce:
-    """As Django's own and that of django-csp: made, and sent with the response, once its text is asked for."""
+    """Like the nonces of Django and django-csp: created, and added to the response, when it is first read."""
 
     text = ""
 
@@ -147,7 +147,7 @@ class LazyNonce:
         return self.text
 
 
-def test_the_tag_asks_for_a_nonce_that_is_made_when_somebody_asks_and_only_where_it_is_needed():
+def test_the_tag_reads_a_lazy_nonce_only_if_it_needs_one():
     batch, nonce = batch_of(created=1), LazyNonce()
     render(batch, "{% load batches %}{% batch_progress batch assets=False %}", csp_nonce=nonce)
     assert not nonce
@@ -167,7 +167,7 @@ def test_the_tag_escapes_the_description():
         {"succeeded": 1_000_000, "failed": 1, "cancelled": 1, "in_flight": 1},
     ],
 )  # fmt: skip
-def test_the_segments_fill_the_bar_and_the_smallest_is_seen(counts):
+def test_the_segments_fill_the_bar_and_the_smallest_is_visible(counts):
     batch = batch_of()
     ended = sum(count for name, count in counts.items() if name != "in_flight")
     batch.pending, batch.total = counts.get("in_flight", 0), ended + counts.get("in_flight", 0)
@@ -181,14 +181,16 @@ def test_the_segments_fill_the_bar_and_the_smallest_is_seen(counts):
         assert sum(segment.width for segment in found) == WIDTH
 
 
-def test_a_time_is_told_once_it_means_something():
+def test_the_eta_appears_once_the_rate_is_meaningful():
     batch = batch_of(succeeded=600, created=600)
     TimeBucket.objects.all().delete()
     assert snapshot(batch, paces([batch])[batch.pk])["eta_seconds"] is None
     TimeBucket.objects.create(batch=batch, starts_at=timezone.now(), succeeded=600)
-    told = snapshot(batch, paces([batch])[batch.pk])
+    shown = snapshot(batch, paces([batch])[batch.pk])
     assert (
-        told["eta_seconds"] == 60 and told["text"]["timing"] == "1 minute left" and told["text"]["rate"] == "10 jobs/s"
+        shown["eta_seconds"] == 60
+        and shown["text"]["timing"] == "1 minute left"
+        and shown["text"]["rate"] == "10 jobs/s"
     )
     assert batch.throughput == 10.0 and 55 < (batch.eta - timezone.now()).total_seconds() <= 60
     batch.is_paused = True
@@ -196,7 +198,7 @@ def test_a_time_is_told_once_it_means_something():
     assert not Pace(3, 2.0).says_something and Pace(3, 6.0).says_something and Pace(20, 1.0).says_something
 
 
-def test_states_that_are_no_status():
+def test_states_that_are_not_a_status():
     assert state(batch_of(created=1, is_paused=True)) == "paused"
     assert state(batch_of(running=1, cancelled_at=timezone.now())) == "cancelling"
     assert state(batch_of(succeeded=1, is_paused=True)) == "succeeded"
@@ -211,7 +213,7 @@ def test_states_that_are_no_status():
         (273_600, "3 d 4 h", "3 days"), (-5, "0.0 s", "less than a minute"),
     ],
 )  # fmt: skip
-def test_durations_in_words(seconds, text, rough):
+def test_durations_as_text(seconds, text, rough):
     assert formatting.duration(timedelta(seconds=seconds)) == text
     assert formatting.duration(timedelta(seconds=seconds), rough=True) == rough
 
@@ -219,11 +221,11 @@ def test_durations_in_words(seconds, text, rough):
 @pytest.mark.parametrize(
     ("rate", "text"), [(1234.5, "1,234 jobs/s"), (2.26, "2.3 jobs/s"), (0.5, "30 jobs/min"), (0.01, "36 jobs/h")]
 )
-def test_rates_in_words(rate, text):
+def test_rates_as_text(rate, text):
     assert formatting.rate_text(rate) == text.replace("1,234", formatting.number(1234.5))
 
 
-def test_everything_is_said_in_german_too():
+def test_the_bar_is_translated_into_german():
     batch = batch_of("Bilder", succeeded=3, failed=1, created=4)
     with translation.override("de"):
         html = render(batch)

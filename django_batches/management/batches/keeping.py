@@ -16,8 +16,8 @@ from redis.exceptions import RedisError
 from ...conf import OLDEST, settings
 from ...coordinator import reconcile
 from ...models import Batch
-from ...monitoring.diagnosis import active_coordinator, is_there
-from ...monitoring.dry_run import audit
+from ...monitoring.diagnosis import active_coordinator, is_alive
+from ...monitoring.dry_run import planned_repairs
 from ...monitoring.formatting import duration, number
 from ...transitions import pruning, repairing
 from ...transitions.pruning import Ended
@@ -112,7 +112,7 @@ class Reconcile(Verb):
             raise CommandError(f"Redis does not answer ({type(error).__name__}: {error}).") from error
 
     def _dry_run(self, redis: Redis, as_json: bool) -> bool:
-        found = audit(redis, self._wait)
+        found = planned_repairs(redis, self._wait)
         if as_json:
             self.say_json([vars(repair) for repair in found])
             return not found
@@ -136,7 +136,7 @@ class Reconcile(Verb):
         repaired = [key for key in repairing.to_check(limit=ALL) if repairing.repair_counters(key)]
         ended = repairing.end_what_can_end()
         holder = active_coordinator()
-        is_asked = holder is not None and is_there(holder, timezone.now())
+        is_asked = holder is not None and is_alive(holder, timezone.now())
         if is_asked:
             request_reconcile(redis)
         if options["json"]:

@@ -6,8 +6,9 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ...models import Batch
-from ...monitoring.backlog import unsettled
-from ...monitoring.diagnosis import Finding, stuck
+from ...monitoring.backlog import unfinished
+from ...monitoring.diagnosis import find_stuck
+from ...monitoring.finding import Finding
 from ...monitoring.formatting import number
 from ...monitoring.progress import snapshots
 from ...states import BatchStatus
@@ -52,8 +53,8 @@ class List(Verb):
         return True
 
     def _stuck(self, options: dict[str, Any]) -> bool:
-        asked = [batch for batch in unsettled(CHECKED) if batch.status in (options["status"] or BatchStatus.values)]
-        found = dict(stuck(asked))
+        asked = [batch for batch in unfinished(CHECKED) if batch.status in (options["status"] or BatchStatus.values)]
+        found = dict(find_stuck(asked))
         shown = list(found)[: options["limit"]]
         self._print(shown, found, options["json"])
         if len(found) > len(shown) and not options["json"]:
@@ -74,7 +75,7 @@ class List(Verb):
         for batch, line in zip(batches, lines[1:], strict=True):
             self.say(self._coloured(cut(line, self.width), batch, told[str(batch.pk)]["text"]["state"]))
             for finding in findings.get(batch, []):
-                self.say(f"{' ' * len(short(batch))}{GAP}{printable(f'{finding.text} {finding.advice}')}")
+                self.say(f"{' ' * len(short(batch))}{GAP}{printable(str(finding))}")
 
     def _coloured(self, line: str, batch: Batch, state: str) -> str:
         return line.replace(state, self.paint(state, batch.status), 1) if batch.has_ended else line

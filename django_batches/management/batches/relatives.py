@@ -7,7 +7,7 @@ from uuid import UUID
 
 from ...models import Batch
 from ...monitoring.formatting import number
-from ...monitoring.tree import COUNTED, Child, Opener, above, children
+from ...monitoring.tree import MAX_CHILDREN, Child, Opener, ancestors, children
 from .naming import short, titled
 from .verb import printable
 
@@ -27,7 +27,7 @@ class Relatives:
 
     @classmethod
     def of(cls, batch: Batch) -> "Relatives":
-        openers = above(batch)
+        openers = ancestors(batch)
         below = sorted(children(Batch.objects.all(), [batch.pk]), key=lambda child: child.urgency)
         keys = [opener.owner_id for opener in openers[:LEVELS]] + [child.batch_id for child in below[:SHOWN]]
         return cls(openers, below, Batch.objects.in_bulk(keys) if keys else {})
@@ -53,7 +53,7 @@ class Relatives:
     def counts(self) -> str:
         """How many child batches, by status."""
         counts = Counter(child.status for child in self.below)
-        many = f"more than {number(COUNTED)}" if len(self.below) >= COUNTED else number(len(self.below))
+        many = f"more than {number(MAX_CHILDREN)}" if len(self.below) >= MAX_CHILDREN else number(len(self.below))
         return f"{many}: {', '.join(f'{number(count)} {status}' for status, count in counts.most_common())}"
 
     def lines(self) -> list[list[str]]:

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from ...calls.masking import masked_value
 from ...models import Batch, BatchJob
-from ...monitoring.diagnosis import Finding, why
+from ...monitoring.diagnosis import diagnose
+from ...monitoring.finding import Finding
 from ...monitoring.formatting import duration, number, pauses
 from ...monitoring.progress import is_overdue, snapshots, summary
 from ...states import JobStatus
@@ -36,7 +37,7 @@ class Show(Verb):
 
     def run(self, **options: Any) -> bool:
         batch = find(options["batch"])
-        told, findings, relatives = snapshots([batch])[str(batch.pk)], why(batch), Relatives.of(batch)
+        told, findings, relatives = snapshots([batch])[str(batch.pk)], diagnose(batch), Relatives.of(batch)
         groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[:GROUPS])
         failures = list(_failures(batch)[: max(0, options["failures"])])
         callbacks = list(_light(batch.callbacks.order_by("-round", "created_at", "event", "position"))[:30])

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 
 from ...models import Batch
-from ...monitoring.diagnosis import why
+from ...monitoring.diagnosis import diagnose
 from ...monitoring.formatting import number
 from ...monitoring.progress import WIDTH, segments, snapshots
 from ...states import BatchStatus, JobStatus
@@ -141,7 +141,7 @@ class Watch(Verb):
 
 def _reasons(batch: Batch) -> list[str]:
     """What keeps it from moving; not what it merely waits for."""
-    return [printable(f"{found.text} {found.advice}") for found in why(batch) if found.level != "info"]
+    return [printable(str(found)) for found in diagnose(batch) if found.level != "info"]
 
 
 def _bar(batch: Batch) -> "Text":
