@@ -1,6 +1,6 @@
-"""The admin: a list of batches, a page of each, its jobs, and what can be done with them.
+"""The admin: the changelist of batches, the page of a batch, its jobs, and the actions on them.
 
-`BatchAdmin` is made of mixins, so that another admin theme can take the logic::
+`BatchAdmin` consists of mixins, so that you can use them with another admin theme::
 
     class BatchAdmin(BatchAdminMixin, unfold.admin.ModelAdmin): ...
 """
@@ -9,11 +9,11 @@ from django.contrib import admin
 
 from ..models import Batch
 from .action_views import ActingMixin
+from .batch_page import PageMixin
+from .changelist import ListMixin
 from .confirmation import ConfirmingMixin
-from .jobs import JobsMixin
-from .listing import ListMixin
-from .live import LiveMixin
-from .page import PageMixin
+from .jobs_page import JobsMixin
+from .live_updates import LiveMixin
 from .permissions import PermissionsMixin
 
 __all__ = [
@@ -30,9 +30,9 @@ __all__ = [
 
 
 class BatchAdminMixin(ListMixin, PageMixin, LiveMixin, JobsMixin, ActingMixin, PermissionsMixin):
-    """Everything that the admin of batches can do, without a ModelAdmin."""
+    """The whole admin of batches, without a base `ModelAdmin`."""
 
 
 @admin.register(Batch)
 class BatchAdmin(BatchAdminMixin, admin.ModelAdmin):  # type: ignore[type-arg]
-    """The admin of batches in Django's own look."""
+    """The admin of batches for Django's own theme."""

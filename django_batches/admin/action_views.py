@@ -1,4 +1,4 @@
-"""Buttons and actions: a confirmation page with counts, then the act, a LogEntry and a message."""
+"""The views of the actions: a confirmation page, then the action itself, a LogEntry and a message."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,53 +20,49 @@ from ..models import Batch
 from ..monitoring.formatting import number
 from ..transitions import deleting
 from . import actions
-from .actions import ACTS, Act, Target
+from .actions import ACTIONS, Action, Target
 from .confirmation import LABELS, ConfirmingMixin, newest
-from .job_rows import members
+from .job_rows import jobs_and_callbacks
 
 
-def untied(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Large acts go in chunks, each a transaction; one around the request (ATOMIC_REQUESTS) would tie them together."""
-    for alias in connections:  # a router may keep the batches in any
+def non_atomic(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Exempts a view from ATOMIC_REQUESTS, which would run all chunks of a large action in one transaction."""
+    for alias in connections:  # a database router may keep the batches in any of them
         view = transaction.non_atomic_requests(using=alias)(view)
     return view
 
 
 class ActingMixin(ConfirmingMixin):
-    """Views and actions that change something: POST, CSRF, the permission, and the batch through `get_queryset`."""
+    """The views check the permission, and look up the batch in `get_queryset`."""
 
     def get_urls(self) -> list[URLPattern]:
-        act = path(
-            "<uuid:object_id>/do/<slug:name>/",
-            self.admin_site.admin_view(self.act_view),
-            name="django_batches_batch_act",
-        )
-        return [act, *super().get_urls()]
+        view = self.admin_site.admin_view(self.act_view)
+        return [path("<uuid:object_id>/do/<slug:name>/", view, name="django_batches_batch_act"), *super().get_urls()]
 
-    @untied
+    @non_atomic
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         try:
             return self.act_view(request, UUID(unquote(object_id)), actions.DELETE.name)
         except ValueError:
             raise Http404 from None
 
-    @untied
+    @non_atomic
     def act_view(self, request: HttpRequest, object_id: UUID, name: str) -> HttpResponse:
-        """GET asks, POST does."""
-        act, batch = ACTS.get(name), self.batch_of(request, object_id)
-        if act is None:
+        """GET shows the confirmation page, POST performs the action."""
+        action, batch = ACTIONS.get(name), self.batch_of(request, object_id)
+        if action is None:
             raise Http404
-        if not self.may(request, act.permission, batch):
+        if not self.may(request, action.permission, batch):
             raise PermissionDenied
         target = self.target_of(request, batch)
-        if request.method == "POST":
-            self.do(request, act, target)
-            is_gone = act is actions.DELETE and not Batch.objects.filter(pk=batch.pk).exists()
-            return HttpResponseRedirect(self.address("changelist") if is_gone else self.address("change", batch))
-        return self.confirmation(request, act, target)
+        if request.method != "POST":
+            return self.confirmation(request, action, target)
+        self.do(request, action, target)
+        is_gone = action is actions.DELETE and not Batch.objects.filter(pk=batch.pk).exists()
+        return HttpResponseRedirect(self.address("changelist") if is_gone else self.address("change", batch))
 
     def batch_of(self, request: HttpRequest, object_id: UUID) -> Batch:
-        """The batch among those that the user may see; 404 for any other."""
+        """The batch, if the user may view it. Raises `Http404` or `PermissionDenied` otherwise."""
         batch = self.get_queryset(request).filter(pk=object_id).first()
         if batch is None:
             raise Http404
@@ -75,104 +71,107 @@ class ActingMixin(ConfirmingMixin):
         return batch
 
     def target_of(self, request: HttpRequest, batch: Batch) -> Target:
-        """The batch, or the job or group of failures of this batch that the query names."""
-        given, job, group = request.GET, None, None
-        if key := given.get("job"):
+        """The batch, or the job or failure group of this batch that the query string names."""
+        query, job, group = request.GET, None, None
+        if key := query.get("job"):
             try:
-                job = members(batch).filter(pk=key).first()
+                job = jobs_and_callbacks(batch).filter(pk=key).first()
             except (ValidationError, ValueError):
                 job = None
             if job is None:
                 raise Http404
-        if "fingerprint" in given:
-            mark = given["fingerprint"].replace("\0", "")
-            group = batch.failure_groups.filter(fingerprint=mark).first()
+        if "fingerprint" in query:
+            group = batch.failure_groups.filter(fingerprint=query["fingerprint"].replace("\0", "")).first()
             if group is None:
                 raise Http404
         return Target(batch, job, group, _options(request))
 
-    def do(self, request: HttpRequest, act: Act, target: Target) -> None:
-        """Does it and says so; what is no longer possible, because somebody was quicker, does nothing."""
-        asked = _whole_number(request.POST.get("asked")) or act.count(target)
+    def do(self, request: HttpRequest, action: Action, target: Target) -> None:
+        """Performs the action and adds a message. Changes nothing if the action is no longer possible."""
+        expected = parse_number(request.POST.get("expected")) or action.count(target)
         try:
-            count, has_changed = self.perform(request, act, target)
+            count, has_changed = self.perform(request, action, target)
         except BatchError as error:
             self.message_user(request, str(error), messages.ERROR)
             return
-        left = target.batch.pending if act is actions.CANCEL else max(0, asked - count)
-        self.message_user(request, act.say(count, left), messages.SUCCESS if has_changed else messages.WARNING)
+        rest = target.batch.pending if action is actions.CANCEL else max(0, expected - count)
+        level = messages.SUCCESS if has_changed else messages.WARNING
+        self.message_user(request, action.message(count, rest), level)
 
-    def perform(self, request: HttpRequest, act: Act, target: Target) -> tuple[int, bool]:
-        """Does it, with a LogEntry where it changed something: how many jobs (or batches), and whether anything."""
-        is_possible = act.is_possible(target)
-        if act is actions.DELETE:
-            if not is_possible:
-                raise BatchError(_("This batch cannot be deleted: it or its callbacks have not ended."))
-            # Whoever may delete batches may not therefore delete the project's rows, which a cascade would take along.
-            if holder := foreign_keys.holder(deleting.tree(target.batch.pk)):
-                refusal = _("%(field)s points to this batch, its jobs or a batch below it: delete those rows first.")
-                raise BatchError(refusal % {"field": holder})
-            # It is refused, if at all, when it begins; where this process dies later, the coordinator goes on.
-            if deleting.begin(target.batch.pk):
-                self.log_deletions(request, [target.batch])  # type: ignore[arg-type]
-            return act.run(target), True
-        count = act.run(target) if is_possible else 0
-        # A cancel of a batch whose jobs all run ends none of them at once, and is one all the same.
-        has_changed = bool(count) or (is_possible and act is actions.CANCEL)
+    def perform(self, request: HttpRequest, action: Action, target: Target) -> tuple[int, bool]:
+        """Performs the action, and logs it if it changed something.
+
+        Returns the number of jobs (or batches) changed, and whether anything changed. Raises `BatchError`.
+        """
+        is_possible = action.is_possible(target)
+        if action is actions.DELETE:
+            return self._delete(request, target, is_possible), True
+        count = action.run(target) if is_possible else 0
+        # Cancelling a batch whose jobs are all running cancels no job at once, but still changes the batch.
+        has_changed = bool(count) or (is_possible and action is actions.CANCEL)
         if has_changed:
-            what = target.job or (target.group.error_type if target.group else "")
-            words = [f"{act.label}:", str(what), act.say(count, 0)]
-            self.log_change(request, target.batch, " ".join(filter(None, words)))
+            subject = target.job or (target.group.error_type if target.group else "")
+            parts = [f"{action.label}:", str(subject), action.message(count, 0)]
+            self.log_change(request, target.batch, " ".join(filter(None, parts)))
         return count, has_changed
 
-    def act_on_many(self, request: HttpRequest, act: Act, queryset: "QuerySet[Batch]") -> HttpResponse | None:
-        """An action of the list: asks first, then does it to each batch that it is possible and allowed for."""
+    def _delete(self, request: HttpRequest, target: Target, is_possible: bool) -> int:
+        if not is_possible:
+            raise BatchError(_("This batch cannot be deleted: it or its callbacks have not ended."))
+        # A cascade would delete rows of the project, which the permission to delete batches does not cover.
+        if holder := foreign_keys.holder(deleting.tree(target.batch.pk)):
+            refusal = _("%(field)s references this batch, its jobs or a batch below it. Delete those rows first.")
+            raise BatchError(refusal % {"field": holder})
+        # Only the first step can be refused. If this process dies after it, the coordinator completes the deletion.
+        if deleting.begin(target.batch.pk):
+            self.log_deletions(request, [target.batch])  # type: ignore[arg-type]
+        return actions.DELETE.run(target)
+
+    def act_on_many(self, request: HttpRequest, action: Action, queryset: "QuerySet[Batch]") -> HttpResponse | None:
+        """A changelist action: asks for confirmation, then acts on each batch that allows it."""
         if "confirmed" not in request.POST:
-            return self.confirmation_of_many(request, act, queryset)
+            return self.confirmation_of_many(request, action, queryset)
         done = skipped = total = 0
         for key in list(newest(queryset).order_by("pk").values_list("pk", flat=True)):
             batch = queryset.filter(pk=key).first()
-            if batch is None or not self.may(request, act.permission, batch):
-                skipped += 1
-                continue
-            target = Target(batch, options=_options(request))
-            if not act.is_possible(target):
+            target = Target(batch, options=_options(request)) if batch else None
+            if target is None or not self.may(request, action.permission, batch) or not action.is_possible(target):
                 skipped += 1
                 continue
             try:
-                total += self.perform(request, act, target)[0]
+                total += self.perform(request, action, target)[0]
                 done += 1
             except BatchError as error:
                 self.message_user(request, f"{batch}: {error}", messages.ERROR)
                 skipped += 1
-        of_batches = ngettext("%(count)s batch", "%(count)s batches", done) % {"count": number(done)}
-        said = _("%(batches)s, %(skipped)s skipped.") % {"batches": of_batches, "skipped": number(skipped)}
-        self.message_user(
-            request, f"{act.label}: {said} {act.say(total, 0)}", messages.SUCCESS if done else messages.WARNING
-        )
+        batches = ngettext("%(count)s batch", "%(count)s batches", done) % {"count": number(done)}
+        summary = _("%(batches)s, %(skipped)s skipped.") % {"batches": batches, "skipped": number(skipped)}
+        level = messages.SUCCESS if done else messages.WARNING
+        self.message_user(request, f"{action.label}: {summary} {action.message(total, 0)}", level)
         return None
 
 
-def action(name: str) -> Callable[..., HttpResponse | None]:
-    """The action of the list for an act."""
-    act = ACTS[name]
+def changelist_action(name: str) -> Callable[..., HttpResponse | None]:
+    """Makes an action of the changelist from an entry of `ACTIONS`."""
+    action = ACTIONS[name]
 
     def run(admin: ActingMixin, request: HttpRequest, queryset: "QuerySet[Batch]") -> HttpResponse | None:
-        return admin.act_on_many(request, act, queryset)
+        return admin.act_on_many(request, action, queryset)
 
-    # By its name it takes the place of Django's own deletion, which loads every row that goes with a batch.
-    run.__name__ = "delete_selected" if act is actions.DELETE else f"{name}_batches"
+    # This name replaces Django's own action, which would load every related row.
+    run.__name__ = "delete_selected" if action is actions.DELETE else f"{name}_batches"
     run.short_description = LABELS[name]  # type: ignore[attr-defined]
-    run.allowed_permissions = [act.permission]  # type: ignore[attr-defined]
+    run.allowed_permissions = [action.permission]  # type: ignore[attr-defined]
     return run
 
 
+def parse_number(text: str | None) -> int | None:
+    """A non-negative integer of at most 9 digits from a request; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
 def _options(request: HttpRequest) -> dict[str, Any]:
-    """What the user chose; a cancel says who asked for it."""
+    """The user's choices. The reason for a cancel names the user."""
     by = _("Cancelled by %(user)s.") % {"user": request.user.get_username()}
     reason = f"{by} {request.POST.get('reason', '').strip()[:500]}".replace("\0", "").strip()
     return {"include_cancelled": request.POST.get("include_cancelled") == "on", "reason": reason}
-
-
-def _whole_number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 12 else 0

@@ -1,23 +1,30 @@
-"""The page that asks before anything is done, with counts."""
+"""The confirmation pages, which show what an action affects before it runs."""
 
 from typing import Any
 
 import django
-from django.db.models import QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
+from .. import database
 from ..models import Batch
-from . import actions, below
-from .actions import Act, Target
+from ..monitoring import tree
+from ..monitoring.formatting import number
+from . import actions
+from .actions import Action, Target
+from .job_rows import FAILED_BY_CHILD
 from .permissions import PermissionsMixin
 
-DEEPEST = 10_000
-"""Batches that the list counts and pages through, and that one action is done to; older ones are found by filters."""
+MAX_BATCHES = 10_000
+"""The newest batches, which the changelist counts and pages through and one action affects; filters find older ones."""
+MAX_BELOW = 1_000
+"""Batches below a batch that are counted."""
 SHOWN = 20
-"""Batches that the confirmation page of an action lists."""
+"""Batches that are listed on the confirmation page of a changelist action."""
 LABELS = {
     "retry": gettext_lazy("Retry failed jobs of selected batches"),
     "cancel": gettext_lazy("Cancel selected batches"),
@@ -25,54 +32,55 @@ LABELS = {
     "resume": gettext_lazy("Resume selected batches"),
     "delete": gettext_lazy("Delete selected batches"),
 }
-"""The actions of the list."""
+"""The labels of the changelist actions."""
 
 
 def newest(batches: "QuerySet[Batch]") -> "QuerySet[Batch]":
-    """As many as the list says that there are."""
-    return batches.model._default_manager.filter(pk__in=batches.order_by("-pk").values("pk")[:DEEPEST])
+    """Limits the batches to the number that the changelist shows."""
+    return batches.model._default_manager.filter(pk__in=batches.order_by("-pk").values("pk")[:MAX_BATCHES])
 
 
 class ConfirmingMixin(PermissionsMixin):
-    def confirmation(self, request: HttpRequest, act: Act, target: Target) -> HttpResponse:
-        """Asks about one batch, or a job or group of failures in it."""
-        return self._ask(
+    def confirmation(self, request: HttpRequest, action: Action, target: Target) -> HttpResponse:
+        """The page for one batch, or for a job or failure group of it."""
+        return self._confirm(
             request,
-            act,
+            action,
             target,
-            title=str(act.question),
+            title=str(action.question),
             batches=[target.batch],
-            is_possible=act.is_possible(target),
+            is_possible=action.is_possible(target),
             back=self.address("change", target.batch),
             original=target.batch,
+            child_effect=_child_effect(action, target),
         )
 
-    def confirmation_of_many(self, request: HttpRequest, act: Act, queryset: "QuerySet[Batch]") -> HttpResponse:
-        """Asks about the batches that were selected in the list: their counters together, and the newest of them."""
+    def confirmation_of_many(self, request: HttpRequest, action: Action, queryset: "QuerySet[Batch]") -> HttpResponse:
+        """The page for the batches selected in the changelist: the sums of their counters, and the newest of them."""
         queryset = newest(queryset)
         counters = ("failed", "cancelled", "pending", "in_flight", "total")
         sums = queryset.order_by().aggregate(**{name: Sum(name) for name in counters})
-        together = Batch(**{name: value or 0 for name, value in sums.items()})
-        return self._ask(
+        return self._confirm(
             request,
-            act,
-            Target(together),
-            title=str(LABELS[act.name]),
+            action,
+            Target(Batch(**{name: value or 0 for name, value in sums.items()})),
+            title=str(LABELS[action.name]),
             batches=list(queryset.order_by("-pk")[:SHOWN]),
             how_many=queryset.count(),
             is_possible=True,
             back=request.get_full_path(),
             selected=request.POST.getlist("_selected_action"),
             select_across=request.POST.get("select_across", "0"),
-            action=request.POST["action"],
+            changelist_action=request.POST["action"],
+            child_effect=action.child_effect or "",
         )
 
     def address(self, name: str, batch: Batch | None = None) -> str:
-        """The address of one of our pages: of a batch, or of all."""
+        """The URL of a page of this admin: of one batch, or of all."""
         return reverse(f"{self.admin_site.name}:django_batches_batch_{name}", args=[batch.pk] if batch else [])
 
-    def context_of_a_page(self, request: HttpRequest) -> dict[str, Any]:
-        """What a page of our own needs to look like one of the admin's."""
+    def page_context(self, request: HttpRequest) -> dict[str, Any]:
+        """What the templates of the admin site need."""
         request.current_app = self.admin_site.name
         return {
             **self.admin_site.each_context(request),
@@ -81,15 +89,49 @@ class ConfirmingMixin(PermissionsMixin):
             "breadcrumbs_are_a_list": django.VERSION >= (6, 1),
         }
 
-    def _ask(self, request: HttpRequest, act: Act, target: Target, **context: Any) -> HttpResponse:
+    def _confirm(self, request: HttpRequest, action: Action, target: Target, **context: Any) -> HttpResponse:
         context = {
-            **self.context_of_a_page(request),
-            "act": act,
+            **self.page_context(request),
+            "action": action,
             "target": target,
-            "count": act.count(target),
-            "cancelled": target.batch.cancelled if act is actions.RETRY else 0,
-            "asks_reason": act is actions.CANCEL,
-            "below": below.note(act, target) if "selected" not in context else str(act.below or ""),
+            "count": action.count(target),
+            "cancelled": target.batch.cancelled if action is actions.RETRY else 0,
+            "has_reason": action is actions.CANCEL,
             **context,
         }
         return TemplateResponse(request, "admin/django_batches/batch/confirm.html", context)
+
+
+def _child_effect(action: Action, target: Target) -> str:
+    """What the action does to child batches, with the number affected; empty if it affects none."""
+    if action.child_effect is None:
+        return ""
+    if action.permission == "retry":
+        affected = _affected_jobs(target)
+    else:
+        affected = _affected_batches(target.batch, Q() if action is actions.DELETE else Q(finished_at=None))
+    sentences = [str(action.child_effect), affected] if affected else []
+    if action.permission == "retry" and target.batch.parent_id and not target.batch.is_awaited:
+        sentences.append(_("This is a child batch: the jobs that failed because of it wait for it again."))
+    return " ".join(sentences)
+
+
+def _affected_jobs(target: Target) -> str:
+    """The number of jobs that failed because of their child batches, from the failure groups."""
+    if target.job:
+        return _("This affects this job.") if target.job.error_type == FAILED_BY_CHILD else ""
+    groups = target.batch.failure_groups.filter(error_type=FAILED_BY_CHILD)
+    if target.group:
+        groups = groups.filter(pk=target.group.pk)
+    count = sum(groups.values_list("count", flat=True))
+    text = ngettext("This affects %(count)s job.", "This affects %(count)s jobs.", count)
+    return text % {"count": number(count)} if count else ""
+
+
+def _affected_batches(batch: Batch, condition: Q) -> str:
+    batches = database.batches().filter(condition).order_by().only("pk")
+    count = sum(len(level) for level in tree.levels(batch.pk, batches, MAX_BELOW + 1))
+    if count > MAX_BELOW:
+        return _("This affects more than %(count)s batches below it.") % {"count": number(MAX_BELOW)}
+    text = ngettext("This affects %(count)s batch below it.", "This affects %(count)s batches below it.", count)
+    return text % {"count": number(count)} if count else ""

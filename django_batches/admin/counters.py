@@ -1,4 +1,4 @@
-"""How many jobs of a batch there are of each kind, in the words of the pages: they add up to the total."""
+"""The numbers of jobs of a batch by kind, with their labels. They add up to the total."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from ..monitoring import tree
 @dataclass(frozen=True)
 class Counter:
     name: str
-    """The status filter of these jobs."""
-    word: str
+    """The value of the status filter for these jobs."""
+    label: str
     count: int
 
 
 def counters(batch: Batch) -> dict[str, Counter]:
-    """By their names; "waiting" only where jobs wait for child batches."""
+    """The counters by name. "waiting" is missing if no job waits for child batches."""
     in_flight = min(batch.in_flight, batch.pending)
-    # Counted in a statement of its own: what has moved since the batch was read must not make the rest negative.
+    # A separate query, made later than that of the batch: without `min`, "to run" could become negative.
     waiting = min(tree.count_waiting(batch), batch.pending - in_flight)
     found = [
         Counter("succeeded", _("succeeded"), batch.succeeded),

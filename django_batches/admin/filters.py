@@ -1,7 +1,8 @@
-"""The filters of the list. None asks the database for the distinct values of a column."""
+"""The filters of the changelist. None of them selects the distinct values of a column."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.contrib.admin.views.main import SEARCH_VAR
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from ..models import Batch, BatchJob, TimeBucket
@@ -17,34 +19,34 @@ from ..monitoring import tree
 
 RECENT = 1_000
 """The newest batches, whose queues the filter offers."""
-STILL = timedelta(minutes=5)
-"""A batch in which nothing has ended for so long does not move."""
+STALLED = timedelta(minutes=5)
+"""A batch in which no job has ended for this long has made no recent progress."""
 
 
 class LevelFilter(SimpleListFilter):
-    """Child batches are part of what opened them: the list shows them where one asks for them, or looks for a batch."""
+    """Hides child batches by default, but not from a search or from the children of a batch."""
 
     title = _("level")
     parameter_name = "level"
 
     def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
-        self.is_looking = bool(request.GET.get(SEARCH_VAR) or request.GET.get(InsideFilter.parameter_name))
+        self.is_search = bool(request.GET.get(SEARCH_VAR) or request.GET.get(InsideFilter.parameter_name))
         super().__init__(request, params, model, model_admin)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("top", _("top level")), ("child", _("child batches")), ("all", _("all levels"))]
+        return [("top", _("Top level")), ("child", _("Child batches")), ("all", _("All levels"))]
 
     def choices(self, changelist: Any) -> Iterator[Any]:
-        """Without the "All" of other filters, which would be the default."""
-        for value, word in self.lookup_choices:
+        """Without Django's own "All", which would be the default."""
+        for value, label in self.lookup_choices:
             query = changelist.get_query_string({self.parameter_name: value})
-            yield {"selected": self.chosen() == value, "query_string": query, "display": word}
+            yield {"selected": self.chosen() == value, "query_string": query, "display": label}
 
     def chosen(self) -> str:
-        given = self.value()
-        if given in ("top", "child", "all"):
-            return given
-        return "all" if self.is_looking else "top"
+        value = self.value()
+        if value in ("top", "child", "all"):
+            return value
+        return "all" if self.is_search else "top"
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
         chosen = self.chosen()
@@ -52,7 +54,7 @@ class LevelFilter(SimpleListFilter):
 
 
 class InsideFilter(SimpleListFilter):
-    """The child batches of one batch, or of one of its jobs or callbacks; offered by its page alone."""
+    """The child batches of a batch, or of one of its jobs or callbacks. Only links on the pages of a batch use it."""
 
     title = _("child batches of")
     parameter_name = "inside"
@@ -63,19 +65,19 @@ class InsideFilter(SimpleListFilter):
         super().__init__(request, params, model, model_admin)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        given = self.value()
-        if not given:
+        value = self.value()
+        if not value:
             return []
         try:
-            key = UUID(given)
+            key = UUID(value)
         except ValueError:
-            return [(given, "?")]
+            return [(value, "?")]
         visible = model_admin.get_queryset(request)
         self.batch = visible.filter(pk=key).first()
         if self.batch is None:
             jobs = BatchJob.objects.filter(Q(batch__in=visible) | Q(callback_of__in=visible), pk=key)
             self.job = jobs.only("func", "position").first()
-        return [(given, self.batch or self.job or "?")]
+        return [(value, self.batch or self.job or "?")]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
         if not self.value():
@@ -83,19 +85,6 @@ class InsideFilter(SimpleListFilter):
         if self.job:
             return queryset.filter(parent=self.job)
         return tree.child_batches(queryset, [self.batch.pk]) if self.batch else queryset.none()
-
-
-class DeadlineFilter(SimpleListFilter):
-    title = _("deadline")
-    parameter_name = "deadline"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("overdue", _("overdue")), ("late", _("ended late"))]
-
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        if self.value() == "overdue":
-            return queryset.filter(finished_at=None, deadline_at__lt=timezone.now())
-        return queryset.filter(finished_at__gt=F("deadline_at")) if self.value() == "late" else queryset
 
 
 class QueueFilter(SimpleListFilter):
@@ -107,58 +96,76 @@ class QueueFilter(SimpleListFilter):
         return [(queue, queue) for queue in sorted({*newest, *filter(None, [self.value()])})]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        queue = (self.value() or "").replace("\0", "")  # PostgreSQL refuses it
+        queue = (self.value() or "").replace("\0", "")  # PostgreSQL rejects it
         return queryset.filter(queue=queue) if queue else queryset
 
 
-class CreatedFilter(SimpleListFilter):
+class OptionsFilter(SimpleListFilter):
+    """A filter with a fixed set of options."""
+
+    options: dict[str, tuple[Promise, Callable[[], Q]]]
+    """By value of the parameter: the label and a function that returns the condition."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        return [(value, label) for value, (label, _condition) in self.options.items()]
+
+    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
+        _label, condition = self.options.get(self.value() or "", (None, Q))
+        return queryset.filter(condition())
+
+
+class DeadlineFilter(OptionsFilter):
+    title = _("deadline")
+    parameter_name = "deadline"
+    options = {
+        "overdue": (_("Overdue"), lambda: Q(finished_at=None, deadline_at__lt=timezone.now())),
+        "late": (_("Ended late"), lambda: Q(finished_at__gt=F("deadline_at"))),
+    }
+
+
+def _created_within(hours: int) -> Q:
+    # The id begins with the time (UUIDv7) and is the order of the changelist, so no other index is needed.
+    moment = timezone.now() - timedelta(hours=hours)
+    return Q(pk__gte=UUID(int=int(moment.timestamp() * 1000) << 80))
+
+
+class CreatedFilter(OptionsFilter):
     title = _("created")
     parameter_name = "created"
-    HOURS = {"hour": 1, "day": 24, "week": 168, "month": 720}
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [
-            ("hour", _("within the last hour")),
-            ("day", _("within 24 hours")),
-            ("week", _("within 7 days")),
-            ("month", _("within 30 days")),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        hours = self.HOURS.get(self.value() or "")
-        if hours is None:
-            return queryset
-        # By the key, which begins with the time (UUIDv7) and is the order of the list: no other index is needed.
-        moment = timezone.now() - timedelta(hours=hours)
-        return queryset.filter(pk__gte=UUID(int=int(moment.timestamp() * 1000) << 80))
+    options = {
+        "hour": (_("Past hour"), partial(_created_within, 1)),
+        "day": (_("Past 24 hours"), partial(_created_within, 24)),
+        "week": (_("Past 7 days"), partial(_created_within, 7 * 24)),
+        "month": (_("Past 30 days"), partial(_created_within, 30 * 24)),
+    }
 
 
-class FailuresFilter(SimpleListFilter):
+class FailuresFilter(OptionsFilter):
     title = _("failures")
     parameter_name = "failures"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("yes", _("has failures")), ("no", _("no failures"))]
-
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        if self.value() == "yes":
-            return queryset.filter(failed__gt=0)
-        return queryset.filter(failed=0) if self.value() == "no" else queryset
+    options = {
+        "yes": (_("With failures"), lambda: Q(failed__gt=0)),
+        "no": (_("Without failures"), lambda: Q(failed=0)),
+    }
 
 
-class MovesFilter(SimpleListFilter):
-    title = _("movement")
+def _is_progressing() -> Q:
+    since = timezone.now() - STALLED
+    return Q(Exists(TimeBucket.objects.filter(batch=OuterRef("pk"), starts_at__gte=since)))
+
+
+class ProgressFilter(OptionsFilter):
+    title = _("progress")
     parameter_name = "moves"
+    options = {
+        "no": (
+            _("No recent progress"),
+            lambda: Q(finished_at=None, grown_at__lt=timezone.now() - STALLED) & ~_is_progressing(),
+        ),
+        "yes": (_("Progressing"), lambda: Q(finished_at=None) & _is_progressing()),
+    }
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("no", _("does not move")), ("yes", _("moves"))]
 
-    def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        if self.value() not in ("yes", "no"):
-            return queryset
-        since = timezone.now() - STILL
-        ended = Exists(TimeBucket.objects.filter(batch=OuterRef("pk"), starts_at__gte=since))
-        alive = queryset.filter(finished_at=None)
-        if self.value() == "yes":
-            return alive.filter(ended)
-        return alive.filter(~ended, grown_at__lt=since)
+FILTERS = (
+    "status", LevelFilter, InsideFilter, QueueFilter, CreatedFilter, FailuresFilter, DeadlineFilter, ProgressFilter,
+)  # fmt: skip

@@ -1,10 +1,9 @@
-"""A job as the pages show it."""
+"""A job as a row of the pages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import ClassVar
 
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
@@ -21,15 +20,17 @@ from ..monitoring.progress import STATES, state
 from ..states import WAITING_HERE, JobStatus
 from ..transitions.children import unsuccessful
 
-FEW = 3
-"""Child batches that a job shows."""
+MAX_CHILDREN = 3
+"""Child batches shown per job."""
+MAX_SIZE = 4_000
+"""Bytes of JSON. Only the size of longer arguments and results is shown."""
 FAILED_BY_CHILD = "django_batches.child_failed"
 """The error type of a job that failed because of its child batch."""
 
 
 @dataclass(frozen=True)
 class ChildLink:
-    """A child batch as the row of the job shows it that opened it."""
+    """A child batch, in the row of the job that opened it."""
 
     batch: Batch
 
@@ -38,25 +39,20 @@ class ChildLink:
         return state(self.batch)
 
     @property
-    def word(self) -> str:
+    def label(self) -> str:
         return str(STATES[self.state])
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A job with what its row shows."""
-
-    LONGEST: ClassVar[int] = 4_000
-    """Bytes of JSON. Of longer arguments and results only the size is shown."""
-
     job: BatchJob
     arguments: str
     result: str
     duration: str
     headline: str
-    """The last line of the error, which says most."""
+    """The first line of the error."""
     children: Sequence[ChildLink] = ()
-    """The first of the child batches that its last run opened."""
+    """The first child batches opened by the last run of the job."""
     more_children: int = 0
 
     @property
@@ -78,15 +74,13 @@ class JobRow:
 
     @classmethod
     def of(cls, job: BatchJob, now: datetime, children: Sequence[Batch] = (), more_children: int = 0) -> "JobRow":
-        """`job` comes from `light`."""
-        took = ""
-        if job.started_at:
-            took = duration((job.finished_at or now) - job.started_at)
+        """`job` must come from `without_payloads`."""
+        mask_arguments = partial(masked_arguments, job.func, is_callback=bool(job.event))
         return cls(
             job,
-            arguments=_shown(job, "arguments", partial(masked_arguments, job.func, is_callback=bool(job.event))),
+            arguments=_shown(job, "arguments", mask_arguments),
             result=_shown(job, "result", masked_result),
-            duration=took,
+            duration=duration((job.finished_at or now) - job.started_at) if job.started_at else "",
             headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
             children=[ChildLink(batch) for batch in children],
             more_children=more_children,
@@ -94,41 +88,40 @@ class JobRow:
 
 
 def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]") -> list[JobRow]:
-    """The rows of jobs from `light`, with their child batches among those that the user may see."""
+    """The rows of jobs from `without_payloads`. Only child batches in `visible` are shown."""
     opened = tree.opened_by(visible, jobs)
     failed = [(job.pk, job.dispatch) for job in jobs if job.error_type == FAILED_BY_CHILD and job.pk in opened]
     for key, reasons in unsuccessful(failed).items() if failed else ():
-        guilty = {reason.batch_id for reason in reasons}
-        opened[key] = [child for child in opened[key] if child.batch_id in guilty] or opened[key]
-    chosen = [child.batch_id for children in opened.values() for child in children[:FEW]]
-    batches = visible.in_bulk(chosen) if chosen else {}
-    found = []
+        causes = {reason.batch_id for reason in reasons}
+        opened[key] = [child for child in opened[key] if child.batch_id in causes] or opened[key]
+    shown_keys = [child.batch_id for children in opened.values() for child in children[:MAX_CHILDREN]]
+    batches = visible.in_bulk(shown_keys) if shown_keys else {}
+    rows = []
     for job in jobs:
         children = opened.get(job.pk, [])
-        shown = [batches[child.batch_id] for child in children[:FEW] if child.batch_id in batches]
-        found.append(JobRow.of(job, now, shown, len(children) - len(children[:FEW])))
-    return found
+        shown = [batches[child.batch_id] for child in children[:MAX_CHILDREN] if child.batch_id in batches]
+        rows.append(JobRow.of(job, now, shown, len(children[MAX_CHILDREN:])))
+    return rows
 
 
-def members(batch: Batch) -> "BatchJobQuerySet":
-    """Its jobs and its callbacks."""
+def jobs_and_callbacks(batch: Batch) -> "BatchJobQuerySet":
     return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch))
 
 
-def light(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":
-    """The jobs without long arguments and results, of which it loads the size only."""
+def without_payloads(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":
+    """Loads only the sizes of long arguments and results."""
     return jobs.defer("arguments", "result_text").annotate(
-        shown_arguments=Left("arguments", JobRow.LONGEST),
+        shown_arguments=Left("arguments", MAX_SIZE),
         size_of_arguments=OctetLength("arguments"),
-        shown_result=Left("result_text", JobRow.LONGEST),
+        shown_result=Left("result_text", MAX_SIZE),
         size_of_result=OctetLength("result_text"),
     )
 
 
-def _shown(job: BatchJob, name: str, masked: Callable[[str], str]) -> str:
+def _shown(job: BatchJob, name: str, mask: Callable[[str], str]) -> str:
     text, size = getattr(job, f"shown_{name}"), getattr(job, f"size_of_{name}")
     if not text:
         return ""
-    if size > JobRow.LONGEST:
+    if size > MAX_SIZE:
         return _("%(size)s of JSON, not shown") % {"size": filesizeformat(size)}
-    return masked(text)
+    return mask(text)

@@ -1,6 +1,5 @@
-"""What the page of a batch shows, panel by panel: gathered here once, drawn by the page and by its live updates."""
+"""The data of the panels on the page of a batch, for the page and for its live updates."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,65 +10,62 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from ..calls.masking import masked_value
-from ..models import Batch, BatchJob, FailureGroup
+from ..models import Batch, BatchJob
 from ..models.throughput import Pace, paces
 from ..monitoring.diagnosis import diagnose
 from ..monitoring.finding import Finding
-from ..monitoring.formatting import duration, pauses
+from ..monitoring.formatting import duration
 from ..monitoring.progress import snapshot
 from ..states import JOB_ENDED, JobStatus
-from . import actions, timeline, trees
+from . import actions, related_batches, timeline
 from .counters import counters
-from .job_rows import JobRow, light, rows_of
+from .job_rows import JobRow, rows_of, without_payloads
 
 if TYPE_CHECKING:
     from .permissions import PermissionsMixin
 
-GROUPS = 20
-"""Groups of failures that are shown, the largest first."""
-CALLBACKS = 30
-"""Callbacks that are shown, the latest rounds first."""
-LONGEST = 20_000
-"""Characters of metadata that are shown."""
-_FOLDER = "admin/django_batches/batch/panels"
-_NAMES = ("progress", "why", "children", "timeline", "failures", "callbacks", "milestones")
-PANELS = {name: f"{_FOLDER}/{name}.html" for name in _NAMES}
+MAX_GROUPS = 20
+"""Failure groups shown, the largest first."""
+MAX_CALLBACKS = 30
+"""Callbacks shown, those of the latest rounds first."""
+PANELS = {
+    name: f"admin/django_batches/batch/panels/{name}.html"
+    for name in ("progress", "why", "children", "timeline", "failures", "callbacks", "milestones")
+}
+"""The templates of the panels."""
 
 
 @dataclass(frozen=True)
 class Milestone:
-    """A step in the life of a batch."""
-
     name: str
     moment: datetime | None
+    """None if it has not been reached."""
     state: str = ""
-    """failed, succeeded, cancelled, planned (its moment is still to come) or nothing: its colour."""
+    """The colour: failed, succeeded, cancelled, planned (the moment is in the future) or empty."""
     note: str = ""
 
 
 def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dict[str, Any]:
-    """Everything that the panels of a batch need; a constant number of queries."""
+    """The template context of all panels, in a constant number of queries."""
     now = timezone.now()
-    pace = paces([batch], now).get(batch.pk, Pace())
     visible = admin.get_queryset(request)
-    callbacks = rows_of(_callbacks(batch), now, visible)
-    tree = trees.of(batch, visible, now)
-    groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[: GROUPS + 1])
+    callbacks = without_payloads(batch.callbacks.all()).order_by("-round", "created_at", "event", "position")
+    rows = rows_of(list(callbacks[:MAX_CALLBACKS]), now, visible)
+    groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[: MAX_GROUPS + 1])
     may_retry = admin.may(request, "retry", batch)
     return {
         "batch": batch,
         "admin_name": admin.admin_site.name,
-        "shown": snapshot(batch, pace, now),
+        "shown": snapshot(batch, paces([batch], now).get(batch.pk, Pace()), now),
         "counters": counters(batch).values(),
-        "tree": tree,
+        "tree": related_batches.tree_of(batch, visible, now),
         "findings": _without_hidden(diagnose(batch), batch, visible),
         "timeline": timeline.draw(batch),
-        "groups": groups[:GROUPS],
-        "largest_group": _largest(groups),
-        "has_more_groups": len(groups) > GROUPS,
-        "callbacks": callbacks,
-        "milestones": milestones(batch, callbacks),
+        "groups": groups[:MAX_GROUPS],
+        "largest_group": max((group.count for group in groups), default=1),
+        "has_more_groups": len(groups) > MAX_GROUPS,
+        "callbacks": rows,
+        "milestones": milestones(batch, rows),
         "may_retry": may_retry,
         "may_cancel": admin.may(request, "cancel", batch),
         "may_see_arguments": admin.may(request, "arguments", batch),
@@ -78,67 +74,55 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
 
 
 def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
-    """Created, first start, first failure, end, callbacks: with what has not happened yet left open."""
-    failure = None
-    if batch.first_failure_id:
-        # Not where it was retried while the batch ran: when it failed is not known any more.
-        failed = BatchJob.objects.filter(pk=batch.first_failure_id, status=JobStatus.FAILED)
-        failure = failed.values("finished_at", "error_type").first()
+    """The milestones by time; those that have not been reached come last."""
     found = [
         Milestone(_("Created"), batch.created_at),
         Milestone(_("Sealed"), batch.sealed_at),
         Milestone(_("First job started"), batch.started_at),
+        *_first_failure(batch),
     ]
-    if failure:
-        note = failure["error_type"].rpartition(".")[2]
-        found.append(Milestone(_("First failure"), failure["finished_at"], "failed", note))
     if batch.cancelled_at:
-        found.append(Milestone(_("Cancel asked"), batch.cancelled_at, "cancelled", batch.reason))
+        found.append(Milestone(_("Cancel requested"), batch.cancelled_at, "cancelled", batch.reason))
     if batch.deadline_at:
         is_missed = batch.deadline_at < (batch.finished_at or timezone.now())
-        note = _("missed") if is_missed else _("kept") if batch.finished_at else ""
+        note = _("missed") if is_missed else _("met") if batch.finished_at else ""
         found.append(Milestone(_("Deadline"), batch.deadline_at, "failed" if is_missed else "planned", note))
-    ended = ""
     if batch.finished_at:
-        ended = duration(batch.finished_at - (batch.started_at or batch.created_at))
-    found.append(Milestone(_("Ended"), batch.finished_at, str(batch.status) if batch.finished_at else "", ended))
-    # Sorted by time, because a job can start before its batch is sealed; what has not happened stays at the end.
+        took = duration(batch.finished_at - (batch.started_at or batch.created_at))
+        found.append(Milestone(_("Ended"), batch.finished_at, str(batch.status), took))
+    else:
+        found.append(Milestone(_("Ended"), None))
+    # A job can start before its batch is sealed.
     found.sort(key=lambda step: (step.moment is None, step.moment.timestamp() if step.moment else 0))
-    current = [row for row in callbacks if row.job.round == batch.round]
-    if current and batch.finished_at:
-        times = [row.job.finished_at for row in current if row.job.status in JOB_ENDED and row.job.finished_at]
-        is_over = len(times) == len(current)
-        state = "failed" if any(row.job.status == JobStatus.FAILED for row in current) else "succeeded"
-        found.append(Milestone(_("Callbacks ended"), max(times) if is_over else None, state if is_over else ""))
-    return found
+    return found + _callbacks_ended(batch, [row.job for row in callbacks if row.job.round == batch.round])
+
+
+def _first_failure(batch: Batch) -> list[Milestone]:
+    if not batch.first_failure_id:
+        return []
+    # A job that was retried while the batch ran no longer has the time of its failure.
+    failed = BatchJob.objects.filter(pk=batch.first_failure_id, status=JobStatus.FAILED)
+    return [
+        Milestone(_("First failure"), moment, "failed", error_type.rpartition(".")[2])
+        for moment, error_type in failed.values_list("finished_at", "error_type")
+    ]
+
+
+def _callbacks_ended(batch: Batch, callbacks: list[BatchJob]) -> list[Milestone]:
+    if not callbacks or not batch.finished_at:
+        return []
+    times = [job.finished_at for job in callbacks if job.status in JOB_ENDED and job.finished_at]
+    if len(times) < len(callbacks):
+        return [Milestone(_("Callbacks ended"), None)]
+    has_failed = any(job.status == JobStatus.FAILED for job in callbacks)
+    return [Milestone(_("Callbacks ended"), max(times), "failed" if has_failed else "succeeded")]
 
 
 def _without_hidden(findings: list[Finding], batch: Batch, visible: "QuerySet[Batch]") -> list[Finding]:
-    """What is said of batches below it that the user may not see becomes one sentence without their names."""
+    """Replaces the findings about batches that the user may not view by one that does not name them."""
     others = {finding.batch_id for finding in findings if finding.batch_id and finding.batch_id != batch.pk}
     hidden = others - set(visible.filter(pk__in=others).values_list("pk", flat=True)) if others else others
     if not hidden:
         return findings
-    told = [finding for finding in findings if finding.batch_id not in hidden]
-    return [*told, Finding("hidden", "info", _("It waits for child batches that you may not see."))]
-
-
-def metadata(batch: Batch) -> str:
-    """The user's own data as text to read."""
-    if not batch.metadata:
-        return ""
-    text = json.dumps(masked_value(batch.metadata), indent=2, ensure_ascii=False, sort_keys=True)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def backoff(batch: Batch) -> str:
-    """The pauses between attempts in words."""
-    return pauses(json.loads(batch.backoff))
-
-
-def _callbacks(batch: Batch) -> list[BatchJob]:
-    return list(light(batch.callbacks.all()).order_by("-round", "created_at", "event", "position")[:CALLBACKS])
-
-
-def _largest(groups: list[FailureGroup]) -> int:
-    return max((group.count for group in groups), default=1)
+    text = _("It is waiting for child batches that you do not have permission to view.")
+    return [finding for finding in findings if finding.batch_id not in hidden] + [Finding("hidden", "info", text)]

@@ -1,4 +1,4 @@
-"""Who may do what. Nobody adds or edits rows by hand; the permissions of `Batch` decide the rest."""
+"""Permissions. No user can add or edit rows; the permissions of `Batch` decide everything else."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ else:
 
 
 class PermissionsMixin(Base):
-    """`obj` is the batch where one is concerned: override these for permissions per object."""
+    """Override these methods for object permissions: `obj` is the batch, or None for the changelist."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -25,18 +25,18 @@ class PermissionsMixin(Base):
         return False
 
     def has_retry_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """Retry of all, of a group of failures, of one job or callback."""
+        """Retrying a batch, a failure group, or a single job or callback."""
         return request.user.has_perm(f"{APP}.retry_batch")
 
     def has_cancel_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """Cancel of the batch or of one job; pause, resume, seal."""
+        """Cancelling a batch or a single job; pausing, resuming and sealing a batch."""
         return request.user.has_perm(f"{APP}.cancel_batch")
 
     def has_arguments_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """A look at the arguments and results of jobs, which may be personal data."""
+        """Viewing the arguments and results of jobs, which may be personal data."""
         return request.user.has_perm(f"{APP}.view_job_arguments")
 
     def may(self, request: HttpRequest, permission: str, batch: Batch | None = None) -> bool:
-        """Whether the user may see the batch and has the permission for it: retry, cancel, delete or arguments."""
+        """Whether the user may view the batch and has the permission: retry, cancel, delete or arguments."""
         allowed: bool = getattr(self, f"has_{permission}_permission")(request, batch)
         return allowed and self.has_view_permission(request, batch)

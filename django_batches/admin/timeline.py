@@ -1,4 +1,4 @@
-"""The timeline of a batch as geometry for an SVG: jobs ended per stretch of time, failures apart."""
+"""The timeline of a batch as coordinates for an SVG: the jobs that ended in each period, failures below the line."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,73 +16,71 @@ from ..monitoring.formatting import moment, number
 if TYPE_CHECKING:
     from ..models import Batch
 
-STRETCH = timedelta(seconds=TimeBucket.SECONDS)
-MOST = 60
-"""Columns that are drawn at most."""
-UP, DOWN = 100.0, 45.0
-"""Units of height that what succeeded takes above the line, and that what failed may take below it."""
+BUCKET = timedelta(seconds=TimeBucket.SECONDS)
+MAX_COLUMNS = 60
+HEIGHT, DEPTH = 100.0, 45.0
+"""The space above the line, and the most below it, in SVG units."""
 COLUMN = 10.0
-"""Units of width of a column."""
-FINEST, FINE = timedelta(hours=3), timedelta(days=4)
-"""Up to these lengths the rows are read one by one, and per minute; beyond, per hour: some thousands at most."""
+"""The width of a column in SVG units."""
+PER_BUCKET, PER_MINUTE = timedelta(hours=3), timedelta(days=4)
+"""The longest batches whose buckets are read one by one, or summed per minute; those of others are summed per hour."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One stretch of time, its coordinates as text for SVG, which knows no decimal comma."""
+    """The jobs that ended in one period."""
 
-    x: str
-    width: str
-    succeeded_y: str
-    succeeded_height: str
-    cancelled_y: str
-    cancelled_height: str
-    failed_height: str
+    x: float
+    width: float
+    succeeded_y: float
+    succeeded_height: float
+    cancelled_y: float
+    cancelled_height: float
+    failed_height: float
     counts: tuple[str, str, str]
+    """Succeeded, failed and cancelled jobs."""
     since: str
     until: str
-    failed: int
     cancelled: int
 
 
 @dataclass(frozen=True)
 class Timeline:
     columns: list[Column]
-    view_box: str
-    middle: str
-    width: str
-    height: str
+    width: float
+    height: float
+    middle: float
+    """The y coordinate below the line."""
     starts: str
     ends: str
     peak: str
-    """The most jobs that ended in one column."""
+    """The most jobs that ended in one column without failing."""
     each: timedelta
-    """How long a column is."""
+    """The period that a column covers."""
 
 
 def draw(batch: "Batch") -> Timeline | None:
-    """The timeline of a batch, in at most 60 columns; None before the first job has ended."""
+    """The timeline in at most 60 columns; None before the first job has ended."""
     ends = batch.buckets.aggregate(first=Min("starts_at"), last=Max("starts_at"))
     if ends["first"] is None:
         return None
     first, last = ends["first"], ends["last"]
-    each = STRETCH * -(-((last - first) // STRETCH + 1) // MOST)
-    counts = _gather(_rows(batch, last - first), first, each)
-    return _geometry(counts, first, each)
+    each = BUCKET * -(-((last - first) // BUCKET + 1) // MAX_COLUMNS)
+    return _layout(_count(_rows(batch, last - first), first, each), first, each)
 
 
 def _rows(batch: "Batch", length: timedelta) -> Iterable[tuple[Any, ...]]:
     names = ("succeeded", "failed", "cancelled")
-    if length <= FINEST:
+    if length <= PER_BUCKET:
         return batch.buckets.order_by("starts_at").values_list("starts_at", *names)
-    trunc: Callable[[str], Any] = TruncMinute if length <= FINE else TruncHour
+    trunc: Callable[[str], Any] = TruncMinute if length <= PER_MINUTE else TruncHour
     grouped = batch.buckets.annotate(since=trunc("starts_at")).order_by("since").values("since")
-    return grouped.annotate(**{f"sum_{name}": Sum(name) for name in names}).values_list(
-        "since", *(f"sum_{name}" for name in names)
-    )
+    sums = {f"sum_{name}": Sum(name) for name in names}
+    return grouped.annotate(**sums).values_list("since", *sums)
 
 
-def _gather(rows: Iterable[tuple[Any, ...]], first: datetime, each: timedelta) -> list[list[int]]:
+def _count(rows: Iterable[tuple[Any, ...]], first: datetime, each: timedelta) -> list[list[int]]:
+    """The succeeded, failed and cancelled jobs of each column."""
     counts: list[list[int]] = []
     for since, *ended in rows:
         index = max(0, (since - first) // each)
@@ -91,47 +89,46 @@ def _gather(rows: Iterable[tuple[Any, ...]], first: datetime, each: timedelta) -
     return counts
 
 
-def _geometry(counts: list[list[int]], first: datetime, each: timedelta) -> Timeline:
-    highest = max((done + cancelled for done, _, cancelled in counts), default=0) or 1
+def _layout(counts: list[list[int]], first: datetime, each: timedelta) -> Timeline:
+    highest = max((succeeded + cancelled for succeeded, _, cancelled in counts), default=0) or 1
     deepest = max((failed for _, failed, _ in counts), default=0)
-    # Failures have the same scale as long as they can be seen with it.
-    scale = max(highest, deepest * UP / DOWN)
-    below = max(8.0, UP * deepest / scale)
+    # Both sides of the line have the same scale.
+    scale = HEIGHT / max(highest, deepest * HEIGHT / DEPTH)
     columns = []
-    places = max(len(counts), 12)
-    for index, (done, failed, cancelled) in enumerate(counts):
-        up, grey = UP * done / scale, UP * cancelled / scale
-        down = max(3.0 if failed else 0.0, UP * failed / scale)
-        up, grey = (max(1.5, up) if done else 0.0), (max(1.5, grey) if cancelled else 0.0)
+    for index, (succeeded, failed, cancelled) in enumerate(counts):
+        # A bar of a single job must be visible.
+        up = max(1.5, succeeded * scale) if succeeded else 0.0
+        grey = max(1.5, cancelled * scale) if cancelled else 0.0
+        down = max(3.0, failed * scale) if failed else 0.0
         columns.append(
             Column(
-                x=_text(index * COLUMN + 1), width=_text(COLUMN - 2),
-                succeeded_y=_text(UP - up), succeeded_height=_text(up),
-                cancelled_y=_text(UP - up - grey), cancelled_height=_text(grey), failed_height=_text(down),
-                counts=(number(done), number(failed), number(cancelled)),
-                since=_clock(first + index * each), until=_clock(first + (index + 1) * each),
-                failed=failed, cancelled=cancelled,
+                x=index * COLUMN + 1, width=COLUMN - 2,
+                succeeded_y=round(HEIGHT - up, 2), succeeded_height=round(up, 2),
+                cancelled_y=round(HEIGHT - up - grey, 2), cancelled_height=round(grey, 2), failed_height=round(down, 2),
+                counts=(number(succeeded), number(failed), number(cancelled)),
+                since=_clock(first + index * each), until=_clock(first + (index + 1) * each), cancelled=cancelled,
             )
         )  # fmt: skip
-    width = _text(places * COLUMN)
     return Timeline(
-        columns, f"0 0 {width} {_text(UP + 1 + below)}", _text(UP + 1), width, _text(UP + 1 + below),
-        _ends(first), _ends(first + len(counts) * each), number(highest), each,
-    )  # fmt: skip
+        columns,
+        width=max(len(counts), 12) * COLUMN,
+        height=round(HEIGHT + 1 + max(8.0, deepest * scale), 2),
+        middle=HEIGHT + 1,
+        starts=_day_and_clock(first),
+        ends=_day_and_clock(first + len(counts) * each),
+        peak=number(highest),
+        each=each,
+    )
 
 
-def _text(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _local(when: datetime) -> datetime:
+    return timezone.localtime(when) if timezone.is_aware(when) else when
 
 
-def _local(moment: datetime) -> datetime:
-    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+def _clock(when: datetime) -> str:
+    return time_format(_local(when), "H:i:s")
 
 
-def _clock(moment: datetime) -> str:
-    return time_format(_local(moment), "H:i:s")
-
-
-def _ends(when: datetime) -> str:
+def _day_and_clock(when: datetime) -> str:
     is_today = _local(when).date() == _local(timezone.now()).date()
     return _clock(when) if is_today else moment(when)

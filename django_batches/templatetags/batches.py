@@ -1,7 +1,7 @@
-"""`{% load batches %}{% batch_progress batch %}`: a bar that moves by itself, for a user's own page.
+"""`{% load batches %}{% batch_progress batch %}`: a progress bar with live updates, for your own pages.
 
-It asks the status view (`include("django_batches.urls")`), and for that the setting STATUS_PERMISSION must let the user
-see the batch. Where the view is not included, the bar stands still.
+The bar polls the status view, so include `django_batches.urls` in your URLs, and let the setting STATUS_PERMISSION
+allow the user to see the batch. Without the view, the bar is static.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ register = template.Library()
 
 @register.inclusion_tag("django_batches/progress.html", takes_context=True)
 def batch_progress(context: Context, batch: Batch | None, assets: bool = True) -> dict[str, Any]:
-    """The bar of a batch; nothing for None, which a field becomes when its batch is deleted.
+    """The progress bar of a batch; nothing for None, so that a nullable foreign key needs no `{% if %}`.
 
-    `assets=False` where the page links the style sheet and the script itself.
+    Pass `assets=False` if the page links the style sheet and the script itself.
     """
     if not batch:
         return {}
@@ -34,6 +34,6 @@ def batch_progress(context: Context, batch: Batch | None, assets: bool = True) -
         "shown": snapshots([batch])[str(batch.pk)],
         "live": live,
         "assets": assets,
-        # As text: Django's own and django-csp's are false until somebody has asked for their text.
+        # The lazy nonces of Django and django-csp are false until they have been converted to text.
         "csp_nonce": "" if nonce is None else str(nonce),
     }

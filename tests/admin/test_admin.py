@@ -12,7 +12,7 @@ from django.utils import timezone, translation
 
 from django_batches import database, exponential
 from django_batches.admin import timeline
-from django_batches.admin.jobs import SIZE, STRETCH
+from django_batches.admin.jobs_page import PAGE_SIZE, SCAN_LIMIT
 from django_batches.models import Batch, BatchJob, TimeBucket
 
 from .. import tasks
@@ -106,7 +106,8 @@ def test_the_page_of_a_batch(client):
     batch = batch_of(succeeded=4, failed=2, cancelled=1, running=1, scheduled=1, created=1, metadata={"product": 7})
     new_callback(batch, "failure", status="failed", error="E: no", attempts=1)
     html = text_of(client.get(url("change", batch)))
-    for part in ("70 %", "errors.<wbr>TooLarge<wbr>", "Retry these 2", "Why does it not move?", "tests.tasks.told"):
+    heading = "Why isn't it progressing?"
+    for part in ("70 %", "errors.<wbr>TooLarge<wbr>", "Retry (2)", heading, "tests.tasks.told"):
         assert part in html, part
     assert "&quot;product&quot;: 7" in html and "Jobs ended over time" in html and "batch-milestones" in html
     assert "Retry failed (2)" in html
@@ -187,7 +188,7 @@ def test_the_jobs_of_each_status_page_by_page_and_back(client):
         # Walked back page by page, the pages come in reverse, each in its own order.
         assert sorted(back) == list(wanted), status
         last, _ = walk(client, f"{url('jobs', batch)}?status={status}&before=455", "next")
-        assert last == list(wanted)[-SIZE:], status
+        assert last == list(wanted)[-PAGE_SIZE:], status
 
 
 def walk(client, address, relation):
@@ -207,20 +208,20 @@ def test_the_jobs_of_one_group_of_failures(client):
     batch = batch_of(failed=3, succeeded=1)
     group = batch.failure_groups.get()
     html = text_of(client.get(url("jobs", batch, fingerprint=group.fingerprint)))
-    assert positions(html) == [1, 2, 3] and "3 jobs failed with shop.errors.TooLarge at one place." in html
+    assert positions(html) == [1, 2, 3] and "3 jobs failed with shop.errors.TooLarge in the same place." in html
 
 
 def test_a_look_for_few_among_many_stops_and_says_so(client, monkeypatch):
-    monkeypatch.setattr("django_batches.admin.jobs.STRETCH", 100)
+    monkeypatch.setattr("django_batches.admin.jobs_page.SCAN_LIMIT", 100)
     batch = batch_of(failed=250, created=1)
     BatchJob.objects.filter(batch=batch, position=240).update(status="succeeded")
     html, looks = text_of(client.get(url("jobs", batch, status="succeeded"))), 1
     while not positions(html):
-        following = re.search(r'href="([^"]*)">Look further', html)
+        following = re.search(r'href="([^"]*)">Continue searching', html)
         html = text_of(client.get(url("jobs", batch) + following[1].replace("&amp;", "&")))
         looks += 1
     assert positions(html) == [240] and looks == 3
-    assert STRETCH > 10 * SIZE
+    assert SCAN_LIMIT > 10 * PAGE_SIZE
 
 
 def test_long_arguments_and_results_are_shown_by_their_size(client):

@@ -204,16 +204,16 @@ def test_permissions_per_object_are_asked(admin, monkeypatch):
 
 def test_retry_says_how_many_were_queued_and_how_many_skipped(admin):
     batch = batch_of(succeeded=1, failed=3, cancelled=2)
-    response = admin.post(url("act", batch, "retry"), {"asked": "3"})
+    response = admin.post(url("act", batch, "retry"), {"expected": "3"})
     assert said(response) == ["3 jobs re-queued, 0 skipped."]
     batch.refresh_from_db()
     assert (batch.status, batch.pending, batch.cancelled) == ("running", 3, 2)
-    assert said(admin.post(url("act", batch, "retry"), {"asked": "3"}))[-1] == "0 jobs re-queued, 3 skipped."
+    assert said(admin.post(url("act", batch, "retry"), {"expected": "3"}))[-1] == "0 jobs re-queued, 3 skipped."
 
 
 def test_cancelled_jobs_are_retried_where_it_was_ticked(admin):
     batch = batch_of(succeeded=1, failed=1, cancelled=2)
-    assert "also 2 cancelled jobs" in admin.get(url("act", batch, "retry")).content.decode()
+    assert "Also retry 2 cancelled jobs" in admin.get(url("act", batch, "retry")).content.decode()
     admin.post(url("act", batch, "retry"), {"include_cancelled": "on"})
     batch.refresh_from_db()
     assert (batch.pending, batch.cancelled) == (3, 0)
@@ -254,14 +254,14 @@ def test_a_callback_that_is_to_run_later_is_cancelled_after_the_end_of_its_batch
 def test_a_cancel_says_by_whom_and_why(admin):
     batch = batch_of(running=1, created=3)
     response = admin.post(url("act", batch, "cancel"), {"reason": "wrong file"})
-    assert said(response) == ["3 jobs cancelled. What runs finishes first."]
+    assert said(response) == ["3 jobs cancelled. Running jobs finish first."]
     batch.refresh_from_db()
     assert batch.reason == "Cancelled by root. wrong file" and batch.cancelled == 3 and batch.pending == 1
 
 
 def test_a_cancel_of_a_batch_whose_jobs_all_run_is_logged_too(admin):
     batch = batch_of(running=2)
-    assert said(admin.post(url("act", batch, "cancel"))) == ["0 jobs cancelled. What runs finishes first."]
+    assert said(admin.post(url("act", batch, "cancel"))) == ["0 jobs cancelled. Running jobs finish first."]
     batch.refresh_from_db()
     assert batch.cancelled_at and LogEntry.objects.count() == 1
 
@@ -300,12 +300,12 @@ def test_an_action_on_all_of_them_needs_no_list_of_ids(admin):
 
 
 def test_an_action_is_done_to_as_many_as_the_list_counts(admin, monkeypatch):
-    monkeypatch.setattr(confirmation, "DEEPEST", 3)
+    monkeypatch.setattr(confirmation, "MAX_BATCHES", 3)
     monkeypatch.setattr(confirmation, "SHOWN", 2)
     batches = [batch_of(f"b{index}", created=1) for index in range(5)]
     chosen = {"action": "pause_batches", "select_across": "1", "_selected_action": [str(batches[0].pk)]}
     html = admin.post(reverse(LIST), chosen).content.decode()
-    assert "The newest 2 of the 3 batches that were selected." in html and "3 jobs" in html
+    assert "The newest 2 of 3 selected batches." in html and "3 jobs" in html
     admin.post(reverse(LIST), {**chosen, "confirmed": "yes"})
     assert set(Batch.objects.filter(is_paused=True)) == set(batches[2:])
 
@@ -348,10 +348,11 @@ def test_a_delete_takes_no_row_of_the_project_along(admin, monkeypatch, on_delet
     below = child_of(batch.jobs.get(), "below", succeeded=1)
     Product.objects.create(name="Teapot", image_batch=below)
     (text,) = said(admin.post(url("delete", batch)))
-    assert text.startswith("shop.Product.image_batch points to this batch, its jobs or a batch below it")
+    assert text.startswith("shop.Product.image_batch references this batch, its jobs or a batch below it")
     chosen = {"action": "delete_selected", "_selected_action": [str(batch.pk), str(free.pk)], "confirmed": "yes"}
     *_, refused, done = said(admin.post(reverse(LIST), chosen))
-    assert refused.startswith("held: shop.Product.image_batch points") and done.startswith("Delete: 1 batch, 1 skipped")
+    assert refused.startswith("held: shop.Product.image_batch references")
+    assert done.startswith("Delete: 1 batch, 1 skipped")
     assert set(Batch.objects.all()) == {batch, below} and Product.objects.exists()
     assert LogEntry.objects.get().object_repr == "free"
 
@@ -459,7 +460,7 @@ def test_two_users_press_retry_at_once_and_each_failed_job_is_queued_once(monkey
     responses = {}
 
     def press(index):
-        responses[index] = clients[index].post(url("act", batch, "retry"), {"asked": "50"})
+        responses[index] = clients[index].post(url("act", batch, "retry"), {"expected": "50"})
 
     assert at_once(lambda: press(0), lambda: press(1)) == []
     assert {response.status_code for response in responses.values()} == {302}

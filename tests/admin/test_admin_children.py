@@ -79,7 +79,7 @@ def test_a_batch_that_a_callback_opened_says_so(client):
     assert "second stage" in tree and "success callback" in tree
     assert str(callback.pk) in tree
     opener = words_of(text_of(client.get(url("jobs", batch, job=callback.pk))))
-    assert callback.func in opener and "There are no such jobs" not in opener
+    assert callback.func in opener and "No matching jobs" not in opener
 
 
 def test_a_child_whose_opener_is_gone_has_a_page(client):
@@ -246,7 +246,7 @@ def test_a_job_that_failed_by_its_child_leads_to_it(client):
     drain(raise_failures=False)
     html = text_of(client.get(url("jobs", batch)))
     guilty = Batch.objects.get(description="bad")
-    assert "failed by its child batch bad failed" in words_of(html) and url("change", guilty) in html
+    assert "failed because of its child batch bad failed" in words_of(html) and url("change", guilty) in html
     assert "good" not in words_of(html)
 
 
@@ -268,11 +268,8 @@ def test_the_two_kinds_of_waiting_have_two_words_and_two_filters(client):
 def test_the_confirmation_says_what_becomes_of_the_children(client):
     batches = chain(3)
     words = words_of(text_of(client.get(url("act", batches[0], "cancel"))))
-    assert (
-        "The child batches of its jobs are cancelled with it, level by level. This concerns 3 batches below it."
-        in words
-    )
-    assert "Child batches go on: pause them on their own pages." in words_of(
+    assert "The child batches of its jobs are cancelled too, at every level. This affects 3 batches below it." in words
+    assert "Child batches continue to run. Pause them on their own pages." in words_of(
         text_of(client.get(url("act", batches[0], "pause")))
     )
     assert "child batches" not in words_of(text_of(client.get(url("act", batches[3], "cancel"))))
@@ -283,10 +280,7 @@ def test_the_confirmation_of_a_delete_counts_the_whole_tree(client):
         batch.enqueue(tasks.sort, [3, 1, 2])
     drain()
     page = text_of(client.get(url("delete", batch)))
-    assert (
-        "Its child batches, and those below them, are deleted with it." in page
-        and "This concerns 2 batches below it." in page
-    )
+    assert "Its child batches are deleted too, at every level." in page and "This affects 2 batches below it." in page
     client.post(url("delete", batch))
     assert not Batch.objects.exists()
 
@@ -298,12 +292,10 @@ def test_the_confirmation_of_a_retry_says_that_it_goes_into_the_children(client)
     batch.refresh_from_db()
     job, bad = batch.jobs.get(), Batch.objects.get(description="bad")
     group = FailureGroup.objects.get(batch=batch)
-    assert "This concerns 1 job." in text_of(client.get(url("act", batch, "retry")))
-    assert "This concerns 1 job." in text_of(
-        client.get(url("act", batch, "retry-group", fingerprint=group.fingerprint))
-    )
-    assert "This concerns this job." in text_of(client.get(url("act", batch, "retry-job", job=job.pk)))
-    assert "the jobs above that failed by it wait for it again" in text_of(client.get(url("act", bad, "retry")))
+    assert "This affects 1 job." in text_of(client.get(url("act", batch, "retry")))
+    assert "This affects 1 job." in text_of(client.get(url("act", batch, "retry-group", fingerprint=group.fingerprint)))
+    assert "This affects this job." in text_of(client.get(url("act", batch, "retry-job", job=job.pk)))
+    assert "the jobs that failed because of it wait for it again" in text_of(client.get(url("act", bad, "retry")))
     assert client.post(url("act", batch, "retry")).status_code == 302
     assert Batch.objects.get(pk=bad.pk).round == 1
 
@@ -341,7 +333,7 @@ def test_what_the_user_may_not_see_is_neither_in_the_tree_nor_in_the_line(client
     monkeypatch.setattr(BatchAdmin, "get_queryset", lambda self, request: visible.all(), raising=False)
     html = text_of(client.get(url("change", batches[1])))
     assert "batch-trail" not in html and "batch-tree" not in html
-    assert "secret" not in html and "It waits for child batches that you may not see." in html
+    assert "secret" not in html and "It is waiting for child batches that you do not have permission to view." in html
     hidden = reverse(LIST, query={"inside": str(batches[2].parent_id)})
     assert "ok #" in text_of(client.get(hidden))
     hidden = reverse(LIST, query={"inside": str(batches[1].parent_id)})

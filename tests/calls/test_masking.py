@@ -12,7 +12,7 @@ from django.test import override_settings
 from django.urls import reverse
 
 from django_batches import Batch, database
-from django_batches.admin.job_rows import JobRow
+from django_batches.admin.job_rows import MAX_SIZE
 from django_batches.calls.arguments import dump_arguments, masked_arguments, masked_result
 from django_batches.calls.functions import bound_names
 from django_batches.calls.masking import MASK, is_sensitive, masked_value
@@ -204,8 +204,8 @@ def test_a_secret_is_on_no_page_and_in_no_log(road, client, caplog):
         batch.enqueue(log_in, "visible-user", SECRET, 7)
         batch.enqueue(log_in, "visible-user", password=SECRET, nested=[{"client_secret": SECRET}])
         batch.enqueue(log_in_and_fail, "visible-user", SECRET)
-        batch.enqueue(log_in, "x" * (JobRow.LONGEST - 10), SECRET)
-        batch.enqueue(log_in, "x" * (JobRow.LONGEST - 20), password=SECRET)
+        batch.enqueue(log_in, "x" * (MAX_SIZE - 10), SECRET)
+        batch.enqueue(log_in, "x" * (MAX_SIZE - 20), password=SECRET)
     road.run()
     batch.refresh_from_db()
     assert (batch.succeeded, batch.failed) == (4, 1)

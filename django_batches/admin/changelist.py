@@ -1,4 +1,4 @@
-"""The list of batches: columns, search, filters, pages. No query that grows with the number of jobs."""
+"""The changelist of batches: columns, search, filters and pages. No query grows with the number of jobs."""
 
 from typing import Any
 from uuid import UUID
@@ -21,38 +21,36 @@ from ..models import Batch, BatchJob
 from ..monitoring import tree
 from ..monitoring.progress import snapshots
 from ..views import LIMIT
-from .action_views import action, untied
-from .confirmation import DEEPEST
-from .filters import CreatedFilter, DeadlineFilter, FailuresFilter, InsideFilter, LevelFilter, MovesFilter, QueueFilter
+from .action_views import changelist_action, non_atomic
+from .confirmation import MAX_BATCHES
+from .filters import FILTERS
 from .permissions import PermissionsMixin
-from .trees import Step
+from .related_batches import Ancestor
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts to `DEEPEST` at most: a COUNT(*) of a table of millions costs more than the page."""
+    """Counts at most `MAX_BATCHES`: a COUNT(*) of millions of rows costs more than the page."""
 
     @cached_property
     def count(self) -> int:
-        found: QuerySet[Batch] = self.object_list  # type: ignore[assignment]
-        return found.order_by()[:DEEPEST].count()
+        batches: QuerySet[Batch] = self.object_list  # type: ignore[assignment]
+        return batches.order_by()[:MAX_BATCHES].count()
 
 
 class ListMixin(PermissionsMixin):
     list_display = ("name", "state", "bar", "failures", "time")
     list_display_links = ("name",)
-    list_filter = (
-        "status", LevelFilter, InsideFilter, QueueFilter, CreatedFilter, FailuresFilter, DeadlineFilter, MovesFilter,
-    )  # fmt: skip
+    list_filter = FILTERS
     list_per_page = 50
     list_max_show_all = LIMIT
     ordering = ("-pk",)
     paginator = BoundedPaginator
     search_fields = ("description",)
-    search_help_text = _("Id of a batch (its end will do) or of a job, or words of the description")
+    search_help_text = _("Search by batch ID (or its last digits), job ID or description.")
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
-    actions = tuple(action(name) for name in ("retry", "cancel", "pause", "resume", "delete"))
+    actions = tuple(changelist_action(name) for name in ("retry", "cancel", "pause", "resume", "delete"))
     change_list_template = "admin/django_batches/batch/change_list.html"
 
     class Media:
@@ -60,23 +58,23 @@ class ListMixin(PermissionsMixin):
         js = [Script("django_batches/batches.js", type="module")]
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """By the filters alone: by any field, one could feel for what is masked, letter by letter."""
+        """Allows only the filters: arbitrary lookups would leak masked values character by character."""
         filters = self.get_list_filter(request) if request else self.list_filter
         names = [each if isinstance(each, str) else getattr(each, "parameter_name", each) for each in filters]
         return any(lookup == name or lookup.startswith(f"{name}__") for name in names)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Gives each batch of the page what its columns show, from few queries for all of them."""
+        """Adds to each batch of the page what its columns show, in a few queries for all of them."""
         changelist = super().get_changelist_instance(request)
-        changelist.result_list = list(changelist.result_list)
-        shown = snapshots(changelist.result_list)
-        for batch in changelist.result_list:
-            batch.shown = shown[str(batch.pk)]
-        openers = tree.openers(changelist.result_list)
-        owners = self.get_queryset(request).in_bulk({opener.owner_id for opener in openers.values()}) if openers else {}
-        for batch in changelist.result_list:
+        batches = changelist.result_list = list(changelist.result_list)
+        shown, openers = snapshots(batches), tree.openers(batches)
+        parents = {opener.owner_id for opener in openers.values()}
+        visible = self.get_queryset(request).in_bulk(parents) if parents else {}
+        for batch in batches:
             opener = openers.get(batch.pk)
-            batch.step = Step(owners[opener.owner_id], opener) if opener and opener.owner_id in owners else None
+            parent = visible.get(opener.owner_id) if opener else None
+            batch.shown = shown[str(batch.pk)]
+            batch.opened_in = Ancestor(parent, opener) if opener and parent else None
         return changelist
 
     def get_search_results(
@@ -84,25 +82,27 @@ class ListMixin(PermissionsMixin):
     ) -> "tuple[QuerySet[Batch], bool]":
         term = search_term.strip()
         if by_id := _by_id(term):
-            return queryset.annotate(id_text=Cast("pk", CharField())).filter(
-                by_id | Q(description__icontains=term)
-            ), False
+            found = queryset.annotate(id_text=Cast("pk", CharField())).filter(by_id | Q(description__icontains=term))
+            return found, False
         return super().get_search_results(request, queryset, search_term)
 
-    @untied
+    @non_atomic
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     @admin.display(description=_("batch, queue"))
     def name(self, batch: Batch) -> SafeString:
-        shown, step = batch.description or "—", batch.step  # type: ignore[attr-defined]
-        of = _("%(job)s of “%(batch)s”") % {"job": step.by, "batch": step.batch} if step else ""
+        opened_in: Ancestor | None = batch.opened_in  # type: ignore[attr-defined]
+        words = {"job": opened_in.opened_by, "batch": opened_in.batch} if opened_in else {}
         return format_html(
             '{} <span class="batch-sub"><span class="batch-id">{}</span> <span>{}</span>'
             '<span class="batch-sub__of">{}</span></span>',
-            shown, str(batch.pk)[-8:], batch.queue, of,
-        )  # fmt: skip
+            batch.description or "—",
+            str(batch.pk)[-8:],
+            batch.queue,
+            _("%(job)s of “%(batch)s”") % words if words else "",
+        )
 
     @admin.display(description=_("status"))
     def state(self, batch: Batch) -> str:
@@ -114,12 +114,14 @@ class ListMixin(PermissionsMixin):
 
     @admin.display(description=_("failed"))
     def failures(self, batch: Batch) -> SafeString:
-        url = reverse(f"{self.admin_site.name}:django_batches_batch_jobs", args=[batch.pk])
         return format_html(
             '<a class="batch-failures" href="{}?status=failed" data-word="{}" data-batch="{}" data-batch-show="failed">'
             "{}</a>",
-            url, _("failed"), batch.pk, self._shown(batch)["text"]["failed"],
-        )  # fmt: skip
+            reverse(f"{self.admin_site.name}:django_batches_batch_jobs", args=[batch.pk]),
+            _("failed"),
+            batch.pk,
+            batch.shown["text"]["failed"],  # type: ignore[attr-defined]
+        )
 
     @admin.display(description=_("time"))
     def time(self, batch: Batch) -> str:
@@ -127,15 +129,12 @@ class ListMixin(PermissionsMixin):
 
     def _cell(self, template: str, batch: Batch) -> str:
         live = reverse(f"{self.admin_site.name}:django_batches_batch_live")
-        context = {"batch": batch, "shown": self._shown(batch), "live": live}
+        context = {"batch": batch, "shown": batch.shown, "live": live}  # type: ignore[attr-defined]
         return render_to_string(f"django_batches/{template}.html", context)
-
-    def _shown(self, batch: Batch) -> dict[str, Any]:
-        return batch.shown  # type: ignore[attr-defined,no-any-return]
 
 
 def _by_id(term: str) -> Q | None:
-    """The batch of an id: its own, the end of it, that of one of its jobs, or that of RQ's job."""
+    """Finds a batch by its ID, by the end of it, or by the ID of one of its jobs or of a job in RQ."""
     parts = term.split("-")
     if term.startswith("batch-") and len(parts) == 4:
         term = parts[2]
@@ -146,5 +145,5 @@ def _by_id(term: str) -> Q | None:
         key = UUID(text)
         owners = BatchJob.objects.filter(pk=key).values_list("batch", "callback_of").first() or ()
         return Q(pk__in=[key, *(owner for owner in owners if owner)])
-    # PostgreSQL writes a key with hyphens, SQLite without: the last twelve characters are the same.
+    # As text, PostgreSQL writes a UUID with hyphens and SQLite without. The last twelve characters are the same.
     return Q(id_text__endswith=text[-12:])

@@ -1,0 +1,194 @@
+"""The jobs of a batch, page by page by position: no page costs more than the first one.
+
+Each filter reads an index of its own. There is none for succeeded jobs: PostgreSQL would scan the whole batch to find
+ten of a million. So one page scans at most `SCAN_LIMIT` positions, and says if it stopped early.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.http import urlencode
+from django.utils.translation import gettext as _
+
+from ..models import Batch, BatchJob
+from ..models.querysets import BatchJobQuerySet
+from ..monitoring import tree
+from ..monitoring.formatting import number
+from ..monitoring.queues import due_queues, jobs_in_flight
+from ..states import JobStatus
+from .action_views import ActingMixin, parse_number
+from .counters import counters
+from .job_rows import jobs_and_callbacks, rows_of, without_payloads
+
+PAGE_SIZE = 50
+SCAN_LIMIT = 50_000
+"""The most positions that one page scans for a filter without an index."""
+STATUSES = ("", "failed", "in_flight", "to_run", "waiting", "succeeded", "cancelled")
+"""The values of the status filter."""
+
+
+@dataclass(frozen=True)
+class JobsQuery:
+    """The query string of the page. Invalid values are ignored."""
+
+    status: str = ""
+    fingerprint: str | None = None
+    job: str = ""
+    after: int = -1
+    """Show the first jobs with a greater position."""
+    before: int | None = None
+    """Show the last jobs with a smaller position."""
+
+    @classmethod
+    def of(cls, request: HttpRequest) -> "JobsQuery":
+        query = request.GET
+        status = query.get("status", "") if query.get("status") in STATUSES else ""
+        fingerprint = query["fingerprint"].replace("\0", "") if "fingerprint" in query else None
+        after = parse_number(query.get("after"))
+        return cls(
+            "failed" if fingerprint is not None else status,
+            fingerprint,
+            query.get("job", ""),
+            -1 if after is None else after,
+            parse_number(query.get("before")),
+        )
+
+    def url(self, **changes: Any) -> str:
+        """The query string for another page of the same jobs."""
+        parameters = {"status": self.status, "fingerprint": self.fingerprint, **changes}
+        return "?" + urlencode({key: value for key, value in parameters.items() if value not in (None, "")})
+
+
+class JobsMixin(ActingMixin):
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.jobs_view)
+        return [path("<uuid:object_id>/jobs/", view, name="django_batches_batch_jobs"), *super().get_urls()]
+
+    def jobs_view(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
+        batch = self.batch_of(request, object_id)
+        query = JobsQuery.of(request)
+        jobs, stopped_at = page_of(batch, query)
+        links = _links(batch, query, jobs, stopped_at)
+        groups = batch.failure_groups.filter(fingerprint=query.fingerprint)
+        context = {
+            **self.page_context(request),
+            "title": _("Jobs of %(batch)s") % {"batch": batch},
+            "batch": batch,
+            "original": batch,
+            "admin_name": self.admin_site.name,
+            "query": query,
+            "group": groups.first() if query.fingerprint else None,
+            "tabs": _tabs(batch, query),
+            "rows": rows_of(jobs, timezone.now(), self.get_queryset(request)),
+            "links": links,
+            "may_retry": self.may(request, "retry", batch),
+            "may_cancel": self.may(request, "cancel", batch),
+            "may_see_arguments": self.may(request, "arguments", batch),
+        }
+        return TemplateResponse(request, "admin/django_batches/batch/jobs.html", context)
+
+
+def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]:
+    """The jobs of the page by position, and the position at which the scan stopped, if it stopped early."""
+    jobs = without_payloads(batch.jobs.all())
+    if query.job:
+        return _single(batch, query.job), None
+    if query.fingerprint is not None:
+        return _page(jobs.filter(status=JobStatus.FAILED, fingerprint=query.fingerprint), query), None
+    if query.status in ("failed", "cancelled"):
+        return _page(jobs.filter(status=query.status), query), None
+    if query.status == "in_flight":
+        positions = jobs_in_flight([batch]).values_list("position", flat=True)[:10_000]
+        return _at_positions(jobs, positions, query), None
+    if query.status == "waiting":
+        return _page(jobs.filter(pk__in=tree.waiting_jobs(batch).values("pk")), query), None
+    if query.status == "to_run":
+        return _to_run(batch, jobs, query), None
+    if query.status == "succeeded":
+        return _scan(batch, jobs.filter(status=JobStatus.SUCCEEDED), query)
+    return _page(jobs, query), None
+
+
+def _page(jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
+    """The jobs of the page and one more, which shows that there are more."""
+    if query.before is not None:
+        return list(jobs.filter(position__lt=query.before).order_by("-position")[: PAGE_SIZE + 1])[::-1]
+    return list(jobs.filter(position__gt=query.after).order_by("position")[: PAGE_SIZE + 1])
+
+
+def _single(batch: Batch, key: str) -> list[BatchJob]:
+    """One job or callback; child batches link to the one that opened them."""
+    try:
+        return list(without_payloads(jobs_and_callbacks(batch).filter(pk=UUID(key))))
+    except ValueError:
+        return []
+
+
+def _at_positions(jobs: BatchJobQuerySet, positions: Iterable[int], query: JobsQuery) -> list[BatchJob]:
+    """The page of the jobs at these few positions."""
+    if query.before is not None:
+        chosen = sorted(position for position in positions if position < query.before)[-(PAGE_SIZE + 1) :]
+    else:
+        chosen = sorted(position for position in positions if position > query.after)[: PAGE_SIZE + 1]
+    return list(jobs.filter(position__in=chosen).order_by("position"))
+
+
+def _to_run(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
+    """The scheduled jobs and the created jobs of each queue, each read from an index."""
+    found = _page(jobs.filter(status=JobStatus.SCHEDULED), query)
+    for _key, queue in due_queues([batch]):
+        found += _page(jobs.filter(status=JobStatus.CREATED, queue=queue), query)
+    found.sort(key=lambda job: job.position)
+    return found[-(PAGE_SIZE + 1) :] if query.before is not None else found[: PAGE_SIZE + 1]
+
+
+def _scan(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> tuple[list[BatchJob], int | None]:
+    if query.before is not None:
+        return _page(jobs.filter(position__gte=max(0, query.before - SCAN_LIMIT)), query), None
+    end = query.after + SCAN_LIMIT
+    found = _page(jobs.filter(position__lte=end), query)
+    return found, end if len(found) <= PAGE_SIZE and end < batch.total else None
+
+
+def _links(batch: Batch, query: JobsQuery, jobs: list[BatchJob], stopped_at: int | None) -> dict[str, str]:
+    """The links to other pages. Removes the extra job from `jobs`."""
+    is_backward = query.before is not None
+    has_more = len(jobs) > PAGE_SIZE
+    if has_more:
+        jobs.pop(0 if is_backward else -1)
+    links: dict[str, str] = {}
+    if query.job:
+        return links
+    if has_more if is_backward else query.after >= 0:
+        links["first"] = query.url()
+        links["previous"] = query.url(before=jobs[0].position if jobs else query.after)
+    if has_more if query.before is None else query.before < batch.total:
+        links["next"] = query.url(after=jobs[-1].position if jobs else (query.before or 0) - 1)
+        links["last"] = query.url(before=batch.total)
+    if stopped_at is not None:
+        links["continue"] = query.url(after=stopped_at)
+    return links
+
+
+def _tabs(batch: Batch, query: JobsQuery) -> list[dict[str, Any]]:
+    """The filters, with the numbers of jobs."""
+    is_tab = query.fingerprint is None and not query.job
+    found = counters(batch)
+    tabs = [("", _("all"), batch.total)]
+    tabs += [(name, found[name].label, found[name].count) for name in STATUSES if name in found]
+    return [
+        {
+            "name": name or "all",
+            "label": label,
+            "count": number(count),
+            "url": JobsQuery(name).url(),
+            "is_current": is_tab and query.status == name,
+        }
+        for name, label, count in tabs
+    ]

@@ -1,0 +1,127 @@
+"""The batches related to a batch: its ancestors, and the tree of batches below it, cut to a few per level."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils.translation import gettext as _
+
+from ..models import Batch
+from ..models.throughput import Pace, paces
+from ..monitoring import tree
+from ..monitoring.progress import snapshot
+from ..monitoring.tree import Child, Opener
+from ..states import BatchStatus, Event
+
+MAX_LEVELS = 3
+"""Levels of the tree that are shown."""
+MAX_PER_LEVEL = 20
+"""Batches of a level that are shown."""
+NEAREST = 4
+"""Ancestors that are shown, besides the topmost one."""
+
+
+@dataclass
+class Related:
+    batch: Batch
+    opener: Opener
+
+    @property
+    def opened_by(self) -> str:
+        """The job or callback that opened the batch, or of an ancestor the one that opened the next batch."""
+        if self.opener.event:
+            return _("%(event)s callback") % {"event": Event(self.opener.event).label}
+        return _("job #%(position)s") % {"position": self.opener.position}
+
+
+@dataclass
+class Ancestor(Related):
+    left_out: int = 0
+    """Batches between this one and the next that are not shown."""
+
+
+@dataclass
+class Node(Related):
+    shown: dict[str, Any]
+    """The snapshot of the batch."""
+    count: int = 0
+    """The number of its child batches, at most `tree.MAX_CHILDREN`."""
+    children: "list[Node]" = field(default_factory=list)
+
+    @property
+    def more(self) -> int:
+        return self.count - len(self.children)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The batches below a batch."""
+
+    children: list[Node]
+    count: int
+    totals: list[tuple[str, str, int]]
+    """Its own child batches by status: (status, label, number)."""
+    shown: dict[str, dict[str, Any]]
+    """The snapshots of all batches in the tree by id."""
+
+    @property
+    def more(self) -> int:
+        return self.count - len(self.children)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there may be more child batches than were counted."""
+        return self.count >= tree.MAX_CHILDREN
+
+
+def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Ancestor]:
+    """The topmost and the nearest ancestors, from the top, except those that are not in `visible`."""
+    openers = tree.ancestors(batch)
+    if not openers:
+        return []
+    chosen = [*openers[:NEAREST], *openers[NEAREST:][-1:]]
+    batches = visible.in_bulk([opener.owner_id for opener in chosen])
+    found = [Ancestor(batches[opener.owner_id], opener) for opener in reversed(chosen) if opener.owner_id in batches]
+    if len(found) == len(chosen):
+        found[0].left_out = len(openers) - len(chosen)
+    return found
+
+
+def tree_of(batch: Batch, visible: "QuerySet[Batch]", now: datetime) -> Tree | None:
+    """The tree below a batch; None without child batches. One query per level, one for batches and one for paces."""
+    levels = _levels(batch, visible)
+    if not levels:
+        return None
+    shown = [sorted(level[:MAX_PER_LEVEL], key=lambda child: child.batch_id) for level in levels[:MAX_LEVELS]]
+    batches = visible.in_bulk([child.batch_id for level in shown for child in level])
+    pace = paces(batches.values(), now)
+    counts = Counter(child.opener.owner_id for level in levels for child in level)
+    nodes: dict[UUID, Node] = {}
+    below: dict[UUID, list[Node]] = {}
+    for child in (child for level in shown for child in level):
+        if found := batches.get(child.batch_id):
+            data = snapshot(found, pace.get(found.pk, Pace()), now)
+            nodes[found.pk] = Node(found, child.opener, data, counts[found.pk])
+            below.setdefault(child.opener.owner_id, []).append(nodes[found.pk])
+    for key, node in nodes.items():
+        node.children = below.get(key, [])
+    by_status = Counter(child.status for child in levels[0])
+    totals = [(str(name), str(label), by_status[name]) for name, label in BatchStatus.choices if by_status[name]]
+    snapshots = {str(key): node.shown for key, node in nodes.items()}
+    return Tree(below.get(batch.pk, []), counts[batch.pk], totals, snapshots)
+
+
+def _levels(batch: Batch, visible: "QuerySet[Batch]") -> list[list[Child]]:
+    """The child batches by urgency, then those of the shown ones, and so on; one level more than is shown."""
+    levels: list[list[Child]] = []
+    owners = [batch.pk]
+    while owners and len(levels) <= MAX_LEVELS:
+        level = sorted(tree.children(visible, owners), key=lambda child: child.urgency)
+        if not level:
+            break
+        levels.append(level)
+        owners = [child.batch_id for child in level[:MAX_PER_LEVEL]]
+    return levels
