@@ -16,7 +16,7 @@ from django_batches.models import BatchJob
 from django_batches.transitions import claiming, frontier
 from django_batches.transport.client import client
 from django_batches.transport.outcomes import Kind, Outcome, fingerprint
-from django_batches.worker.executor import Executor, Post
+from django_batches.worker.executor import Executor, ExecutorSettings
 from django_batches.worker.slots import SlotTable
 
 LIMIT = 10_000
@@ -30,11 +30,11 @@ class Road:
         self.recorder = Recorder(self.redis, self.lease)
         self.dispatcher = Dispatcher(self.redis, self.lease)
         self.reconciler = Reconciler(self.redis, self.lease, self.recorder)
-        self.board = SlotTable(4)
+        self.slots = SlotTable(4)
         self.executor = self.new_executor()
 
     def new_executor(self, slot=0, name="executor", queues=(), **options):
-        return Executor(Post(slot, name, queues, self.board, os.getppid(), **options))
+        return Executor(ExecutorSettings(slot, name, queues, self.slots, os.getppid(), **options))
 
     def dispatch(self):
         """Claims and pushes what is due."""
@@ -72,7 +72,7 @@ class Road:
                 return total
 
     def work_with_replacement(self):
-        """As `run`, with a new executor after one that is worn out, as the supervisor does."""
+        """As `run`; replaces an executor that must be replaced, as the supervisor does."""
         for index in range(1, 10):
             self.run()
             if not BatchJob.objects.filter(status__in=["created", "queued", "running"]).exists():

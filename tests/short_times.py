@@ -17,7 +17,7 @@ def shorten() -> None:
     """Replaces the times of this process; imports the worker, so Django must be set up."""
     from django_batches.coordinator import lease, loop, reconcile  # noqa: PLC0415
     from django_batches.transport import scripts  # noqa: PLC0415
-    from django_batches.worker import rq_maintenance, supervisor  # noqa: PLC0415
+    from django_batches.worker import redis_link, rq_maintenance  # noqa: PLC0415
 
     for module, name, seconds in (
         (lease, "SECONDS", 4),
@@ -26,8 +26,8 @@ def shorten() -> None:
         (loop, "UPKEEP", 3.0),
         (loop, "SECOND_LOOK", 2.5),
         (reconcile, "SECOND_LOOK", 2.5),
-        (supervisor, "RENEW", 1.5),
-        (rq_maintenance, "UPKEEP", 3.0),
+        (redis_link, "RENEW", 1.5),
+        (rq_maintenance, "REGISTRIES", 3.0),
     ):
         assert hasattr(module, name), f"{module.__name__} has no {name} any more"
         setattr(module, name, seconds)

@@ -1,1 +1,1 @@
-"""`manage.py batchworker`: a supervisor that forks executors, the coordinator and RQ's chores."""
+"""`manage.py batchworker`: a supervisor that forks executors, the coordinator and RQ's maintenance."""

@@ -1,6 +1,5 @@
-"""When a `--burst` is over: nothing due, in flight or unapplied on its queues."""
+"""When a `--burst` is over: nothing is due, in flight or unapplied on its queues."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,29 +7,29 @@ from django.db import Error
 from django.utils import timezone
 from redis.exceptions import RedisError
 
+from ..coordinator.timer import Every
 from ..transitions import children, claiming
 from ..transport.client import Keys, client
 
 INTERVAL = 0.3
-LOOKS = 2
-"""Looks in a row that must find nothing: a job may be on its way from one place to the next."""
+EMPTY_CHECKS = 2
+"""Consecutive checks that must find nothing: between two checks a job may move from one place to another."""
 
 
 class Burst:
-    """Asks the database and the lists in Redis, not more often than every 0.3 s."""
+    """Checks the database and the queues in Redis, at most every 0.3 seconds."""
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._queues = list(queues)
         self._redis = client()
         self._keys = Keys()
-        self._next = 0.0
-        self._quiet = 0
+        self._check = Every(INTERVAL)
+        self._empty_checks = 0
 
     def is_over(self) -> bool:
-        if time.monotonic() >= self._next and self._quiet < LOOKS:
-            self._next = time.monotonic() + INTERVAL
-            self._quiet = 0 if self._has_work() else self._quiet + 1
-        return self._quiet >= LOOKS
+        if self._empty_checks < EMPTY_CHECKS and self._check.is_due():
+            self._empty_checks = 0 if self._has_work() else self._empty_checks + 1
+        return self._empty_checks >= EMPTY_CHECKS
 
     def _has_work(self) -> bool:
         try:
@@ -38,7 +37,7 @@ class Burst:
                 return True
             redis: Any = self._redis
             lists = [self._keys.queue(name) for name in self._queues] or redis.smembers(f"{self._keys.RQ}:queues")
-            waiting = [rq_id.decode() for key in lists for rq_id in redis.lrange(key, 0, 50)]
-            return any(not self._keys.is_foreign(rq_id) for rq_id in waiting)
+            rq_ids = [rq_id.decode() for key in lists for rq_id in redis.lrange(key, 0, 50)]
+            return any(not self._keys.is_foreign(rq_id) for rq_id in rq_ids)
         except (Error, RedisError, OSError):
             return True

@@ -1,6 +1,6 @@
-"""An executor: takes a job, runs it, tells its outcome and takes the next in one call to Redis. It lives long.
+"""An executor process: reports the outcome of a job and takes the next job in one call to Redis. Long-lived.
 
-It never decides about statuses: the row may know better by the time the outcome arrives.
+It never changes a status: by the time the outcome is applied, the row may have changed.
 """
 
 import logging
@@ -21,38 +21,40 @@ from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome
 from ..transport.scripts import Scripts, Taken
 from .cleanup import Cleanup
-from .processes import resident
-from .rq_jobs import OrdinaryJobs
+from .processes import resident_memory
+from .rq_jobs import RQJobs
 from .slots import RunningJob, SlotTable
 
 logger = logging.getLogger("django_batches")
 
 STALE = 60.0
-"""Seconds after its push from which the row is asked before a job is started."""
+"""Seconds after its push from which a job's row is checked before the job starts."""
 MARGIN = 5.0
 """Seconds by which the clocks of two Redis servers may differ in a failover."""
-TELL = 1.0
-"""Seconds after which a busy executor tells RQ how long it has worked."""
+REPORT = 1.0
+"""Seconds between two reports of the working time while the executor is busy."""
 FULL = 0.75
-"""Share of the memory it may hold above which an executor is replaced between two jobs."""
+"""Share of `max_memory` above which an executor is replaced between two jobs."""
 IDLE_BLOCK = 500
-"""Milliseconds an idle executor waits for the wake stream before it looks for ordinary RQ jobs."""
+"""Milliseconds that an idle executor waits for a wake-up before it looks for RQ jobs, which send none."""
+_TAINTING = (MemoryError, JobTimeoutException)
+"""Exceptions that may have interrupted code at any place, so that the process must be replaced."""
 
 
 @dataclass(frozen=True)
-class Post:
-    """The place of an executor: its slot on the board and what it is told to work on."""
+class ExecutorSettings:
+    """The slot of an executor, its queues and its limits."""
 
     slot: int
     name: str
     queues: Sequence[str]
-    board: SlotTable
+    slots: SlotTable
     supervisor: int
     """Process id."""
     max_jobs: int | None = None
     """Jobs after which this process is replaced."""
     budget: Semaphore | None = None
-    """Jobs left for all executors together."""
+    """Jobs that all executors of the worker may still start."""
     max_memory: int | None = None
     """Bytes above which the supervisor kills this process in the middle of a job."""
 
@@ -60,153 +62,157 @@ class Post:
 class Executor:
     """The loop of one executor process."""
 
-    def __init__(self, post: Post) -> None:
-        self._post = post
+    def __init__(self, settings: ExecutorSettings) -> None:
+        self._settings = settings
+        self._slots, self._slot = settings.slots, settings.slot
         self._connected_at = float("inf")
-        self._asked_at = 0.0
-        """When it last asked Redis for a job, by its monotonic clock."""
+        """By Redis' clock."""
         self._redis = client(redis_connect_func=self._connected)
         self._scripts = Scripts(self._redis)
-        self._woken: Any = "0-0"
-        self._hygiene = Cleanup()
-        self._jobs = 0
-        self._ordinary = OrdinaryJobs(post.name, post.board, post.slot)
+        self._last_wake_up: Any = "0-0"
+        self._cleanup = Cleanup()
+        self._rq_jobs = RQJobs(settings.name, settings.slots, settings.slot)
+        self._jobs_started = 0
         self._taken = Taken("idle")
-        self._done: Outcome | None = None
-        self._seconds = 0.0
-        """That it has worked and RQ has not been told."""
-        self._told_at = 0.0
-        self._worn = False
-        """This process must be replaced: what ran in it may have broken it."""
+        self._outcome: Outcome | None = None
+        self._called_at = 0.0
+        """Start of the last call to Redis."""
+        self._working_time = 0.0
+        """Seconds not reported to RQ yet."""
+        self._reported_at = 0.0
+        self._is_tainted = False
+        """A job may have broken this process, so it must be replaced."""
 
     def run(self) -> None:
-        """Works until told to stop, until worn, or until `max_jobs`."""
-        while (kind := self.step()) != "leave":
+        """Works until it must stop or be replaced."""
+        while (kind := self.step()) != "exit":
             if kind in ("idle", "suspended"):
                 self._idle(kind)
 
     def step(self) -> str:
-        """One turn and the job it gave, if any: "job", "rq", "idle", "suspended", or "leave"."""
-        leaves = self._should_leave()
-        wants = not leaves and self._reserve()
-        taken = self._turn(wants)
-        self._taken, self._done = taken, None
-        if taken.kind == "job":
-            begun, jobs = time.monotonic(), self._jobs
-            self._done = self._execute(taken, begun)
-            self._seconds += time.monotonic() - begun
-            if self._jobs == jobs:  # it was not started
-                self._give_back()
-        elif taken.kind == "rq":
+        """Takes a job, if there is one, and runs it. Returns "job", "rq", "idle", "suspended" or "exit"."""
+        should_exit = self._should_exit()
+        taken = self._turn(take=not should_exit and self._reserve())
+        self._taken, self._outcome, kind = taken, None, taken.kind
+        if kind == "job":
+            begun = time.monotonic()
+            self._outcome = self._run(taken, begun)
+            self._working_time += time.monotonic() - begun
+        elif kind == "rq":
             self._count()
-            if self._ordinary.run(taken):
+            if self._rq_jobs.run(taken):
                 self._clean_up()
-        elif taken.kind == "retired" or leaves:
-            return "leave"
-        elif wants:
-            self._give_back()
-        return taken.kind
-
-    def _count(self) -> None:
-        self._jobs += 1
-        self._post.board.count(self._post.slot)
-        if self._post.budget is not None:
-            self._post.board.reserve(self._post.slot, False)
+        elif kind == "retired" or should_exit:
+            kind = "exit"
+        self._give_back()
+        return kind
 
     def _reserve(self) -> bool:
-        """A job of the budget of all executors together, for the next turn."""
-        budget = self._post.budget
+        """Reserves a job of the shared budget for the next turn; False if none is left."""
+        budget = self._settings.budget
         if budget is None:
             return True
-        has_one = budget.acquire(block=False)
-        self._post.board.reserve(self._post.slot, has_one)
-        return has_one
+        is_reserved = budget.acquire(block=False)
+        self._slots.reserve(self._slot, is_reserved)
+        return is_reserved
+
+    def _count(self) -> None:
+        self._jobs_started += 1
+        self._slots.count(self._slot)
+        self._slots.reserve(self._slot, False)
 
     def _give_back(self) -> None:
-        if self._post.budget is not None:
-            self._post.board.reserve(self._post.slot, False)
-            self._post.budget.release()
+        """Gives the reserved job back if none was started."""
+        if self._settings.budget is not None and self._slots.has_reserved(self._slot):
+            self._slots.reserve(self._slot, False)
+            self._settings.budget.release()
 
-    def _should_leave(self) -> bool:
-        post = self._post
-        is_spent = post.max_jobs is not None and self._jobs >= post.max_jobs
-        return self._worn or is_spent or self._is_overgrown() or post.board.should_stop(post.slot) or self._is_orphan()
+    def _should_exit(self) -> bool:
+        limit = self._settings.max_jobs
+        is_spent = limit is not None and self._jobs_started >= limit
+        return self._is_tainted or is_spent or self._is_too_large() or self._should_stop() or self._is_orphan()
 
-    def _is_overgrown(self) -> bool:
-        """Replaced in time, so that no job is killed for what those before it have left in memory."""
-        limit = self._post.max_memory
-        return limit is not None and self._jobs > 0 and resident(os.getpid()) > FULL * limit
+    def _is_too_large(self) -> bool:
+        """Replaces the process early, so that no job is killed for the memory that earlier jobs have left."""
+        limit = self._settings.max_memory
+        return limit is not None and self._jobs_started > 0 and resident_memory(os.getpid()) > FULL * limit
+
+    def _should_stop(self) -> bool:
+        return self._slots.should_stop(self._slot)
 
     def _is_orphan(self) -> bool:
-        return os.getppid() != self._post.supervisor
+        return os.getppid() != self._settings.supervisor
 
     def _turn(self, take: bool) -> Taken:
-        """One call to Redis, repeated until it gets through; the outcome goes to the database meanwhile."""
-        self._post.board.write(self._post.slot, None)
-        done = self._done
-        finished = self._taken.rq_id if self._taken.kind == "job" else ""
-        pause, is_recorded = 0.1, False
+        """Repeats the call to Redis until it succeeds; in an outage, the outcome goes to the database."""
+        self._slots.write(self._slot, None)
+        outcome, pause, is_recorded = self._outcome, 0.1, False
         while True:
-            # Not with every job: adding a float to RQ's record costs Redis as much as a quarter of the rest.
-            is_due = not finished or time.monotonic() > self._told_at + TELL
-            seconds = self._seconds if is_due else 0.0
-            self._asked_at = time.monotonic()
             try:
-                taken = self._scripts.turn(
-                    self._post.name,
-                    self._post.queues,
-                    take=take,
-                    finished=finished,
-                    outcome=done,
-                    queue=self._taken.queue,
-                    seconds=seconds,
-                )
-                if seconds:
-                    self._seconds, self._told_at = 0.0, time.monotonic()
-                return taken
+                return self._call(take, outcome)
             except (RedisError, OSError) as error:
                 if pause == 0.1:
-                    logger.warning("%s cannot reach Redis (%s); it tries on.", self._post.name, error)
+                    logger.warning("%s cannot reach Redis (%s); retrying.", self._settings.name, error)
                 if self._is_orphan():
                     os._exit(1)
-                if done is not None and not is_recorded and pause > 1.0:
-                    is_recorded = record_directly(done)
-                if (done is None or is_recorded) and self._post.board.should_stop(self._post.slot):
+                if outcome is not None and not is_recorded and pause > 1.0:
+                    is_recorded = record_directly(outcome)
+                if (outcome is None or is_recorded) and self._should_stop():
                     return Taken("retired")
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
 
-    def _execute(self, taken: Taken, begun: float) -> Outcome | None:
+    def _call(self, take: bool, outcome: Outcome | None) -> Taken:
+        finished = self._taken.rq_id if self._taken.kind == "job" else ""
+        # Not with every job: adding a float to RQ's record costs Redis a quarter of the rest of the call.
+        is_due = not finished or time.monotonic() > self._reported_at + REPORT
+        seconds = self._working_time if is_due else 0.0
+        self._called_at = time.monotonic()
+        taken = self._scripts.turn(
+            self._settings.name,
+            self._settings.queues,
+            take=take,
+            finished=finished,
+            outcome=outcome,
+            queue=self._taken.queue,
+            seconds=seconds,
+        )
+        if seconds:
+            self._working_time, self._reported_at = 0.0, time.monotonic()
+        return taken
+
+    def _run(self, taken: Taken, begun: float) -> Outcome | None:
         try:
             message = Message.loads(taken.rq_id, taken.message)
-        except (ValueError, RecursionError) as wrong:
-            return unreadable(taken.rq_id, wrong)
-        if self._must_ask(taken, message) and not self._is_current(message):
-            # The row has ended or was dispatched again: told as vanished, which changes nothing then.
-            return message.outcome(Kind.VANISHED, worker=self._post.name)
+        except (ValueError, RecursionError) as error:
+            return unreadable(taken.rq_id, error)
+        if self._must_check_row(taken, message) and not self._is_current(message):
+            # If the row has ended or was dispatched again, this outcome changes nothing.
+            return message.outcome(Kind.VANISHED, worker=self._settings.name)
         self._count()
-        self._post.board.write(self._post.slot, RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
-        outcome, error = perform(message, self._post.name)
-        if error is not None and (not isinstance(error, Exception) or isinstance(error, _WEARING)):
-            self._worn = True
+        self._slots.write(self._slot, RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
+        outcome, raised = perform(message, self._settings.name)
+        if raised is not None and (not isinstance(raised, Exception) or isinstance(raised, _TAINTING)):
+            self._is_tainted = True
         self._clean_up()
         return outcome
 
     def _clean_up(self) -> None:
         try:
-            self._hygiene.restore()
+            self._cleanup.restore()
         except Exception:
-            # The outcome of the job must be told all the same.
-            logger.exception("%s cannot be cleaned after a job; it is replaced.", self._post.name)
-            self._worn = True
+            # The outcome of the job must still be reported.
+            logger.exception("%s cannot clean up after a job; it is replaced.", self._settings.name)
+            self._is_tainted = True
 
-    def _must_ask(self, taken: Taken, message: Message) -> bool:
-        """A server that was rolled back has old jobs in its lists; a roll-back breaks every connection.
+    def _must_check_row(self, taken: Taken, message: Message) -> bool:
+        """Whether the row may no longer wait for this dispatch.
 
-        And a process that was frozen on its way may hold what another has been given since; and an earlier run, taken
-        for lost, may have told its success to the database itself.
+        * An earlier run that was taken for lost may have reported its success to the database directly.
+        * If this process was frozen during its call, another one may run the job by now.
+        * A server that was rolled back has old jobs in its queues. A rollback breaks all connections.
         """
-        if message.dispatch > 1 or time.monotonic() > self._asked_at + HELD_UP:
+        if message.dispatch > 1 or time.monotonic() > self._called_at + HELD_UP:
             return True
         return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE
 
@@ -214,8 +220,8 @@ class Executor:
         try:
             return is_current(message)
         except Error as error:
-            # Not known, so not started: the reconciler brings it back if the row still waits for it.
-            logger.warning("The row of job %s cannot be asked (%s).", message.job_id, error)
+            # Do not start it. The reconciler dispatches it again if its row still waits.
+            logger.warning("The row of job %s cannot be checked (%s).", message.job_id, error)
             connections.close_all()
             return False
 
@@ -224,18 +230,15 @@ class Executor:
             time.sleep(0.5)
             return
         try:
-            found: Any = self._redis.xread({self._scripts.keys.wake: self._woken}, block=IDLE_BLOCK)
+            found: Any = self._redis.xread({self._scripts.keys.wake: self._last_wake_up}, block=IDLE_BLOCK)
         except (RedisError, OSError):
             time.sleep(0.1)
             return
         if found:
             entries = next(iter(found.values()))[0] if isinstance(found, dict) else found[0][1]
-            self._woken = entries[-1][0]
+            self._last_wake_up = entries[-1][0]
 
     def _connected(self, connection: Any) -> None:
         connection.on_connect()
         connection.send_command("TIME")
         self._connected_at = float(connection.read_response()[0])
-
-
-_WEARING = (MemoryError, JobTimeoutException)

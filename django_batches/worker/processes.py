@@ -1,4 +1,4 @@
-"""Forked children: how one begins, ends, and dies with its parent."""
+"""Forking child processes that end with their parent."""
 
 import ctypes
 import logging
@@ -19,8 +19,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fork(work: Callable[[], None], name: str) -> int:
-    """Runs `work` in a child, which ignores the signals of its group and dies with this process; its process id."""
-    connections.close_all()  # two processes on one connection would mix their answers
+    """Runs `work` in a child process, which dies with this process. Returns the child's process id."""
+    connections.close_all()  # two processes must not share a connection
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -28,15 +28,15 @@ def fork(work: Callable[[], None], name: str) -> int:
     code = 1
     try:
         for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, pass_over)
-        os.register_at_fork(after_in_child=_be_killable)
+            signal.signal(signum, ignore_signal)
+        os.register_at_fork(after_in_child=_reset_ignored_signals)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         die_with(parent)
         random.seed()
         work()
         code = 0
     except BaseException:
-        logger.exception("%s stopped on an error of its own.", name)
+        logger.exception("%s failed with an unexpected error.", name)
     finally:
         logging.shutdown()
         sys.stdout.flush()
@@ -44,38 +44,48 @@ def fork(work: Callable[[], None], name: str) -> int:
         os._exit(code)
 
 
-def pass_over(signum: int, frame: object) -> None:
-    """A Ctrl-C or a service manager signals the whole group; a child leaves when its supervisor says so.
+def ignore_signal(signum: int, frame: object) -> None:
+    """Ctrl-C and service managers signal the whole process group, but only the supervisor may stop a child.
 
-    A handler and not SIG_IGN, which the programs that a job starts would inherit: nobody could terminate them.
+    A handler rather than SIG_IGN: programs that a job starts would inherit SIG_IGN, and could not be terminated.
     """
 
 
-def _be_killable() -> None:
-    # A process that a job forks (multiprocessing) is the job's to terminate.
+def _reset_ignored_signals() -> None:
+    # A job must be able to terminate a process that it forks (multiprocessing).
     for signum in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(signum) is pass_over:
+        if signal.getsignal(signum) is ignore_signal:
             signal.signal(signum, signal.SIG_DFL)
 
 
 def die_with(parent: int) -> None:
-    """The kernel kills this process when its parent dies, so that no orphan runs a job beside its next run."""
+    """Makes the kernel kill this process when its parent dies, so that no orphan runs a job beside its next run."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds; 0 where it is gone or the system does not tell (only Linux does)."""
+def resident_memory(pid: int) -> int:
+    """Resident memory of a process in bytes; 0 if it has ended or the system has no /proc (only Linux has it)."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
 
 
-def warn_of_threads() -> None:
-    """A thread started before the fork is missing in the children, and a lock it held stays locked there."""
+def warn_about_threads() -> None:
+    """A forked child has no copy of a thread, and a lock that the thread holds stays locked there."""
     others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     if others:
-        logger.warning("Threads are alive before the fork (%s); start them lazily.", ", ".join(others))
+        logger.warning("Threads are running before the fork (%s); start them lazily.", ", ".join(others))
+
+
+def describe_exit(code: int) -> str:
+    """The exit code of a process in words; a negative one is the signal that killed it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal, which has no name
+        return f"signal {-code}"

@@ -1,4 +1,4 @@
-"""RQ jobs that are not ours, on the same queues: run by RQ's own worker, as always."""
+"""Runs RQ jobs that belong to no batch, from the same queues, with RQ's own worker."""
 
 import logging
 import signal
@@ -21,55 +21,56 @@ from .slots import RunningJob, SlotTable
 logger = logging.getLogger("django_batches")
 
 STOP = signal.SIGUSR1
-"""Asks an executor to stop the ordinary RQ job that it runs."""
+"""Makes an executor stop the RQ job that it runs."""
 
 
-class OrdinaryJobs:
-    """Runs them for one executor: with a fork, RQ's retries, dependents and callbacks."""
+class RQJobs:
+    """Runs the RQ jobs of one executor: in a fork each, with RQ's retries, dependents and callbacks."""
 
-    def __init__(self, name: str, board: SlotTable, slot: int) -> None:
+    def __init__(self, name: str, slots: SlotTable, slot: int) -> None:
         self._name = name
-        self._board = board
+        self._slots = slots
         self._slot = slot
         self._redis: Redis | None = None
 
     def run(self, taken: Taken) -> bool:
-        """Runs the job that was taken; False where there is none to run."""
-        connections.close_all()  # before the fork: two processes on one connection mix their answers
-        redis = self._redis = self._redis or client()  # RQ raises the time-outs of a client it is given
-        queue = Queue(taken.queue, connection=redis, serializer=settings().RQ_SERIALIZER)
+        """Returns False if the job is gone or cannot be read."""
+        connections.close_all()  # before the fork: two processes must not share a connection
+        redis = self._redis = self._redis or client()  # a client of its own: RQ raises its timeouts
+        serializer = settings().RQ_SERIALIZER
+        queue = Queue(taken.queue, connection=redis, serializer=serializer)
         try:
-            job = Job.fetch(taken.rq_id, connection=redis, serializer=settings().RQ_SERIALIZER)
+            job = Job.fetch(taken.rq_id, connection=redis, serializer=serializer)
         except NoSuchJobError:
             redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
             return False
         except Exception as error:
-            # It stays where RQ's own upkeep looks for jobs that never started.
-            logger.warning("The RQ job %s cannot be read: %s", taken.rq_id, error)
+            # It stays in the intermediate queue, which RQ's maintenance cleans.
+            logger.warning("RQ job %s cannot be read: %s", taken.rq_id, error)
             return False
-        worker = _Forking([queue], name=self._name, connection=redis, serializer=settings().RQ_SERIALIZER)
+        worker = _ForkingWorker([queue], name=self._name, connection=redis, serializer=serializer)
 
         def stop(signum: int, frame: object) -> None:
-            # Without a horse it would kill the group of 0, which is that of the supervisor: RQ sets it to 0 at its end.
+            # RQ sets horse_pid to 0 when the horse has ended; killing group 0 would kill the supervisor too.
             if worker.horse_pid:
                 worker._stopped_job_id = job.id
                 worker.kill_horse()
 
         signal.signal(STOP, stop)
-        self._board.write(self._slot, RunningJob(taken.rq_id, taken.queue, time.monotonic(), 0.0))
+        self._slots.write(self._slot, RunningJob(taken.rq_id, taken.queue, time.monotonic(), 0.0))
         worker.execute_job(job, queue)
         return True
 
 
-class _Forking(Worker):
-    """RQ's worker for one ordinary job, whose horse does not outlive this process."""
+class _ForkingWorker(Worker):
+    """RQ's worker for one job. Its horse dies with this process."""
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Goes on while Redis is away: to end here would kill the horse in the middle of its work."""
+        """Ignores errors of Redis: RQ would kill the horse in the middle of its job."""
         try:
             super().maintain_heartbeats(job, execution)
         except (RedisError, OSError) as error:
-            logger.warning("The RQ job %s cannot tell Redis that it runs (%s); it goes on.", job.id, error)
+            logger.warning("RQ job %s cannot send its heartbeat (%s); it continues.", job.id, error)
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         assert self.pid is not None

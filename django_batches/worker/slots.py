@@ -1,8 +1,8 @@
-"""Memory shared by the supervisor and its children: what each executor runs, and who shall stop.
+"""A table in shared memory: the job that each child of a supervisor runs, and whether the child should stop.
 
-A record carries a checksum, by which a reader sees that he has read half of one and half of the next: as a job of
-whose time nothing is left, such a mixture would be killed. Numbers before and after the record are not enough, because
-no processor promises in which order the other one sees them.
+Each record has a checksum, so that a reader notices a half-written one. It could combine the start of one job with the
+timeout of another, and the supervisor would kill the job as overdue. Sequence numbers before and after the record
+would not do: a processor may show the writes to another one in any order.
 """
 
 import mmap
@@ -10,29 +10,30 @@ import struct
 from dataclasses import dataclass
 from zlib import crc32
 
-_BODY = struct.Struct("<d d 200s 400s")
+_JOB = struct.Struct("<d d 200s 400s")
 _CHECKSUM = struct.Struct("<Q")
-_RECORD_SIZE = _CHECKSUM.size + _BODY.size
-_STOP = struct.Struct("<Q")
-_COUNT = struct.Struct("<Q")
-_RESERVED = struct.Struct("<Q")
-_TRIES = 100
+_RECORD = _CHECKSUM.size + _JOB.size
+_NUMBER = struct.Struct("<Q")
+_STOP, _STARTED, _RESERVED = range(_RECORD, _RECORD + 3 * _NUMBER.size, _NUMBER.size)
+"""Offsets of the numbers that follow the record."""
+_SLOT = _RECORD + 3 * _NUMBER.size
+_READS = 100
 
 
 @dataclass(frozen=True)
 class RunningJob:
-    """The job an executor runs."""
+    """The job that an executor runs."""
 
     rq_id: str
     queue: str
     started: float
-    """`time.monotonic()`, the same clock in all processes of the host."""
+    """`time.monotonic()`: the same clock in all processes of a host."""
     timeout: float
-    """Seconds; 0 for none of our business."""
+    """Seconds; 0 for an RQ job that belongs to no batch, whose timeout RQ enforces."""
 
 
 def _record(job: RunningJob) -> bytes:
-    body = _BODY.pack(job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
+    body = _JOB.pack(job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
     return _CHECKSUM.pack(crc32(body)) + body
 
 
@@ -40,56 +41,60 @@ _EMPTY = _record(RunningJob("", "", 0.0, 0.0))
 
 
 class SlotTable:
-    """A record, a stop flag, a count of jobs and a reservation per slot."""
+    """The running job of each slot, its stop flag, the number of jobs started there, and its reservation."""
 
     def __init__(self, slots: int) -> None:
-        self._size = _RECORD_SIZE + _STOP.size + _COUNT.size + _RESERVED.size
-        self._memory = mmap.mmap(-1, max(1, slots) * self._size)
+        self._memory = mmap.mmap(-1, max(1, slots) * _SLOT)
         for slot in range(slots):
             self.clear(slot)
 
-    def write(self, slot: int, occupant: RunningJob | None) -> None:
-        """Called by the executor of this slot only."""
-        begin = slot * self._size
-        self._memory[begin : begin + _RECORD_SIZE] = _record(occupant) if occupant else _EMPTY
+    def write(self, slot: int, job: RunningJob | None) -> None:
+        """Only the executor of this slot may call it."""
+        begin = slot * _SLOT
+        self._memory[begin : begin + _RECORD] = _record(job) if job else _EMPTY
 
     def read(self, slot: int) -> RunningJob | None:
-        """What the executor of this slot runs now, or None."""
-        begin = slot * self._size
-        for _ in range(_TRIES):
-            record = self._memory[begin : begin + _RECORD_SIZE]
+        """The job that the executor of this slot runs, or None."""
+        begin = slot * _SLOT
+        for _ in range(_READS):
+            record = self._memory[begin : begin + _RECORD]
             body = record[_CHECKSUM.size :]
             if _CHECKSUM.unpack_from(record) == (crc32(body),):
-                started, timeout, rq_id, queue = _BODY.unpack(body)
+                started, timeout, rq_id, queue = _JOB.unpack(body)
                 name = rq_id.rstrip(b"\0").decode()
                 return RunningJob(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
 
     def count(self, slot: int) -> None:
-        """One more job was started by the executor of this slot."""
-        place = slot * self._size + _RECORD_SIZE + _STOP.size
-        _COUNT.pack_into(self._memory, place, self.counted(slot) + 1)
+        """The executor of this slot has started another job."""
+        self._set(slot, _STARTED, self.counted(slot) + 1)
 
     def counted(self, slot: int) -> int:
-        """How many jobs the executors of this slot have started, those before them included."""
-        return int(_COUNT.unpack_from(self._memory, slot * self._size + _RECORD_SIZE + _STOP.size)[0])
+        """How many jobs were started in this slot, by its former executors too."""
+        return self._get(slot, _STARTED)
 
     def reserve(self, slot: int, is_reserved: bool) -> None:
-        """Whether the executor of this slot has taken a job from the budget of all that it has not started."""
-        _RESERVED.pack_into(self._memory, (slot + 1) * self._size - _RESERVED.size, is_reserved)
+        """Whether the executor of this slot has taken a job from the shared budget and not started it yet."""
+        self._set(slot, _RESERVED, is_reserved)
 
     def has_reserved(self, slot: int) -> bool:
-        return bool(_RESERVED.unpack_from(self._memory, (slot + 1) * self._size - _RESERVED.size)[0])
+        return bool(self._get(slot, _RESERVED))
 
     def clear(self, slot: int) -> None:
-        """For the next executor of this slot; called by the supervisor once the last one is gone."""
-        begin = slot * self._size
-        self._memory[begin : begin + _RECORD_SIZE + _STOP.size] = _EMPTY + bytes(_STOP.size)
+        """Prepares a slot for its next child; the supervisor calls it when the last one has ended."""
+        self._memory[slot * _SLOT : slot * _SLOT + _RECORD] = _EMPTY
+        self._set(slot, _STOP, 0)
         self.reserve(slot, False)
 
     def stop(self, slot: int) -> None:
-        """Asks the child of this slot to leave after what it is at."""
-        _STOP.pack_into(self._memory, slot * self._size + _RECORD_SIZE, 1)
+        """Makes the child of this slot leave after its current work."""
+        self._set(slot, _STOP, 1)
 
     def should_stop(self, slot: int) -> bool:
-        return bool(_STOP.unpack_from(self._memory, slot * self._size + _RECORD_SIZE)[0])
+        return bool(self._get(slot, _STOP))
+
+    def _get(self, slot: int, offset: int) -> int:
+        return int(_NUMBER.unpack_from(self._memory, slot * _SLOT + offset)[0])
+
+    def _set(self, slot: int, offset: int, number: int) -> None:
+        _NUMBER.pack_into(self._memory, slot * _SLOT + offset, number)

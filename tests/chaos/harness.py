@@ -40,7 +40,7 @@ SLOW = 15.0
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = (
-    "differ from its rows", "is put aside", "is put off", "stopped on an error", "message that cannot",
+    "differ from its rows", "is put aside", "is put off", "failed with an unexpected error", "message that cannot",
     "of the outcome stream",
 )  # fmt: skip
 """What must not stand in the log of a batchworker."""
@@ -256,7 +256,8 @@ def loud(built: Stage, faults: list[Fault]) -> list[str]:
         f"{path.name}: {line}"
         for path in sorted(built.folder.glob("host*.log"))
         for line in path.read_text(errors="replace").splitlines()
-        if any(words in line for words in LOUD) and not any(f"{name} stopped on an error" in line for name in starved)
+        if any(words in line for words in LOUD)
+        and not any(f"{name} failed with an unexpected error" in line for name in starved)
     ]
 
 

@@ -42,8 +42,8 @@ MUTANTS = [
     ),
     Mutant(
         "leases are not renewed",
-        "worker/supervisor.py",
-        "                self._scripts.renew(self._leases())\n",
+        "worker/redis_link.py",
+        "                self._renew_leases()\n",
         "",
         "--seconds 30 --only none",
     ),
@@ -73,7 +73,7 @@ MUTANTS = [
         "an outcome that could not be told is not told again",
         "worker/executor.py",
         "                if self._is_orphan():\n                    os._exit(1)\n",
-        "                done = None\n",
+        "                outcome = None\n",
         "--seconds 20 --pause 1 --only 'Redis clients killed'",
     ),
     Mutant(

@@ -19,7 +19,7 @@ WANTED = "CHAOS_POINTS"
 HANG = 12.0
 """Seconds, longer than it takes with the short times to find another coordinator, who gives up what was lost."""
 MODES = ("killed before", "killed after", "failed before", "failed after", "hung before", "done twice")
-PASSED_OVER = ("database", "transport.client", "transport.scripts._Direct")
+PASSED_OVER = ("database", "transport.client", "transport.scripts._FastScript")
 """Modules of ours that ask on behalf of others."""
 
 
@@ -106,7 +106,7 @@ def wrap_redis(points: Points) -> None:
         setattr(owner, name, wrapped)
 
     wrap(Redis, "execute_command", lambda self, *args: str(args[0]))
-    wrap(scripts._Direct, "__call__", lambda self, *args: "EVALSHA")
+    wrap(scripts._FastScript, "__call__", lambda self, *args: "EVALSHA")
     original = Pipeline.execute
 
     def execute(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -24,7 +24,7 @@ from django_batches.models import Lease as LeaseRow
 from django_batches.transitions import applying, frontier, job_updates, repairing
 from django_batches.transport.client import Keys
 from django_batches.transport.outcomes import Kind
-from django_batches.worker.executor import Executor, Post
+from django_batches.worker.executor import Executor, ExecutorSettings
 from django_batches.worker.slots import SlotTable
 
 from .. import tasks
@@ -299,7 +299,7 @@ class TestReconciler:
         road.executor._scripts.renew([("executor", taken.rq_id, "default")])
         assert reconciled(road) == 0
         road.executor._taken = taken
-        road.executor._done = outcome_of(claimed(batch), result='"through"')
+        road.executor._outcome = outcome_of(claimed(batch), result='"through"')
         road.executor._turn(False)
         road.run()
         assert_books_are_right(batch)
@@ -450,7 +450,7 @@ class TestLoop:
         assert len(looks) == 4
 
     def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
-        executor = Executor(Post(0, "executor", (), SlotTable(1), os.getppid()))
+        executor = Executor(ExecutorSettings(0, "executor", (), SlotTable(1), os.getppid()))
         batch = fill()
         coordinator.turn()
         assert [executor.step(), executor.step()] == ["job", "idle"]
@@ -463,7 +463,7 @@ class TestLoop:
 
     def test_how_fast_jobs_are_handed_back_says_nothing_of_how_fast_they_run(self, coordinator, redis):
         """Without it the queue would be given far more than a second of work after a cancel."""
-        executor = Executor(Post(0, "executor", (), SlotTable(1), os.getppid()))
+        executor = Executor(ExecutorSettings(0, "executor", (), SlotTable(1), os.getppid()))
         cancelled = fill(4)
         coordinator.turn()
         cancelled.cancel()

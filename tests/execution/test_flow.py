@@ -20,9 +20,11 @@ from django_batches.execution import runner
 from django_batches.models import BatchJob
 from django_batches.transitions import applying, children, repairing
 from django_batches.transport.outcomes import Kind
-from django_batches.worker.executor import Executor, Post
-from django_batches.worker.processes import fork
-from django_batches.worker.supervisor import PATIENCE, Child, Plan, Supervisor, _describe
+from django_batches.worker.children import COORDINATOR, FIRST_EXECUTOR, MAINTENANCE, Child
+from django_batches.worker.executor import Executor, ExecutorSettings
+from django_batches.worker.processes import describe_exit, fork
+from django_batches.worker.redis_link import PATIENCE
+from django_batches.worker.supervisor import Plan, Supervisor
 
 from .. import tasks
 from ..road import claim, outcome_of
@@ -232,7 +234,7 @@ def test_a_timeout_fails_the_job_and_wears_the_process_out(road):
     executor = road.executor
     road.dispatch()
     assert executor.step() == "job"
-    assert executor.step() == "leave"
+    assert executor.step() == "exit"
     road.work_with_replacement()
     assert errors(batch)[0] == ("failed", "JobTimeoutException: The job ran for more than its timeout of 1 s.")
     assert errors(batch)[1][0] == "succeeded"
@@ -361,20 +363,19 @@ def test_a_job_that_is_not_started_takes_nothing_of_the_budget_of_all_executors(
     redis.hset(b"rq:job:" + second, "batches_pushed_at", 0)  # so long ago that the row is asked
     BatchJob.objects.filter(position=1).update(dispatch=7)
     assert [executor.step() for _ in range(3)] == ["job"] * 3
-    assert road.board.counted(1) == 1 and budget.get_value() == 1
-    assert executor.step() == "idle" and budget.get_value() == 1 and not road.board.has_reserved(1)
+    assert road.slots.counted(1) == 1 and budget.get_value() == 1
+    assert executor.step() == "idle" and budget.get_value() == 1 and not road.slots.has_reserved(1)
 
 
 @pytest.mark.parametrize("is_in_its_job", [False, True])
 def test_an_executor_that_dies_before_its_job_gives_back_what_it_had_of_the_budget(redis, is_in_its_job):
     supervisor = Supervisor(Plan(workers=1, max_jobs=3))
-    budget, board = supervisor._budget, supervisor._board
-    dying = Executor(Post(0, "dying", (), board, os.getppid(), budget=budget))
+    budget, slot = supervisor._budget, FIRST_EXECUTOR
+    dying = Executor(ExecutorSettings(slot, "dying", (), supervisor._slots, os.getppid(), budget=budget))
     assert dying._reserve()
     if is_in_its_job:
         dying._count()
-    supervisor._executors[0] = child = Child(0, 0, "dying")
-    supervisor._executor_died(child, -signal.SIGKILL)
+    supervisor._child_ended(Child(0, slot, "dying"), -signal.SIGKILL)
     assert budget.get_value() == (2 if is_in_its_job else 3)
 
 
@@ -569,17 +570,18 @@ def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_
     assert (job.status, job.attempts, job.result) == ("succeeded", 1, [1, None, "three"]), job.error
 
 
-def test_chores_and_coordinator_that_hang_are_killed_once_nobody_waits_any_longer(redis):
+def test_maintenance_and_coordinator_that_hang_are_killed_after_an_interruption(redis):
     supervisor = Supervisor(Plan())
-    hanging = [fork(lambda: time.sleep(60), name) for name in ("chores", "coordinator")]
-    supervisor._chores, supervisor._coordinator = (Child(pid, 0, "hanging") for pid in hanging)
-    supervisor._kill_silent()
+    hanging = [fork(lambda: time.sleep(60), "hanging") for _ in (COORDINATOR, MAINTENANCE)]
+    for slot, pid in zip((COORDINATOR, MAINTENANCE), hanging, strict=True):
+        supervisor._children[slot] = Child(pid, slot, "hanging")
+    supervisor._kill_unresponsive()
     assert all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in hanging)
-    supervisor._interrupt("SIGTERM came again")
-    supervisor._cut_short_at -= PATIENCE
-    supervisor._kill_silent()
+    supervisor._interrupt("it received SIGTERM again")
+    supervisor._shutdown.interrupted -= PATIENCE
+    supervisor._kill_unresponsive()
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in hanging] == [-signal.SIGKILL] * 2
 
 
-def test_a_signal_without_a_name_is_told_by_its_number():
-    assert [_describe(code) for code in (3, -9, -36)] == ["exit code 3", "signal SIGKILL", "signal 36"]
+def test_a_signal_without_a_name_is_described_by_its_number():
+    assert [describe_exit(code) for code in (3, -9, -36)] == ["exit code 3", "signal SIGKILL", "signal 36"]

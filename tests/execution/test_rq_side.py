@@ -212,5 +212,5 @@ def test_a_horse_outlives_a_redis_that_is_away_for_a_heartbeat(redis, monkeypatc
 
     monkeypatch.setattr(Worker, "maintain_heartbeats", away)
     job = Queue("default", connection=redis).enqueue("tests.tasks.ok")
-    rq_jobs._Forking(["default"], connection=redis).maintain_heartbeats(job, None)
-    assert "cannot tell Redis that it runs" in caplog.text
+    rq_jobs._ForkingWorker(["default"], connection=redis).maintain_heartbeats(job, None)
+    assert "cannot send its heartbeat" in caplog.text

@@ -219,7 +219,7 @@ def test_a_dead_executor_is_buried_with_its_job_in_one_step(scripts, push, redis
     push(2)
     began = timezone.now()
     taken = scripts.turn("w", ["default"])
-    assert scripts.bury("w", Kind.KILLED, "signal 9") == taken.rq_id
+    assert scripts.reap("w", Kind.KILLED, "signal 9") == taken.rq_id
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     told = Outcome.loads(fields[b"o"])
     assert (told.kind, told.error, told.worker) == (Kind.KILLED, "WorkerKilled: signal 9", "w")
@@ -227,14 +227,14 @@ def test_a_dead_executor_is_buried_with_its_job_in_one_step(scripts, push, redis
     # Its last turn was still on the way: it must not take the next job.
     late = scripts.turn("w", ["default"], finished=taken.rq_id, outcome=outcome(taken.rq_id, scripts), queue="default")
     assert late.kind == "retired" and len(listed(redis)) == 1
-    assert scripts.bury("w", Kind.KILLED, "again") is None
+    assert scripts.reap("w", Kind.KILLED, "again") is None
 
 
 def test_a_start_that_is_no_time_does_not_cost_the_outcome(scripts, push, redis):
     push(1)
     taken = scripts.turn("w", ["default"])
     redis.hset(scripts.keys.job(taken.rq_id), "started_at", "yesterday")
-    scripts.bury("w", Kind.KILLED, "signal 9")
+    scripts.reap("w", Kind.KILLED, "signal 9")
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     told = Outcome.loads(fields[b"o"])
     assert told.kind == Kind.KILLED and told.started_at is None
@@ -243,7 +243,7 @@ def test_a_start_that_is_no_time_does_not_cost_the_outcome(scripts, push, redis)
 def test_stopping_a_job_spares_the_innocent_one_that_came_after_it(scripts, push, redis):
     push(1)
     taken = scripts.turn("w", ["default"])
-    scripts.bury("w", Kind.STOPPED, "stopped", stopped="batch-tests-00-1")
+    scripts.reap("w", Kind.STOPPED, "stopped", stopped="batch-tests-00-1")
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     told = Outcome.loads(fields[b"o"])
     assert told.kind == Kind.VANISHED and told.started_at is None
@@ -256,7 +256,7 @@ def test_a_lease_is_written_anew_after_a_wipe_and_never_for_a_finished_job(scrip
     execution = scripts.keys.execution(taken.rq_id, 1)
     assert 0 < redis.ttl(execution) <= 45
     redis.flushdb()
-    scripts.renew([("w", taken.rq_id, "default"), ("idle", "", "")])
+    scripts.renew([("w", taken.rq_id, "default")])
     assert 0 < redis.ttl(execution) <= 45
     scripts.turn("w", [], finished=taken.rq_id, outcome=outcome(taken.rq_id, scripts), queue="default", take=False)
     assert not redis.exists(execution)
@@ -268,7 +268,7 @@ def test_every_key_of_ours_but_the_stream_and_the_held_set_expires(scripts, push
     push(2, "a")
     push(2, "b")
     scripts.turn("w", [])
-    scripts.bury("w", Kind.KILLED, "x")
+    scripts.reap("w", Kind.KILLED, "x")
     ours = {key.decode() for key in redis.keys("batches:*")} - {scripts.keys.outcomes, scripts.keys.on_hold}
     assert ours and all(redis.ttl(key) > 0 for key in ours)
 

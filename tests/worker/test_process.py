@@ -79,7 +79,7 @@ def test_sigterm_finishes_the_job_at_hand_and_leaves_with_the_stream_empty(start
     wait_for_end(batch, 0.1)
     assert redis.xlen(keys.outcomes) == 0
     assert executors(redis) == []
-    assert "finishes the jobs at hand" in worker.log
+    assert "finishes its running jobs" in worker.log
 
 
 def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_worker, ledger):
@@ -87,7 +87,7 @@ def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_work
     batch = fill(tasks.begin_and_end, 1, ledger.path, 30.0)
     wait_for_run(ledger)
     first.signal(signal.SIGTERM)
-    wait_until(lambda: "finishes the jobs at hand" in first.log)
+    wait_until(lambda: "finishes its running jobs" in first.log)
     first.signal(signal.SIGTERM)
     assert first.wait() == 1
     job = batch.jobs.get()
@@ -113,7 +113,7 @@ def test_a_supervisor_that_is_stopped_and_continued_works_on(start_worker):
         time.sleep(0.3)  # longer than the wait for a signal that is under way
         worker.signal(signal.SIGCONT)
         wait_for_end(fill(tasks.ok))
-    assert worker.process.poll() is None and "got" not in worker.log
+    assert worker.process.poll() is None and "received" not in worker.log
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
 
@@ -249,7 +249,7 @@ def test_max_jobs_leaves_after_so_many(start_worker):
 def test_a_worker_that_is_spent_gives_its_last_job_all_the_time_it_takes(start_worker, ledger, is_asked):
     worker = start_worker("--workers", 1, "--max-jobs", 1, *([] if is_asked else ["--grace", 0.5]))
     fill(tasks.begin_and_end, 1, ledger.path, 2.0)
-    wait_until(lambda: "and leaves" in worker.log)
+    wait_until(lambda: "started 1 jobs and exits" in worker.log)
     if is_asked:
         worker.signal(signal.SIGTERM)  # the first: nobody has lost patience
     assert worker.wait() == 0
@@ -276,7 +276,7 @@ def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.losses) == ("failed", 3, 3)
     assert f"more than --max-memory-per-child ({MEMORY} MB)" in job.error
-    assert "killed in job" in worker.log
+    assert "was killed in job" in worker.log
     wait_for_end(fill(tasks.ok))
 
 
@@ -309,7 +309,7 @@ def test_a_killed_coordinator_is_replaced(start_worker, redis):
     coordinator = next(pid for pid in worker.children() if is_coordinator(worker, pid))
     os.kill(coordinator, signal.SIGKILL)
     wait_for_end(fill(tasks.ok))
-    assert "The coordinator of" in worker.log and "another one starts" in worker.log
+    assert ".coordinator died" in worker.log and "it is replaced" in worker.log
 
 
 def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worker, ledger, gate):
@@ -317,13 +317,13 @@ def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worke
     fill(tasks.begin_and_end_at, 1, ledger.path, gate.path)
     wait_for_run(ledger)
     worker.signal(signal.SIGTERM)
-    wait_until(lambda: "finishes the jobs at hand" in worker.log)
+    wait_until(lambda: "finishes its running jobs" in worker.log)
     os.kill(next(pid for pid in worker.children() if is_coordinator(worker, pid)), signal.SIGKILL)
-    wait_until(lambda: "; the worker leaves without it." in worker.log)
+    wait_until(lambda: "; the worker is shutting down." in worker.log)
     gate.let_through(1)
     assert worker.wait() == 0
     assert ledger.lines == ["begin", "end"]
-    assert "another one starts" not in worker.log
+    assert "it is replaced" not in worker.log
 
 
 def is_coordinator(worker, pid):
@@ -381,7 +381,7 @@ def test_an_ordinary_rq_job_may_be_stopped_twice(start_worker, redis, ledger, ga
     send_stop_job_command(redis, job.id)
     wait_until(lambda: "stopping" in ledger.lines)
     send_stop_job_command(redis, job.id)
-    wait_until(lambda: worker.log.count("obeys stop-job") == 2)
+    wait_until(lambda: worker.log.count("received the command stop-job") == 2)
     gate.let_through(1)
     wait_until(lambda: "stopped" in ledger.lines)
     wait_for_end(fill(tasks.ok))

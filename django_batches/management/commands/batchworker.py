@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from ...worker.processes import resident
+from ...worker.processes import resident_memory
 from ...worker.supervisor import Plan, Supervisor
 
 
@@ -61,7 +61,7 @@ def _memory(megabytes: int | None) -> int | None:
     """Bytes; refused where executors would reach the limit without a job."""
     if megabytes is None:
         return None
-    held = resident(os.getpid())
+    held = resident_memory(os.getpid())
     if not held:
         raise CommandError("--max-memory-per-child needs /proc, which only Linux has.")
     if megabytes << 20 < 2 * held:

@@ -1,14 +1,15 @@
-"""The scripts that run inside Redis: what must not be seen half done, in one call each.
+"""The Lua scripts: changes in Redis that must be atomic, in one call each.
 
-They keep RQ 3's own keys as RQ's worker would leave them, so that `rq info`, stop-job, suspend and the pages of
-django-rq tell the truth. Each may be sent twice (redis-py repeats a call whose answer was lost) without harm.
-They build names of keys, so Redis Cluster is out of reach, as it is for RQ.
+They write RQ 3's own keys as RQ's worker does, so that `rq info`, stop-job, suspend and django-rq show the truth.
+Each may run twice, because redis-py repeats a call whose reply was lost. They compute key names from their arguments,
+so they do not run on Redis Cluster; neither does RQ.
 """
 
 import time
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha1
 from itertools import chain
 from pathlib import Path
@@ -27,27 +28,26 @@ _FOLDER = Path(__file__).parent
 _PRELUDE = (_FOLDER / "prelude.lua").read_text()
 
 RUN = "django_batches.execution.run"
-"""What RQ calls for every job of ours."""
+"""The function that RQ calls for each batch job."""
 
 
 class Pushed(NamedTuple):
-    """A job as it goes to RQ, in the order of the script."""
+    """A job to push, in the order of the script's arguments."""
 
     rq_id: str
     message: str
-    """JSON text: batch, job, whether it is a callback, event, function, timeout, attempts, max_attempts, no_retry,
-    arguments."""
+    """JSON, see `transport.message`."""
     owner: str
     """The batch, and 1 for a callback or 0."""
     timeout: int
     description: str
 
     def __repr__(self) -> str:
-        return f"Pushed({self.rq_id})"  # without the arguments: a log must not have them
+        return f"Pushed({self.rq_id})"  # without the arguments of the job, which must not be logged
 
 
 class Taken(NamedTuple):
-    """What a turn gave an executor."""
+    """The reply to a turn."""
 
     kind: str
     """job, rq, idle, suspended or retired."""
@@ -63,12 +63,11 @@ class Taken(NamedTuple):
         return f"Taken({self.kind} {self.rq_id})"
 
 
-class _Direct:
-    """A script on a connection of its own, for the one call that every job pays for.
+class _FastScript:
+    """A script on a connection of its own. With redis-py's client, an executor takes 1.00 times as long per job.
 
-    redis-py's client (pool, retries, metrics) costs more than the call itself. A broken connection is given back and
-    its error raised: the caller repeats the call, which the script allows, and the pool connects anew, behind Sentinel
-    to the primary of that moment.
+    (`python -m benchmarks.fast_paths`.) After an error it gets a new connection from the pool, which Sentinel directs
+    to the current primary. It does not retry; its caller does.
     """
 
     def __init__(self, redis: Redis, text: str) -> None:
@@ -92,8 +91,7 @@ class _Direct:
         except NoScriptError:
             raise
         except BaseException:
-            # The answer may still come, and would be taken for that of the next call. Or the server is a replica by
-            # now, and behind its address another one is the primary.
+            # The reply may still arrive, and the next call would take it for its own. Or the server is a replica now.
             broken, self._connection = self._connection, None
             broken.disconnect()
             self._pool.release(broken)
@@ -105,17 +103,17 @@ class Scripts:
 
     def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
         self.keys = keys or Keys()
-        self._common = [self.keys.RQ, self.keys.own, self.keys.rq_ids]
-        self._push, self._renew, self._bury, self._withdraw = (
-            redis.register_script(_text(name)) for name in ("push", "renew", "bury", "withdraw")
+        self._prefixes = [self.keys.RQ, self.keys.own, self.keys.rq_ids]
+        self._push, self._renew, self._reap, self._withdraw = (
+            redis.register_script(_text(name)) for name in ("push", "renew", "reap", "withdraw")
         )
-        self._turn = _Direct(redis, _text("turn"))
+        self._turn = _FastScript(redis, _text("turn"))
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
-        """Puts jobs into a queue; False where a newer coordinator has taken over."""
+        """Pushes jobs to a queue. Returns False if a newer coordinator has pushed."""
+        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data(settings().RQ_SERIALIZER), uuid4().hex]
         per_job: Any = chain.from_iterable(jobs)
-        head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data(), uuid4().hex]
-        return int(self._push(args=[*self._common, *head, *per_job])) >= 0
+        return int(self._push(args=[*self._prefixes, *head, *per_job])) >= 0
 
     def turn(
         self,
@@ -128,11 +126,11 @@ class Scripts:
         queue: str = "",
         seconds: float = 0.0,
     ) -> Taken:
-        """Finishes the last job and takes the next; `seconds` are added to the executor's working time."""
+        """Finishes the last job and takes the next. Adds `seconds` to the executor's working time."""
         succeeded = outcome is not None and outcome.kind == Kind.SUCCEEDED
         reply = self._turn(
             args=[
-                *self._common,
+                *self._prefixes,
                 worker,
                 stamp(),
                 "1" if take else "0",
@@ -146,42 +144,31 @@ class Scripts:
         )
         kind = reply[0].decode()
         if kind == "job":
-            _, rq_id, message, pushed_at, taken_from, time = reply
-            return Taken(kind, rq_id.decode(), taken_from.decode(), message, float(pushed_at or 0), float(time))
+            _, rq_id, message, pushed_at, taken_from, now = reply
+            return Taken(kind, rq_id.decode(), taken_from.decode(), message, float(pushed_at or 0), float(now))
         if kind == "rq":
             return Taken(kind, reply[1].decode(), reply[2].decode())
         return Taken(kind)
 
     def renew(self, executors: Iterable[tuple[str, str, str]]) -> None:
-        """Renews the leases of (worker, job id or '', queue)."""
-        flat = [value for executor in executors for value in executor]
-        if flat:
-            self._renew(args=[*self._common, stamp(), *flat])
+        """Renews the leases of executors, each a tuple (worker, RQ id of its job, queue)."""
+        if flat := list(chain.from_iterable(executors)):
+            self._renew(args=[*self._prefixes, stamp(), *flat])
 
-    def bury(self, worker: str, kind: Kind, error: str, *, stopped: str = "") -> str | None:
-        """Retires a dead executor; the outcome of the job it held is `kind`. The job's id, or None.
+    def reap(self, worker: str, kind: Kind, error: str, stopped: str = "") -> str | None:
+        """Retires a dead executor and reports `kind` for the job that it ran. Returns the RQ id of the job, or None.
 
-        With `stopped` (the id of a job that was to be stopped) another occupant is innocent and runs again.
+        If `stopped` is given and the executor ran another job, that job is reported as vanished, and runs again.
         """
         name = {Kind.TIMEOUT: "JobTimeoutException", Kind.STOPPED: "JobStopped"}.get(kind, "WorkerKilled")
-        buried = self._bury(
-            args=[
-                *self._common,
-                worker,
-                stopped,
-                kind.value,
-                Kind.VANISHED.value,
-                name,
-                f"{name}: {error}",
-                fingerprint(name, ""),
-                time.time(),
-            ]
-        )
-        return buried.decode() if buried else None
+        kinds = kind.value, Kind.VANISHED.value
+        args: list[Any] = [worker, stopped, *kinds, name, f"{name}: {error}", fingerprint(name, ""), time.time()]
+        reaped = self._reap(args=[*self._prefixes, *args])
+        return reaped.decode() if reaped else None
 
     def withdraw(self, rq_id: str, queue: str) -> bool:
-        """Takes a job out of its queue where it has not been started."""
-        return bool(self._withdraw(args=[*self._common, rq_id, queue]))
+        """Removes a job from its queue. Returns False if it has started."""
+        return bool(self._withdraw(args=[*self._prefixes, rq_id, queue]))
 
 
 def _text(name: str) -> str:
@@ -189,17 +176,11 @@ def _text(name: str) -> str:
 
 
 def stamp() -> str:
-    """The time as RQ's `utcformat` writes it, in a third of its time."""
+    """The current time as RQ's `utcformat` writes it, in a third of the time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def _data() -> bytes:
-    """The constant that RQ reads as the call: nothing of a job's own is serialized by RQ's serializer."""
-    serializer = settings().RQ_SERIALIZER
-    if serializer not in _DATA:
-        dumps = resolve_serializer(serializer).dumps
-        _DATA[serializer] = zlib.compress(dumps((RUN, None, (), {})))
-    return _DATA[serializer]
-
-
-_DATA: dict[str, bytes] = {}
+@cache
+def _data(serializer: str) -> bytes:
+    """The call in a hash of RQ. The same for each job, so that RQ's serializer never sees a job's arguments."""
+    return zlib.compress(resolve_serializer(serializer).dumps((RUN, None, (), {})))

@@ -1,38 +1,39 @@
--- Shared by all scripts. ARGV[1]: RQ's key prefix, ARGV[2]: ours, ARGV[3]: the prefix of our job ids.
-local rq, own, mine = ARGV[1], ARGV[2], ARGV[3]
+-- Precedes every script. ARGV[1]: RQ's key prefix, ARGV[2]: our key prefix, ARGV[3]: the prefix of our RQ ids.
+local rq, own, id_prefix = ARGV[1], ARGV[2], ARGV[3]
 local LEASE = 45
-local RETIRED = '!'  -- in the slot of an executor that was buried
+-- The slot of an executor holds the id of the job that it runs, or one of these.
+local FREE, RETIRED = '-', '!'
 local outcomes, wake, on_hold = own .. ':outcomes', own .. ':wake', own .. ':on_hold'
 
 local function job_key(id) return rq .. ':job:' .. id end
 local function worker_key(worker) return rq .. ':worker:' .. worker end
 local function slot_key(worker) return own .. ':slot:' .. worker end
 
--- The number after the last dash: the dispatch, which is also the id of the execution in RQ's registries.
+-- The dispatch is the number after the last dash. It is also the id of the execution in RQ's registries.
 local function dispatch_of(id) return string.match(id, '%-(%d+)$') end
 
 local function job_of(id) return string.match(id, '%-(%x+)%-%d+$') end
 
--- The field `batches_owner`: the batch, and whether the job is a callback of it (1) or not (0).
+-- The field `batches_owner` holds the batch, and 1 for a callback or 0 for a job.
 local function owner_of(text) return string.sub(text, 1, 32), tonumber(string.sub(text, 33)) end
 
-local function is_ours(id) return string.sub(id, 1, #mine) == mine end
+local function is_ours(id) return string.sub(id, 1, #id_prefix) == id_prefix end
 
--- A job of another project on this Redis; an ordinary job may have any id, also one that begins with `batch-`.
+-- Whether it is a batch job of another project. Other RQ jobs may have any id, even one that begins with `batch-`.
 local function is_foreign(id)
   if is_ours(id) then return false end
   local key = string.match(id, '^batch%-%w+%-(%x+)%-%d+$')
   return key ~= nil and #key == 32
 end
 
--- Redis' own clock: the clocks of the hosts differ.
+-- Redis' clock, because the clocks of the hosts differ.
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
--- Writes the lease anew instead of prolonging it: after FLUSHALL there is nothing to prolong.
-local function lease(id, queue, worker, time)
+-- Writes all of a lease, also to renew it: after FLUSHALL there is none to extend.
+local function write_lease(id, queue, worker, time)
   local dispatch = dispatch_of(id)
   local execution = id .. ':' .. dispatch
   local stamp = string.format('%.3f', time)
@@ -46,19 +47,20 @@ local function lease(id, queue, worker, time)
   redis.call('SADD', worker_key(worker) .. ':executions', execution)
 end
 
--- Every trace of one dispatch in RQ. The id holds the dispatch, so another run of the job keeps its own.
-local function forget(id, queue)
+-- Removes every trace of one dispatch from RQ. The id contains the dispatch, so another run of the job keeps its own.
+local function remove(id, queue)
   local execution = id .. ':' .. dispatch_of(id)
   redis.call('DEL', job_key(id), rq .. ':executions:' .. id, rq .. ':execution:' .. execution)
   if redis.call('ZREM', rq .. ':wip:' .. queue, execution) == 0 then
-    -- A dashboard with a fast clock may have "abandoned" a live job into the failed ones.
+    -- A dashboard whose clock is ahead may have moved a running job to the failed jobs,
     redis.call('ZREM', rq .. ':failed:' .. queue, id)
-    redis.call('ZREM', rq .. ':canceled:' .. queue, id)  -- by somebody on a page, while it ran
+    -- and a user may have cancelled it there while it ran.
+    redis.call('ZREM', rq .. ':canceled:' .. queue, id)
   end
 end
 
-local function depart(id, worker)
+local function remove_execution(id, worker)
   redis.call('SREM', worker_key(worker) .. ':executions', id .. ':' .. dispatch_of(id))
 end
 
-local function emit(outcome) redis.call('XADD', outcomes, '*', 'o', outcome) end
+local function report(outcome) redis.call('XADD', outcomes, '*', 'o', outcome) end

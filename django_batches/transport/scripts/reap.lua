@@ -1,0 +1,26 @@
+-- Reaps a dead executor: reports the outcome of the job that it ran, retires its slot and removes it from RQ's workers.
+-- All in one step, because the executor's last turn may arrive after its death.
+-- ARGV[4]: worker
+-- ARGV[5]: id of the job to stop, or ''
+-- ARGV[6]: kind of the outcome
+-- ARGV[7]: kind of the outcome if the executor runs another job than the one to stop
+-- ARGV[8], [9], [10]: type of the error, its message, its fingerprint
+-- ARGV[11]: Unix time of the end
+-- Returns the id of the job that it ran, or false.
+local worker, to_stop = ARGV[4], ARGV[5]
+local queues = redis.call('HGET', worker_key(worker), 'queues')
+for queue in string.gmatch(queues or '', '[^,]+') do redis.call('SREM', rq .. ':workers:' .. queue, worker_key(worker)) end
+redis.call('SREM', rq .. ':workers', worker_key(worker))
+redis.call('DEL', worker_key(worker), worker_key(worker) .. ':executions')
+
+local id = redis.call('GET', slot_key(worker))
+redis.call('SET', slot_key(worker), RETIRED, 'EX', 120)
+if not id or id == FREE or id == RETIRED then return false end
+local fields = redis.call('HMGET', job_key(id), 'batches_owner', 'origin', 'started_at')
+if not fields[1] then return false end
+local batch, is_callback = owner_of(fields[1])
+local kind = (to_stop == '' or to_stop == id) and ARGV[6] or ARGV[7]
+report(cjson.encode({k = kind, j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = is_callback,
+  w = worker, t = ARGV[8], e = ARGV[9], p = ARGV[10], s = kind ~= ARGV[7] and fields[3] or nil, f = tonumber(ARGV[11])}))
+remove(id, fields[2])
+return id

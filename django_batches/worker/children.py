@@ -1,0 +1,70 @@
+"""The child processes of a supervisor."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ..transport.outcomes import Kind
+from .slots import RunningJob, SlotTable
+
+COORDINATOR, MAINTENANCE, FIRST_EXECUTOR = 0, 1, 2
+"""The slots of the children."""
+
+
+@dataclass(frozen=True)
+class KillReason:
+    """Why an executor was killed, or died: it becomes the outcome of the job that it ran."""
+
+    kind: Kind
+    error: str
+    stopped: str = ""
+    """RQ id of the job to stop. If the executor runs another job by then, that job is dispatched again."""
+
+
+@dataclass
+class Child:
+    """A forked process."""
+
+    pid: int
+    slot: int
+    name: str
+    started: float = field(default_factory=time.monotonic)
+    kill_reason: KillReason | None = None
+
+    def kill(self, reason: KillReason) -> None:
+        """Kills it, unless it was killed before: the first reason counts."""
+        if self.kill_reason is None:
+            self.kill_reason = reason
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class Children(dict[int, Child]):
+    """The living children, by slot."""
+
+    def __init__(self, slots: SlotTable) -> None:
+        self._slots = slots
+
+    def executors(self) -> list[Child]:
+        return [child for slot, child in self.items() if slot >= FIRST_EXECUTOR]
+
+    def running_jobs(self) -> Iterator[tuple[Child, RunningJob]]:
+        """The batch jobs that executors run; RQ's own worker watches over other jobs."""
+        for child in self.executors():
+            job = self._slots.read(child.slot)
+            if job and job.timeout:
+                yield child, job
+
+    def pop_ended(self) -> Iterator[tuple[Child, int]]:
+        """Removes the children that have ended; yields each with its exit code."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if child := next((child for child in self.values() if child.pid == pid), None):
+                del self[child.slot]
+                yield child, os.waitstatus_to_exitcode(status)

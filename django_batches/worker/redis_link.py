@@ -1,0 +1,124 @@
+"""What a supervisor does in Redis: leases, dead executors, RQ's records of workers and RQ's commands to them."""
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq.command import PUBSUB_CHANNEL_TEMPLATE
+from rq.version import VERSION
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+
+from ..coordinator.timer import Every
+from ..transport.client import Keys, client, known_queues
+from ..transport.scripts import Scripts, stamp
+from .children import Child, Children
+
+logger = logging.getLogger("django_batches")
+
+RENEW = 10.0
+"""Seconds between two renewals of the leases, which last 45 s."""
+REGISTERED = 90
+"""Seconds after which RQ no longer lists the executors of a lost host."""
+PATIENCE = 5.0
+"""Seconds after which a leaving supervisor gives up on an unreachable Redis, or on a process that does not end."""
+
+
+class RedisLink:
+    """The supervisor's connection to Redis; outages do not stop it."""
+
+    def __init__(self, queues: Sequence[str], children: Children) -> None:
+        # Short timeouts: the supervisor must notice dead children during an outage.
+        self._redis = client(socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
+        self._scripts = Scripts(self._redis)
+        self._pubsub: Any = None
+        self._queues = queues
+        self._children = children
+        self._renewal = Every(RENEW)
+        self._away_since: float | None = None
+        self.to_reap: list[Child] = []
+        """Executors that have died, each with its kill reason."""
+
+    def renew_soon(self) -> None:
+        self._renewal.soon()
+
+    def exchange(self, *, is_leaving: bool) -> list[tuple[str, dict[str, Any]]]:
+        """Does what is due. Returns the commands that have arrived, each a tuple (executor, payload)."""
+        commands: list[tuple[str, dict[str, Any]]] = []
+        try:
+            self._reap()
+            commands += self._commands()
+            if self._renewal.is_due():
+                self._renew_leases()
+                self._register()
+            self._away_since = None
+        except (RedisError, OSError) as error:
+            logger.debug("The supervisor cannot reach Redis: %s", error)
+            self._away_since = self._away_since or time.monotonic()
+            if is_leaving and time.monotonic() > self._away_since + PATIENCE:
+                self.to_reap.clear()  # their leases expire, and the reconciler finds the jobs
+            if self._pubsub is not None:
+                self._pubsub.close()
+                self._pubsub = None
+            self._redis.connection_pool.disconnect()  # the server may have become a replica
+            self._renewal.soon(1.0)
+        return commands
+
+    def _reap(self) -> None:
+        while self.to_reap:
+            child = self.to_reap[0]
+            assert child.kill_reason
+            self._scripts.reap(child.name, child.kill_reason.kind, child.kill_reason.error, child.kill_reason.stopped)
+            if self._pubsub is not None:
+                self._pubsub.unsubscribe(PUBSUB_CHANNEL_TEMPLATE % child.name)
+            del self.to_reap[0]
+
+    def _renew_leases(self) -> None:
+        self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())
+
+    def _commands(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        while self._pubsub is not None and (message := self._pubsub.get_message(ignore_subscribe_messages=True)):
+            try:
+                payload = json.loads(message["data"])
+            except ValueError:
+                continue  # anyone may publish
+            if isinstance(payload, dict):
+                yield message["channel"].decode().removeprefix(PUBSUB_CHANNEL_TEMPLATE % ""), payload
+
+    def _register(self) -> None:
+        """Registers the executors as RQ workers, for `rq info` and django-rq, and subscribes to commands for them."""
+        queues = self._queues or known_queues(self._redis)
+        pipeline = self._redis.pipeline(transaction=False)
+        for child in self._children.executors():
+            key = Keys().worker(child.name)
+            pipeline.hset(key, mapping=_record(child.pid, queues))
+            pipeline.hsetnx(key, "birth", stamp())
+            pipeline.hsetnx(key, "state", "idle")
+            pipeline.expire(key, REGISTERED)
+            for workers in (REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue for queue in queues)):
+                pipeline.sadd(workers, key)
+            self._pubsub = self._pubsub or self._redis.pubsub()
+            channel = PUBSUB_CHANNEL_TEMPLATE % child.name
+            if channel.encode() not in self._pubsub.channels:
+                self._pubsub.subscribe(channel)
+        pipeline.execute()
+
+
+def _record(pid: int, queues: Sequence[str]) -> dict[Any, Any]:
+    return {
+        "last_heartbeat": stamp(),
+        "queues": ",".join(queues),
+        "pid": pid,
+        "hostname": socket.gethostname(),
+        "ip_address": "unknown",
+        "version": VERSION,
+        "python_version": sys.version,
+        "supervisor": os.getpid(),
+    }
