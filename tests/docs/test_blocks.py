@@ -108,7 +108,7 @@ def test_the_commands_of_a_block_take_these_options(block):
             continue
         name, *rest = words[words.index("manage.py") + 1 :]
         if name not in commands:
-            assert name == "rqworker"  # django-rq's, in a page on moving from it
+            assert name == "rqworker"  # django-rq's, in the page on migrating from it
             continue
         if name in ("batches", "batchworker"):
             owner = commands[name]

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 GUIDES = DOCS / "guides"
 BEFORE = ("celery", "queue.enqueue", "django_rq", "batch.wait()\nlist")
-"""How it was before, in the pages on moving; and what waits for a worker."""
+"""How it was before, in the pages on migrating; and what waits for a worker."""
 OF_THE_PROJECT = ("class Product", "TestCase", "# settings.py", "# urls.py", "DJANGO_BATCHES =", "def test_", "@task")
 """Settings, models, Tasks and tests of the reader's, which other tests judge."""
 BLOCKS = [
     block
-    for page in sorted([*GUIDES.glob("*.md"), *(DOCS / "moving").glob("*.md")])
+    for page in sorted([*GUIDES.glob("*.md"), *(DOCS / "migrating").glob("*.md")])
     for block in blocks(page, "python")
     if not any(words in block.text for words in (*OF_THE_PROJECT, *BEFORE)) and "resize.enqueue" not in block.text
 ]
