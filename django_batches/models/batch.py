@@ -197,10 +197,9 @@ class Batch(BatchVerbs, models.Model):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it has missed its deadline in this round: found late by the coordinator, or ended late."""
-        return self.overdue_at is not None or bool(
-            self.deadline_at and self.finished_at and self.finished_at > self.deadline_at
-        )
+        """Whether it has missed its deadline in this round: it ended after it, or still runs."""
+        end = self.finished_at or timezone.now()
+        return self.overdue_at is not None or (self.deadline_at is not None and self.deadline_at < end)
 
     @property
     def progress(self) -> float:

@@ -53,11 +53,6 @@ def state(batch: "Batch") -> str:
     return str(batch.status)
 
 
-def is_overdue(batch: "Batch", now: datetime) -> bool:
-    """Whether its deadline has passed before it ended."""
-    return bool(batch.deadline_at and batch.deadline_at < (batch.finished_at or now))
-
-
 def segments(batch: "Batch") -> list[Segment]:
     """The segments of its bar. The rest of the bar is jobs that wait."""
     counts = {
@@ -119,7 +114,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
         **{name: getattr(batch, name) for name in ("total", "pending", "succeeded", "failed", "cancelled")},
         "progress": round(batch.progress, 4),
         "percent": percent(batch),
-        "is_overdue": is_overdue(batch, now),
+        "is_overdue": batch.is_overdue,
         "eta_seconds": round(left.total_seconds()) if left is not None else None,
         "segments": [[segment.name, segment.x, segment.width] for segment in segments(batch)],
         "text": {
@@ -128,7 +123,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
             "percent": _("%(percent)d %%") % {"percent": percent(batch)},
             "failed": number(batch.failed) if batch.failed else "",
             "timing": timing(batch, pace, now),
-            "overdue": _overdue(batch, now),
+            "overdue": _overdue(batch),
             "left": duration(left, rough=True) if left is not None else "",
             "rate": rate_text(pace.per_second) if pace.says_something else "",
             "summary": summary(batch),
@@ -143,7 +138,7 @@ def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}
 
 
-def _overdue(batch: "Batch", now: datetime) -> str:
-    if not is_overdue(batch, now):
+def _overdue(batch: "Batch") -> str:
+    if not batch.is_overdue:
         return ""
     return pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")

@@ -10,6 +10,7 @@ from django.utils import timezone
 from django_batches import Batch, database
 from django_batches.exceptions import BatchCancelled, BatchExists
 from django_batches.models import BatchJob
+from django_batches.monitoring.progress import snapshot
 from django_batches.transitions import applying, cancelling, claiming, repairing
 from django_batches.transport.outcomes import Kind
 
@@ -289,6 +290,13 @@ class TestDeadline:
         applying.record([outcome_of(job) for job in claim(batch)])
         self.late(batch)
         assert (batch.status, batch.overdue_at, batch.is_overdue) == ("succeeded", None, True)
+
+    def test_a_late_batch_is_overdue_before_the_coordinator_marks_it(self):
+        batch = fill(1, deadline=60)
+        Batch.objects.filter(pk=batch.pk).update(deadline_at=timezone.now() - timedelta(minutes=1))
+        batch.refresh_from_db()
+        assert (batch.overdue_at, batch.is_overdue) == (None, True)
+        assert snapshot(batch)["is_overdue"]
 
     def test_an_overdue_batch_succeeds_when_its_jobs_do(self):
         with Batch.open(deadline=60) as batch:

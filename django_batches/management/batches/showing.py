@@ -13,7 +13,7 @@ from ...models import Batch, BatchJob
 from ...monitoring.diagnosis import diagnose
 from ...monitoring.finding import Finding
 from ...monitoring.formatting import duration, number, pauses
-from ...monitoring.progress import is_overdue, snapshots, summary
+from ...monitoring.progress import snapshots, summary
 from ...states import JobStatus
 from .listing import data
 from .naming import find, titled
@@ -135,7 +135,7 @@ class Show(Verb):
 
 
 def _deadline(batch: Batch) -> str:
-    if batch.deadline_at and batch.finished_at and is_overdue(batch, batch.finished_at):
+    if batch.deadline_at and batch.finished_at and batch.is_overdue:
         return f"missed by {duration(batch.finished_at - batch.deadline_at)}"
     if batch.finished_at or not batch.deadline_at:
         return "met"
