@@ -8,12 +8,10 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
-from redis.retry import Retry
 
 from ..conf import settings
-from ..transport.client import client
+from ..transport.client import quick_client
 
 TIMEOUT = 1.0
 """Seconds for each of connecting to Redis and its answer."""
@@ -35,7 +33,7 @@ class Server:
 def check_redis(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
     try:
         alias = settings().CACHE
-        redis = client(socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0))
+        redis = quick_client(TIMEOUT)
     except ImproperlyConfigured:
         return []  # the other checks say so
     try:

@@ -13,7 +13,9 @@ from redis.exceptions import RedisError
 
 from .. import database
 from ..models import Batch
-from ..transport.probe import ProbeCache, quick_client
+from ..transport import probe
+from ..transport.client import quick_client
+from ..transport.probe import ProbeCache
 from . import backlog
 from .diagnosis import active_coordinator, coordinator_findings, find_stuck, redis_findings
 from .finding import Finding
@@ -79,7 +81,7 @@ class Health:
         return _result(missing, "Every queue with work has a worker.")
 
     def _stream(self) -> tuple[bool, str]:
-        redis = quick_client()
+        redis = quick_client(probe.TIMEOUT)
         try:
             stream = backlog.stream(redis)
         finally:

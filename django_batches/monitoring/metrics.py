@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 from .. import database
 from ..coordinator import totals
 from ..states import BATCH_ENDED, IN_FLIGHT
+from ..transport import probe
+from ..transport.client import quick_client
 from ..transport.outcomes import Kind
-from ..transport.probe import quick_client
 from . import backlog
 from .diagnosis import active_coordinator, is_alive
 
@@ -113,7 +114,7 @@ def _redis() -> "Iterator[Metric]":
     found: list[Metric] = []
     redis = None
     try:
-        redis = quick_client()
+        redis = quick_client(probe.TIMEOUT)
         found = [*_stream(redis), *_totals(redis)]
     except (RedisError, OSError):
         pass

@@ -135,6 +135,15 @@ def client(**options: Any) -> Redis:
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
 
+def quick_client(timeout: float, **options: Any) -> Redis:
+    """A client that gives up after `timeout` seconds, for each of connecting and one answer, without a retry.
+
+    `options` and exceptions are those of `client`. Disconnect its pool after use.
+    """
+    timeouts = {"socket_connect_timeout": timeout, "socket_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
+    return client(**timeouts | options)
+
+
 def request_reconcile(redis: Redis) -> None:
     """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
     _add(redis, RECONCILE_NOW)
@@ -181,9 +190,7 @@ def wake_coordinator(*held: UUID, added: Added | None = None) -> None:
         return
     try:
         if _wake_client is None:
-            _wake_client = client(
-                socket_connect_timeout=WAKE_TIMEOUT, socket_timeout=WAKE_TIMEOUT, retry=Retry(NoBackoff(), 0)
-            )
+            _wake_client = quick_client(WAKE_TIMEOUT)
         keys = Keys()
         pipeline = _wake_client.pipeline(transaction=False)
         if held:

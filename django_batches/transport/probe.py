@@ -4,20 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from django.core.exceptions import ImproperlyConfigured
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 
-from .client import Keys, client
+from .client import Keys, quick_client
 
 TIMEOUT = 0.3
 """Seconds for each of connecting to Redis and its answer."""
-
-
-def quick_client() -> Redis:
-    """A client that gives up soon; raises `ImproperlyConfigured` as `client` does. Disconnect its pool after use."""
-    return client(socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, retry=Retry(NoBackoff(), 0))
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,7 @@ def ask(queues: Sequence[str]) -> ProbeResult:
     """Asks Redis for the workers of the queues; two round trips with short timeouts."""
     redis = None
     try:
-        redis = quick_client()
+        redis = quick_client(TIMEOUT)
         keys = Keys()
         pipeline = redis.pipeline(transaction=False)
         pipeline.exists(f"{keys.RQ}:suspended")

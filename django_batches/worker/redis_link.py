@@ -9,15 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.version import VERSION
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from ..coordinator.timer import Every
-from ..transport.client import Keys, client, known_queues
+from ..transport.client import Keys, known_queues, quick_client
 from ..transport.scripts import Scripts, stamp
 from .children import Child, Children
 
@@ -36,7 +34,7 @@ class RedisLink:
 
     def __init__(self, queues: Sequence[str], children: Children) -> None:
         # Short timeouts: the supervisor must notice dead children during an outage.
-        self._redis = client(socket_connect_timeout=1.0, socket_timeout=2.0, retry=Retry(NoBackoff(), 0))
+        self._redis = quick_client(2.0, socket_connect_timeout=1.0)
         self._scripts = Scripts(self._redis)
         self._pubsub: Any = None
         self._queues = queues
