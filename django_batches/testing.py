@@ -13,6 +13,7 @@ from .transitions.claiming import Claimed
 from .transport.client import Keys
 from .transport.message import Message, dumps
 from .transport.outcomes import Kind
+from .transport.vanished import VanishReason
 
 WORKER = "drain"
 
@@ -36,7 +37,7 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
                     )
                 _run(claimed.pop(0), raise_failures)
         finally:
-            applying.record([_message(job).outcome(Kind.VANISHED) for job in claimed])  # for the next drain()
+            applying.record([_message(job).vanished(VanishReason.RETURNED) for job in claimed])  # for the next drain()
     return runs
 
 

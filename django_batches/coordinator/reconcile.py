@@ -1,15 +1,16 @@
-"""The books against Redis: finds jobs that are in flight by their row but nowhere in Redis, or without a lease.
+"""Compares rows and Redis: finds jobs that are in flight in the database but absent or without a lease in Redis.
 
-A look proves nothing while outcomes wait in the stream: a finished job has left Redis, and its outcome may not be
-applied yet. The finish script adds the outcome and removes the job in one step; so the stream's last id is noted after
-the look, and a verdict counts once everything up to that id has been applied. It names the dispatch, so that it cannot
-touch a later run.
+A comparison proves nothing while outcomes wait in the stream: a finished job has left Redis, and its outcome may not be
+applied yet. The turn script adds the outcome and removes the job in one step. So the reconciler notes the stream's last
+id after the comparison, and applies a verdict once everything up to that id is applied. A verdict names the dispatch,
+so that it cannot affect a later run.
 """
 
 import time
 import zlib
 from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -22,20 +23,21 @@ from ..calls.arguments import clean_name
 from ..transitions import applying, claiming
 from ..transitions.frontier import Place
 from ..transport.client import Keys, known_queues
-from ..transport.outcomes import Kind, Outcome, fingerprint, rq_time
+from ..transport.outcomes import Kind, Outcome, fingerprint, rq_time, vanished
+from ..transport.vanished import VanishReason
 from .lease import Lease
 from .record import Recorder, follow_up
 from .suspects import Suspects
 
 PAGE = 1_000
 SECOND_LOOK = 12.0
-"""Seconds that a job must be without a trace before it counts as lost: a plain RQ worker may have popped it and not
-started it yet, and after a wipe the supervisor writes the leases of running jobs anew every 10 s."""
+"""Seconds that a job must be absent before it counts as lost: a plain RQ worker may have popped it and not started it
+yet, and after a wipe the supervisor rewrites the leases of running jobs every 10 s."""
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """A row that is in RQ by the books."""
+    """A row whose job should be in RQ."""
 
     job_id: UUID
     dispatch: int
@@ -44,9 +46,12 @@ class InFlight:
     status: str
     is_callback: bool
 
+    def outcome(self, kind: Kind, **fields: Any) -> Outcome:
+        return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
+
 
 class Reconciler:
-    """Looks, waits until the stream is applied, then acts."""
+    """Compares, waits until the stream is applied, then acts."""
 
     def __init__(self, redis: Redis, lease: Lease, recorder: Recorder, suspects: Suspects | None = None) -> None:
         self._redis = redis
@@ -54,13 +59,15 @@ class Reconciler:
         self._recorder = recorder
         self._keys = Keys()
         self._verdicts: list[tuple[Outcome, str]] = []
+        """Outcome and queue of each lost job."""
         self._noted = b""
-        self.requeued: list[Place] = []
-        """Where jobs wait again that the last acts have given up."""
+        """The stream's last id after the last comparison."""
         self._suspects = suspects or Suspects()
+        self.requeued: list[Place] = []
+        """Where the jobs wait that became due again through the verdicts; the dispatcher takes them."""
 
     def look(self) -> int:
-        """Compares all rows in flight with Redis; returns how many verdicts wait for the stream."""
+        """Compares all rows in flight with Redis; returns the number of verdicts."""
         self._verdicts = []
         suspects: dict[str, float] = {}
         for page in self._pages():
@@ -71,23 +78,23 @@ class Reconciler:
 
     @property
     def verdicts(self) -> list[Outcome]:
-        """What the last look found, to be recorded once the stream is applied."""
+        """The result of the last comparison, to be applied after the stream."""
         return [outcome for outcome, _queue in self._verdicts]
 
     @property
     def has_suspects(self) -> bool:
-        """Whether a second look is worth while before the next regular one."""
+        """Whether a second look is needed before the next regular one."""
         return bool(self._suspects.since)
 
     @property
     def suspects(self) -> int:
-        """How many jobs had no trace in the last look."""
+        """The number of jobs that were absent from Redis in the last comparison."""
         return len(self._suspects.since)
 
     def act(self) -> int:
-        """Applies the verdicts of the last look once the stream is applied up to it; returns how many.
+        """Applies the verdicts if the stream is applied up to the comparison; returns how many.
 
-        A batch that somebody holds locked, so that its outcomes must wait, delays its own verdicts only.
+        A batch whose outcomes are postponed, because it is locked, delays only its own verdicts.
         """
         behind = self._recorder.unapplied(self._noted) if self._verdicts else None
         if behind is None:
@@ -101,43 +108,43 @@ class Reconciler:
             self.requeued += recorded.put_back
             self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
-            self._forget([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])
+            self._remove([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])
         return len(verdicts)
 
     def sweep(self) -> int:
-        """Removes what RQ would keep for ever of runs that have ended; returns how many.
+        """Removes what RQ would keep forever of runs that have ended; returns how many.
 
-        A cancel on a page that comes with the end of the job writes its hash anew; a server that was rolled back has
-        the leases of workers that are gone.
+        A cancel in RQ at the moment of the job's end rewrites its hash, and a server that was restored from an older
+        dump has the leases of workers that are gone.
         """
         total, now = 0, self._redis.time()[0]
         for queue in known_queues(self._redis):
-            over: Any = self._redis.zrangebyscore(self._keys.started(queue), "-inf", now, start=0, num=PAGE)
-            kept = [execution.partition(b":")[0] for execution in over]
+            expired: Any = self._redis.zrangebyscore(self._keys.started(queue), "-inf", now, start=0, num=PAGE)
+            found = [execution.partition(b":")[0] for execution in expired]
             for registry in ("canceled", "failed"):
-                mine = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", f"{self._keys.rq_ids}*", PAGE)
-                kept += [key for key, _ in islice(mine, PAGE)]
-            names = [key.decode(errors="replace") for key in kept]
+                ours = self._redis.zscan_iter(f"{self._keys.RQ}:{registry}:{queue}", f"{self._keys.rq_ids}*", PAGE)
+                found += [key for key, _ in islice(ours, PAGE)]
+            names = [key.decode(errors="replace") for key in found]
             runs = {self._keys.parse(rq_id) for rq_id in names if self._keys.is_own(rq_id)}
             if runs:
                 ended = runs - claiming.still_in_flight(job_id for job_id, _ in runs)
-                self._forget([(*run, queue) for run in ended])
+                self._remove([(*run, queue) for run in ended])
                 total += len(ended)
         return total
 
     def mark_running(self) -> int:
-        """Marks the rows of jobs that hold a lease and are `queued` by the books."""
-        seen: list[tuple[UUID, int, datetime, str]] = []
+        """Marks the rows of `queued` jobs that have started in Redis; returns how many."""
+        started: list[tuple[UUID, int, datetime, str]] = []
         for page in self._pages():
             queued = [row for row in page if row.status == "queued"]
             pipeline = self._redis.pipeline(transaction=False)
             for row in queued:
                 pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at", "worker_name")
-            for row, (status, started, worker) in zip(queued, pipeline.execute(), strict=True):
-                if status == b"started" and started and (began := rq_time(started.decode(errors="replace"))):
-                    seen.append((row.job_id, row.dispatch, began, clean_name((worker or b"").decode())))
+            for row, (status, moment, worker) in zip(queued, pipeline.execute(), strict=True):
+                if status == b"started" and (started_at := rq_time(moment)):
+                    started.append((row.job_id, row.dispatch, started_at, clean_name((worker or b"").decode())))
         return sum(
-            claiming.mark_running(seen[start : start + PAGE], self._lease) for start in range(0, len(seen), PAGE)
+            claiming.mark_running(started[start : start + PAGE], self._lease) for start in range(0, len(started), PAGE)
         )
 
     def _pages(self) -> Iterator[list[InFlight]]:
@@ -151,54 +158,66 @@ class Reconciler:
             after = page[-1].job_id
 
     def _judge(self, page: list[InFlight], suspects: dict[str, float]) -> list[tuple[Outcome, str]]:
-        # The lists before the hashes: a job taken between the two looks is seen as started.
+        # The lists before the hashes: a job taken between the two reads is seen as started.
         waiting = self._waiting({row.queue for row in page})
         rows = [row for row in page if self._rq_id(row) not in waiting]
         pipeline = self._redis.pipeline(transaction=False)
         for row in rows:
-            pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at")
-            pipeline.zrange(self._keys.executions(self._rq_id(row)), 0, -1)
-            pipeline.exists(self._keys.execution(self._rq_id(row), row.dispatch))
+            rq_id = self._rq_id(row)
+            pipeline.hmget(self._keys.job(rq_id), "status", "started_at")
+            pipeline.zrange(self._keys.executions(rq_id), 0, -1)
+            pipeline.exists(self._keys.execution(rq_id, row.dispatch))
         found = pipeline.execute()
         verdicts = []
         for index, row in enumerate(rows):
             (status, started), executions, has_lease = found[3 * index : 3 * index + 3]
-            kind = self._verdict(row, status, executions, bool(has_lease), suspects)
-            if kind:
-                outcome = _outcome(row, *kind)
-                if started and outcome.kind != Kind.VANISHED:
-                    outcome.started_at = rq_time(started.decode(errors="replace"))
-                verdicts.append((outcome, row.queue))
+            if has_lease or self._has_rq_lease(row, executions):
+                continue
+            if status in _SUSPICIOUS and not self._is_second_look(self._rq_id(row), suspects):
+                continue
+            outcome = self._outcome(row, status)
+            if outcome.kind != Kind.VANISHED:
+                outcome.started_at = rq_time(started)
+            verdicts.append((outcome, row.queue))
         return verdicts
 
-    def _verdict(
-        self, row: InFlight, status: bytes | None, executions: list[bytes], has_lease: bool, suspects: dict[str, float]
-    ) -> tuple[Kind, str] | None:
+    def _has_rq_lease(self, row: InFlight, executions: list[bytes]) -> bool:
+        """Whether a plain RQ worker runs it."""
         rq_id = self._rq_id(row)
-        if has_lease:
-            return None
-        if any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions):
-            return None  # of a plain RQ worker
-        if status in (None, b"queued", b"started"):
-            suspects[rq_id] = self._suspects.since.get(rq_id, time.monotonic())
-            if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
-                return None
-            return _LOST[status]
-        if status == b"stopped":
-            return Kind.STOPPED, "It was stopped on request."
-        if status == b"canceled":
-            return Kind.CANCELLED, "It was cancelled in RQ."
-        if status == b"failed":
-            return self._failed_in_rq(row)
-        return Kind.VANISHED, f"RQ has it as {status.decode(errors='replace')}, and its outcome never came."
+        return any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions)
 
-    def _failed_in_rq(self, row: InFlight) -> tuple[Kind, str]:
-        """run() never raises, so a plain RQ worker has failed it from outside: killed, or abandoned with its host."""
-        found: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
-        packed = found[0][1].get(b"exc_string", b"") if found else b""
-        if b"AbandonedJobError" in _unpacked(packed):
-            return Kind.INTERRUPTED, "Its worker was lost while it ran."
-        return Kind.KILLED, "WorkerKilled: its work horse died while it ran."
+    def _is_second_look(self, rq_id: str, suspects: dict[str, float]) -> bool:
+        suspects[rq_id] = self._suspects.since.get(rq_id, time.monotonic())
+        return time.monotonic() - suspects[rq_id] >= SECOND_LOOK
+
+    def _outcome(self, row: InFlight, status: bytes | None) -> Outcome:
+        """The outcome of a job without a lease, by its status in RQ."""
+        match status:
+            case None:
+                return row.outcome(Kind.VANISHED, **vanished(VanishReason.GONE))
+            case b"queued":
+                return row.outcome(Kind.VANISHED, **vanished(VanishReason.TAKEN))
+            case b"started":
+                return _ended(row, Kind.INTERRUPTED, "Its worker was lost while it ran.")
+            case b"stopped":
+                return _ended(row, Kind.STOPPED, "It was stopped on request.")
+            case b"canceled":
+                return _ended(row, Kind.CANCELLED, "It was cancelled in RQ.")
+            case b"failed" if self._was_abandoned(row):
+                return _ended(row, Kind.INTERRUPTED, "Its worker was lost while it ran.")
+            case b"failed":
+                return _ended(row, Kind.KILLED, "WorkerKilled: its work horse died while it ran.")
+        name = status.decode(errors="replace")
+        return row.outcome(Kind.VANISHED, **vanished(VanishReason.UNEXPECTED_STATUS, name))
+
+    def _was_abandoned(self, row: InFlight) -> bool:
+        """Whether RQ failed it because its host was lost. If not, its work horse was killed: `run` never raises."""
+        results: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
+        with suppress(ValueError, zlib.error):
+            return bool(results) and b"AbandonedJobError" in zlib.decompress(
+                b64decode(results[0][1].get(b"exc_string", b""))
+            )
+        return False
 
     def _waiting(self, queues: set[str]) -> set[str]:
         pipeline = self._redis.pipeline(transaction=False)
@@ -206,8 +225,8 @@ class Reconciler:
             pipeline.lrange(self._keys.queue(queue), 0, -1)
         return {rq_id.decode() for ids in pipeline.execute() for rq_id in ids}
 
-    def _forget(self, runs: list[tuple[UUID, int, str]]) -> None:
-        """Removes what is left in Redis of (job, dispatch, queue), so that nobody starts them any more."""
+    def _remove(self, runs: list[tuple[UUID, int, str]]) -> None:
+        """Removes all traces of (job, dispatch, queue) from Redis, so that no worker starts them any more."""
         pipeline = self._redis.pipeline(transaction=False)
         for job_id, dispatch, queue in runs:
             rq_id = self._keys.rq_id(job_id, dispatch)
@@ -223,30 +242,9 @@ class Reconciler:
         return self._keys.rq_id(row.job_id, row.dispatch)
 
 
-_LOST = {
-    None: (Kind.VANISHED, "It was gone from Redis."),
-    b"queued": (Kind.VANISHED, "It was taken from its queue and never started."),
-    b"started": (Kind.INTERRUPTED, "Its worker was lost while it ran."),
-}
+_SUSPICIOUS = (None, b"queued", b"started")
+"""Statuses of jobs that may be between two steps: they count as lost only after a second look."""
 
 
-def _outcome(row: InFlight, kind: Kind, error: str) -> Outcome:
-    return Outcome(
-        kind,
-        row.job_id,
-        row.dispatch,
-        row.batch_id,
-        not row.is_callback,
-        error_type=f"django_batches.{kind}",
-        error=error,
-        fingerprint=fingerprint(kind, ""),
-    )
-
-
-def _unpacked(text: bytes) -> bytes:
-    try:
-        return zlib.decompress(b64decode(text)) if text else b""
-    except ValueError:
-        return b""
-    except zlib.error:
-        return b""
+def _ended(row: InFlight, kind: Kind, error: str) -> Outcome:
+    return row.outcome(kind, error_type=f"django_batches.{kind}", error=error, fingerprint=fingerprint(kind, ""))

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from redis import Redis
 
+from .. import database
 from ..transitions import applying, children
 from ..transport.client import ANYTHING, JOBS, RECONCILE_NOW, Added, Keys
-from ..transport.outcomes import Outcome
+from ..transport.outcomes import Kind, Outcome
 from ..transport.scripts import Scripts
 from .lease import Lease
 
@@ -206,3 +207,17 @@ def follow_up(recorded: applying.Recorded) -> None:
             "Job %s of batch %s failed for good (%s): %s",
             outcome.job_id, outcome.batch_id, outcome.kind, change.reason or outcome.error,
         )  # fmt: skip
+    _log_vanished(recorded)
+
+
+def _log_vanished(recorded: applying.Recorded) -> None:
+    vanished = {
+        outcome.job_id: outcome
+        for outcome in recorded.done
+        if outcome.kind is Kind.VANISHED and not outcome.was_logged and outcome.job_id in recorded.given_up
+    }
+    if not vanished:
+        return
+    for job_id, func in database.jobs().filter(pk__in=vanished).values_list("pk", "func"):
+        outcome = vanished[job_id]
+        jobs_logger.warning("Job %s (%s) was not started (%s): %s", job_id, func, outcome.reason, outcome.error)

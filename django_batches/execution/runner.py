@@ -1,6 +1,6 @@
-"""Running one job: from the message that came with it to its outcome. Never raises towards RQ.
+"""Runs one job, from its message to its outcome.
 
-`perform` serves the executors; `run` is what RQ calls under a plain `rq worker`.
+Executors call `perform`. A plain `rq worker` calls `run_current_job`, through `execution.run`.
 """
 
 import logging
@@ -22,6 +22,7 @@ from django.utils import timezone
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import get_current_job
+from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from .. import database
@@ -33,6 +34,7 @@ from ..transitions import applying
 from ..transport.client import Keys, wake_coordinator
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome, fingerprint
+from ..transport.vanished import VanishReason
 from .outcome import outcome_of_exception, outcome_of_value
 
 if TYPE_CHECKING:
@@ -40,12 +42,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches.jobs")
 
-HELD_UP = 5.0
-"""Seconds on the way to a function after which the row is asked again: others may have taken the job for lost."""
+DELAYED = 5.0
+"""Seconds between taking a job and calling its function, after which its row is checked: the reconciler may have
+found the job lost."""
 
 
 def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | None]:
-    """Runs the function of a job; its outcome, and the exception, if any, for the caller to judge the process by."""
+    """Calls the function of a job. Returns its outcome, and the exception, which may have broken the process."""
     started, pid, context = timezone.now(), os.getpid(), copy_context()
     error: BaseException | None = None
     outcome: Outcome
@@ -56,12 +59,11 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
         run = Running(message.job_id, message.batch_id, message.dispatch, message.is_callback)
         value = context.run(_call, message, run, task)
         outcome = _ended(outcome_of_value(message, value, run), pid, context, task)
-    except _NotStarted as refused:
-        logger.warning("Callback %s is not started: %s", message.job_id, refused)
-        outcome = message.outcome(Kind.VANISHED)
+    except _NotStarted as not_started:
+        outcome = not_started.outcome
     except BaseException as raised:
         error = raised
-        # In here, because receivers of the Tasks framework's signal log the exception that is being handled.
+        # Inside the handler, because receivers of the Tasks framework's signal log the current exception.
         outcome = _ended(outcome_of_exception(message, raised), pid, context, task)
     outcome.worker, outcome.started_at, outcome.finished_at = worker, started, timezone.now()
     return outcome, error
@@ -69,15 +71,26 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
 
 def _ended(outcome: Outcome, pid: int, context: Context, task: "TaskRun | None") -> Outcome:
     if os.getpid() != pid:
-        os._exit(0)  # a fork made by the job has come back here: it must not speak for its parent
+        os._exit(0)  # a process that the job forked has returned here: it must not report for its parent
     if task:
         context.run(task.end, outcome)
     return outcome
 
 
-def is_current(message: Message) -> bool:
-    """Whether the row still waits for this dispatch: asked where Redis may have been rolled back or the push is old."""
-    # Plain SQL: a queryset takes three times as long, and for the first seconds of an executor every job is asked.
+def check_row(message: Message, worker: str) -> Outcome | None:
+    """The outcome of a job that must not start, because its row no longer expects this dispatch or cannot be read.
+
+    Checked if Redis may have been restored from an older dump, or if the job was pushed or taken long ago.
+    """
+    try:
+        return None if _is_current(message) else _not_started(message, VanishReason.SUPERSEDED, worker=worker)
+    except Error as error:
+        database.connection().close()
+        return _not_started(message, VanishReason.ROW_UNREADABLE, error, worker=worker)
+
+
+def _is_current(message: Message) -> bool:
+    # Plain SQL: a queryset takes three times as long, and a new executor checks every job of its first seconds.
     statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
     found = database.execute(
         f"SELECT 1 FROM {database.JOB} WHERE id = %s AND dispatch = %s AND status IN ({statuses})",
@@ -86,20 +99,27 @@ def is_current(message: Message) -> bool:
     return bool(found)
 
 
-def unreadable(rq_id: str, error: Exception) -> Outcome | None:
-    """The outcome of a job whose message is none: given back, because the next one is written anew from the row.
+def _not_started(message: Message, reason: VanishReason, detail: object = "", worker: str = "") -> Outcome:
+    outcome = message.vanished(reason, detail, worker=worker, was_logged=True)
+    log = logger.info if reason is VanishReason.SUPERSEDED else logger.warning
+    log("Job %s (%s) is not started (%s): %s", message.job_id, message.func, reason, outcome.error)
+    return outcome
 
-    A loss, because a row that is broken itself must not go round for ever. None where the row cannot be asked.
+
+def unreadable(rq_id: str, error: Exception) -> Outcome | None:
+    """The outcome of a job whose message cannot be read: it runs again, with a new message from its row.
+
+    Counts as a loss, because a row that is broken itself must not run again without end. Returns None if the row cannot
+    be read.
     """
-    logger.error("The job %s carries a message that cannot be read (%s); nothing was run.", rq_id, error)
+    logger.error("The message of job %s cannot be read (%s); nothing was run.", rq_id, error)
     job_id, dispatch = Keys().parse(rq_id)
     try:
         found = database.jobs().filter(pk=job_id, dispatch=dispatch).values_list("batch_id", "callback_of_id").first()
     except Error:
-        return None  # the reconciler finds it
+        return None  # the reconciler finds the job
     if found is None:
         return None
-    told = f"Its message in Redis cannot be read ({error}): its row is broken, or another version has written it."
     batch_id, callback_of_id = found
     return Outcome(
         Kind.MISSING,
@@ -108,52 +128,44 @@ def unreadable(rq_id: str, error: Exception) -> Outcome | None:
         batch_id or callback_of_id,
         callback_of_id is None,
         error_type="django_batches.unreadable",
-        error=told,
+        error=f"Its message in Redis cannot be read ({error}): its row is broken, or another version has written it.",
         fingerprint=fingerprint("django_batches.unreadable", ""),
     )
 
 
 def run_current_job() -> None:
-    """What RQ calls: runs the current RQ job as the job of a batch and tells its outcome. Never raises.
+    """Runs the current RQ job as the job of a batch and reports its outcome. Never raises.
 
-    A raised exception would keep the arguments in RQ's FailedJobRegistry, and RQ knows nothing of our attempts.
+    RQ would keep the arguments of a job that raises in its FailedJobRegistry, and does not know our attempts.
     """
     if threading.current_thread() is threading.main_thread():
-        # RQ's own timer began before ours and would ring in the middle of what is told of this run.
+        # RQ's own timer started before ours and could fire while the outcome is reported.
         signal.setitimer(signal.ITIMER_REAL, 0)
     job = get_current_job()
     if job is None:
         raise RuntimeError("django_batches.execution.run is called by RQ workers only.")
     text = job.connection.hget(job.key, "batches")
     if text is None:
-        logger.error("The job %s carries no message of django_batches; nothing was run.", job.id)
+        logger.error("The job %s has no message of django_batches; nothing was run.", job.id)
         return
     keys = Keys(job.id.split("-")[1])
+    if outcome := _run(job, text, keys):
+        _report(outcome, job.connection, keys)
+
+
+def _run(job: Job, text: bytes | str, keys: Keys) -> Outcome | None:
     try:
         message = Message.loads(job.id, text)
     except (ValueError, RecursionError) as error:
-        if outcome := unreadable(job.id, error):
-            _tell(outcome, job.connection, keys)
-        return
+        return unreadable(job.id, error)
     if not message.is_callback and job.connection.sismember(keys.on_hold, message.batch_id.hex):
-        outcome = message.outcome(Kind.ON_HOLD)
-    else:
-        outcome = _ask_and_perform(message, clean_name(job.worker_name or ""))
-    _tell(outcome, job.connection, keys)
+        return message.outcome(Kind.ON_HOLD)
+    worker = clean_name(job.worker_name or "")
+    return check_row(message, worker) or perform(message, worker)[0]
 
 
-def _ask_and_perform(message: Message, worker: str) -> Outcome:
-    try:
-        if not is_current(message):
-            return message.outcome(Kind.VANISHED)  # which changes nothing for a row that has gone on
-    except Error as error:
-        logger.warning("The row of job %s cannot be asked, so it is not started: %s", message.job_id, error)
-        return message.outcome(Kind.VANISHED)
-    return perform(message, worker)[0]
-
-
-def _tell(outcome: Outcome, redis: Redis, keys: Keys) -> None:
-    """To the stream, or to the database where Redis is away; tries for half a minute."""
+def _report(outcome: Outcome, redis: Redis, keys: Keys) -> None:
+    """To the stream, or to the database if Redis is away; tries for half a minute."""
     for _ in range(30):
         try:
             redis.xadd(keys.outcomes, {"o": outcome.dumps()})
@@ -165,11 +177,11 @@ def _tell(outcome: Outcome, redis: Redis, keys: Keys) -> None:
 
 
 def record_directly(outcome: Outcome) -> bool:
-    """Writes an outcome to the database because Redis is away; False where that is away too."""
+    """Applies an outcome to the database while Redis is away. Returns False if that fails too."""
     try:
         recorded = applying.record([outcome])
     except Error as error:
-        logger.warning("The outcome of job %s cannot be told to Redis or the database: %s", outcome.job_id, error)
+        logger.warning("The outcome of job %s reaches neither Redis nor the database: %s", outcome.job_id, error)
         database.connection().close()
         return False
     wake_coordinator()
@@ -178,7 +190,7 @@ def record_directly(outcome: Outcome) -> bool:
 
 def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
     running.set(run)
-    open_block.set(None)  # of whoever runs the job here, as drain() does: it is no block of the job
+    open_block.set(None)  # the caller's, for example around drain()
     function = resolve(message.func)
     args = message.args
     if message.is_callback:
@@ -194,17 +206,20 @@ def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
 
 
 class _NotStarted(Exception):
-    """The database was away or slow before the function was called: no attempt of its own."""
+    """The function was not called, so the job has used no attempt."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
 
 def _batch_of(message: Message) -> Any:
-    asked_at = time.monotonic()
+    begun = time.monotonic()
     try:
         batch = database.batch(message.batch_id)
-        if time.monotonic() > asked_at + HELD_UP and not is_current(message):
-            raise _NotStarted("its batch was read so slowly that it has been given to another worker meanwhile.")
     except Error as error:
-        raise _NotStarted(f"its batch cannot be read: {error}") from error
+        raise _NotStarted(_not_started(message, VanishReason.BATCH_UNREADABLE, error)) from error
+    if time.monotonic() > begun + DELAYED and (outcome := check_row(message, "")):
+        raise _NotStarted(outcome)
     return batch
 
 

@@ -1,4 +1,4 @@
-"""What travels with a job through Redis: written by the coordinator, read where the job runs."""
+"""The message that carries a job through Redis: the coordinator writes it, the worker reads it."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..conf import LARGEST_PAYLOAD
-from .outcomes import Kind, Outcome
+from .outcomes import Kind, Outcome, vanished
+from .vanished import VanishReason
 
 if TYPE_CHECKING:
     from ..transitions.claiming import Claimed
 
 MAX_HEAD = 65_536
-"""Bytes of a message that are not arguments."""
+"""Bytes of a message besides the arguments."""
 _TYPES = [str, str, int, str, str, int, int, int, list, list]
-"""Of the items of the list that a message is."""
+"""The types of a message's items."""
 
 
 def dumps(job: "Claimed") -> str:
-    """JSON put together as text: the arguments go on as they were written, without being parsed."""
+    """A JSON list, assembled as text: the arguments are already JSON and need no parsing."""
     return (
         f'["{job.batch_id.hex}","{job.id.hex}",{1 if job.event else 0},"{job.event}","{job.func}",'
         f"{job.timeout},{job.attempts},{job.max_attempts},{job.no_retry},{job.arguments}]"
@@ -27,7 +28,7 @@ def dumps(job: "Claimed") -> str:
 
 @dataclass(slots=True)
 class Message:
-    """What travels with a job: the call, and where its outcome belongs."""
+    """The call, and the job and batch that its outcome belongs to."""
 
     batch_id: UUID
     job_id: UUID
@@ -35,6 +36,7 @@ class Message:
     event: str
     func: str
     timeout: int
+    """Seconds."""
     attempts: int
     max_attempts: int
     no_retry: list[str]
@@ -44,15 +46,15 @@ class Message:
 
     @classmethod
     def loads(cls, rq_id: str, text: str | bytes) -> "Message":
-        """Raises `ValueError` for text that is no message of ours."""
+        """Raises `ValueError` if the text is not a message."""
         if len(text) > LARGEST_PAYLOAD + MAX_HEAD:
             raise ValueError(f"{len(text):,} bytes are more than any MAX_PAYLOAD allows")
         values = json.loads(text)
         if not isinstance(values, list) or [type(value) for value in values] != _TYPES:
-            raise ValueError("it is not the list that the coordinator writes")
+            raise ValueError("it is not a list as the coordinator writes it")
         batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = values
         if not (type(args) is list and type(kwargs) is dict and 1 <= timeout < 2**31):
-            raise ValueError("its arguments or its timeout are none")
+            raise ValueError("its arguments or its timeout are invalid")
         dispatch = int(rq_id.rpartition("-")[2])
         return cls(
             UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
@@ -61,3 +63,7 @@ class Message:
 
     def outcome(self, kind: Kind, **fields: Any) -> Outcome:
         return Outcome(kind, self.job_id, self.dispatch, self.batch_id, not self.is_callback, **fields)
+
+    def vanished(self, reason: VanishReason, detail: object = "", **fields: Any) -> Outcome:
+        """The outcome if the job is not started."""
+        return self.outcome(Kind.VANISHED, **vanished(reason, detail), **fields)

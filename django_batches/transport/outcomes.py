@@ -1,4 +1,4 @@
-"""The outcome of one run of a job, and the stream that carries it to the coordinator."""
+"""The outcome of one run of a job, and its text in the outcome stream."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,18 +13,21 @@ from django.conf import settings as django_settings
 from django.utils import timezone
 
 from ..calls.arguments import MAX_ERROR, clean, clean_name
+from .vanished import VanishReason
 
 
 class Kind(StrEnum):
+    """How a run ended. A loss is a run whose worker was killed or lost, or could not import the function."""
+
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     """Raised an exception: uses an attempt."""
     RETRY = "retry"
-    """Returned `rq.Retry`: uses one of its attempts."""
+    """Returned `rq.Retry`: uses an attempt."""
     TIMEOUT = "timeout"
-    """Overran its timeout and was killed: uses an attempt."""
+    """Exceeded its timeout and was killed: uses an attempt."""
     KILLED = "killed"
-    """Its worker died under it while the supervisor lived: uses an attempt, and is a loss."""
+    """Its process died while the supervisor lived: uses an attempt, and is a loss."""
     STOPPED = "stopped"
     """Stopped on request through RQ: fails for good."""
     CANCELLED = "cancelled"
@@ -32,20 +35,20 @@ class Kind(StrEnum):
     ON_HOLD = "on_hold"
     """Not started, because its batch is cancelled or paused."""
     INTERRUPTED = "interrupted"
-    """Its host was lost or shut down under it: runs again, no attempt used, and is a loss."""
+    """Its host was lost or shut down while it ran: runs again without using an attempt, and is a loss."""
     MISSING = "missing"
     """Its function cannot be imported on that worker (a rolling deploy): runs again later, and is a loss."""
     VANISHED = "vanished"
-    """Gone from Redis before it started: runs again."""
+    """Never started, see `VanishReason`: runs again without using an attempt."""
     REFUSED = "refused"
-    """The database refused what was to be written: fails for good."""
+    """The database refused its outcome: fails for good."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one dispatch of a job."""
+    """The outcome of one dispatch of a job."""
 
-    # Not frozen: that takes three times as long to make, and every job pays for it twice.
+    # Not frozen: creating it would take three times as long, and every job pays for it twice.
 
     kind: Kind
     job_id: UUID
@@ -57,31 +60,33 @@ class Outcome:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     result: str | None = None
-    """JSON text of what the function returned."""
+    """The return value as JSON."""
     error_type: str = ""
     error: str = ""
     traceback: str = ""
     fingerprint: str = ""
+    reason: VanishReason | None = None
+    """For the kind `VANISHED` only."""
     is_final: bool = False
-    """No further attempt, whatever `max_attempts` says."""
+    """No further attempt, whatever `max_attempts` is."""
     was_logged: bool = False
-    """The worker that ran it has logged the failure, with its traceback."""
+    """The worker has logged the failure, with its traceback, or why it did not start the job."""
     has_children: bool = False
-    """The run has opened child batches, with which the job ends."""
+    """The run has opened child batches; the job ends with them."""
     returned: UUID | None = None
-    """The child whose result the job takes."""
+    """The child batch whose result becomes the job's."""
     retry_max: int | None = None
     retry_after: float | None = None
-    """Seconds until the next attempt, where the job itself said so."""
+    """Seconds until the next attempt, if the job returned `rq.Retry`."""
     entry_id: bytes = field(default=b"", compare=False)
-    """Its place in the stream."""
+    """Its entry in the stream."""
 
     @property
     def execution(self) -> tuple[UUID, int]:
         return self.job_id, self.dispatch
 
     def refused(self, error: Exception) -> "Outcome":
-        """The outcome to record in place of this one, which the database would not take."""
+        """The outcome that replaces this one if the database refuses it."""
         message = clean(f"The outcome ({self.kind}) could not be written: {type(error).__name__}: {error}", MAX_ERROR)
         return Outcome(
             Kind.REFUSED,
@@ -98,7 +103,7 @@ class Outcome:
         )
 
     def dumps(self) -> str:
-        """Its text in the stream: short, because every job pays for it, and shortest for a plain success."""
+        """The text in the stream: short, because every job pays for it, and shortest for a plain success."""
         if self.kind is Kind.SUCCEEDED and not self.has_children and self.started_at and self.finished_at:
             return (
                 f"{_PLAIN}{self.job_id.hex} {self.dispatch} {self.batch_id.hex} {0 if self.is_job_of_batch else 1}"
@@ -111,71 +116,82 @@ class Outcome:
             "b": self.batch_id.hex,
             "c": 0 if self.is_job_of_batch else 1,
             "w": self.worker,
-            "s": _stamp(self.started_at),
-            "f": _stamp(self.finished_at),
+            "s": _timestamp(self.started_at),
+            "f": _timestamp(self.finished_at),
             "r": self.result,
         }
         if self.has_children:
             data |= {"h": 1, "y": self.returned.hex if self.returned else None}
         if self.kind != Kind.SUCCEEDED:
             data |= {
-                "t": self.error_type, "e": self.error, "x": self.traceback, "p": self.fingerprint,
+                "t": self.error_type, "e": self.error, "x": self.traceback, "p": self.fingerprint, "v": self.reason,
                 "n": int(self.is_final), "l": int(self.was_logged), "m": self.retry_max, "a": self.retry_after,
             }  # fmt: skip
         return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def loads(cls, text: str | bytes, entry_id: bytes = b"") -> "Outcome":
-        """Raises `ValueError` for text that is no outcome."""
+        """Raises `ValueError` if the text is not an outcome."""
         if isinstance(text, bytes):
             text = text.decode()
         try:
             if text.startswith(_PLAIN):
-                return cls._plain(text, entry_id)
+                return cls._loads_plain(text, entry_id)
             data = json.loads(text)
+            kind = Kind(data["k"])
             return cls(
-                Kind(data["k"]), UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
-                worker=str(data.get("w", "")), started_at=_start(data.get("s")), finished_at=_time(data.get("f")),
-                result=_kept(data.get("r"), str), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
+                kind, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
+                worker=str(data.get("w", "")), started_at=_started_at(data.get("s")), finished_at=_time(data.get("f")),
+                result=_typed(data.get("r"), str), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
                 traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
+                reason=VanishReason.loads(data.get("v")) if kind is Kind.VANISHED else None,
                 is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
                 has_children=bool(data.get("h")), returned=UUID(data["y"]) if data.get("y") else None,
-                retry_max=_kept(data.get("m"), int), retry_after=_kept(data.get("a"), float, int), entry_id=entry_id,
+                retry_max=_typed(data.get("m"), int), retry_after=_typed(data.get("a"), float, int), entry_id=entry_id,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
             raise ValueError(f"not an outcome: {error!r}") from error
 
     @classmethod
-    def salvaged(cls, text: bytes, entry_id: bytes) -> "Outcome | None":
-        """What can be said where `loads` refuses a text that names its job: the run counts as killed.
-
-        Given back, it would run again without end: whatever wrote this text would write it again. None where it does
-        not name a job.
-        """
-        try:
-            data = json.loads(text)
-            told = cls(Kind.KILLED, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
-            return None
-        told.error_type, told.entry_id = "django_batches.unreadable", entry_id
-        told.error = "The outcome of this run cannot be read: another version has written it."
-        told.fingerprint = fingerprint(told.error_type, "")
-        return told
-
-    @classmethod
-    def _plain(cls, text: str, entry_id: bytes) -> "Outcome":
-        told, _, worker = text.partition("\n")
-        job, dispatch, batch, is_callback, started, finished, result = told[len(_PLAIN) :].split(" ", 6)
-        outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), _batch(batch), is_callback == "0", worker)
+    def _loads_plain(cls, text: str, entry_id: bytes) -> "Outcome":
+        head, _, worker = text.partition("\n")
+        job, dispatch, batch, is_callback, started, finished, result = head[len(_PLAIN) :].split(" ", 6)
+        outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), _batch_id(batch), is_callback == "0", worker)
         outcome.started_at, outcome.finished_at = _time(float(started)), _time(float(finished))
         outcome.result, outcome.entry_id = result or None, entry_id
         return outcome
 
+    @classmethod
+    def salvaged(cls, text: bytes, entry_id: bytes) -> "Outcome | None":
+        """The outcome for a text that `loads` refuses: killed. None if the text names no job.
 
-_batch = lru_cache(256)(UUID)  # one outcome after the other is of the same batch
+        A kind that uses no attempt would repeat without end, because the same writer would write the same text again.
+        """
+        try:
+            data = json.loads(text)
+            outcome = cls(Kind.KILLED, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
+            return None
+        outcome.error_type, outcome.entry_id = "django_batches.unreadable", entry_id
+        outcome.error = "The outcome of this run cannot be read: another version has written it."
+        outcome.fingerprint = fingerprint(outcome.error_type, "")
+        return outcome
+
+
+_batch_id = lru_cache(256)(UUID)  # consecutive outcomes are mostly of the same batch
 
 _PLAIN = "+"
-"""How the text of a plain success begins: fields with a blank between them; the result is JSON text of one line."""
+"""The first character of a plain success. Spaces separate its fields; the result is JSON on one line."""
+
+
+def vanished(reason: VanishReason, detail: object = "") -> dict[str, Any]:
+    """The fields of an outcome of kind `VANISHED`."""
+    return {
+        "error_type": "django_batches.vanished",
+        "error": clean(f"{reason.text}: {detail}" if detail else f"{reason.text}.", MAX_ERROR),
+        "fingerprint": fingerprint(Kind.VANISHED, ""),
+        "reason": reason,
+    }
 
 
 def fingerprint(error_type: str, place: str) -> str:
@@ -183,32 +199,32 @@ def fingerprint(error_type: str, place: str) -> str:
     return blake2s(f"{error_type}\n{place}".encode("utf-8", "replace"), digest_size=8).hexdigest()
 
 
-def _kept(value: Any, *types: type) -> Any:
-    """`value`, or None; raises `TypeError` for another type, which would stop the books and not the outcome alone."""
-    if value is not None and type(value) not in types:
-        raise TypeError(f"{type(value).__name__} in place of {types[0].__name__}")
-    return value
-
-
-def _stamp(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
-
-
-def rq_time(text: str) -> datetime | None:
-    """A time as RQ writes it into the hash of a job; None for what is no time."""
+def rq_time(text: str | bytes | None) -> datetime | None:
+    """A time in RQ's hash of a job; None if it is missing or malformed."""
     try:
-        return _time(datetime.fromisoformat(text).timestamp())
+        return _time(datetime.fromisoformat((text.decode() if isinstance(text, bytes) else text) or "").timestamp())
     except ValueError:
         return None
 
 
-def _start(told: float | str | None) -> datetime | None:
-    """When a run began: a stamp by the executor; by the script that buries it, what RQ has."""
-    return rq_time(told) if isinstance(told, str) else _time(told)
+def _typed(value: Any, *types: type) -> Any:
+    """Raises `TypeError` for another type: it would reach the database and stop the coordinator, not this job only."""
+    if value is not None and type(value) not in types:
+        raise TypeError(f"{type(value).__name__} instead of {types[0].__name__}")
+    return value
 
 
-def _time(stamp: float | None) -> datetime | None:
-    if stamp is None:
+def _started_at(value: float | str | None) -> datetime | None:
+    """An executor writes a timestamp; the script that reaps an executor copies RQ's text."""
+    return rq_time(value) if isinstance(value, str) else _time(value)
+
+
+def _timestamp(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _time(timestamp: float | None) -> datetime | None:
+    if timestamp is None:
         return None
-    moment = datetime.fromtimestamp(stamp, UTC)
+    moment = datetime.fromtimestamp(timestamp, UTC)
     return moment if django_settings.USE_TZ else timezone.make_naive(moment)

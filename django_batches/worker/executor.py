@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
-from django.db import Error, connections
 from redis.exceptions import RedisError
 from rq.timeouts import JobTimeoutException
 
-from ..execution.runner import HELD_UP, is_current, perform, record_directly, unreadable
+from ..execution.runner import DELAYED, check_row, perform, record_directly, unreadable
 from ..transport.client import client
 from ..transport.message import Message
-from ..transport.outcomes import Kind, Outcome
+from ..transport.outcomes import Outcome
 from ..transport.scripts import Scripts, Taken
 from .cleanup import Cleanup
 from .processes import resident_memory
@@ -186,9 +185,8 @@ class Executor:
             message = Message.loads(taken.rq_id, taken.message)
         except (ValueError, RecursionError) as error:
             return unreadable(taken.rq_id, error)
-        if self._must_check_row(taken, message) and not self._is_current(message):
-            # If the row has ended or was dispatched again, this outcome changes nothing.
-            return message.outcome(Kind.VANISHED, worker=self._settings.name)
+        if self._must_check_row(taken, message) and (outcome := check_row(message, self._settings.name)):
+            return outcome
         self._count()
         self._slots.write(self._slot, RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
         outcome, raised = perform(message, self._settings.name)
@@ -212,18 +210,9 @@ class Executor:
         * If this process was frozen during its call, another one may run the job by now.
         * A server that was rolled back has old jobs in its queues. A rollback breaks all connections.
         """
-        if message.dispatch > 1 or time.monotonic() > self._called_at + HELD_UP:
+        if message.dispatch > 1 or time.monotonic() > self._called_at + DELAYED:
             return True
         return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE
-
-    def _is_current(self, message: Message) -> bool:
-        try:
-            return is_current(message)
-        except Error as error:
-            # Do not start it. The reconciler dispatches it again if its row still waits.
-            logger.warning("The row of job %s cannot be checked (%s).", message.job_id, error)
-            connections.close_all()
-            return False
 
     def _idle(self, kind: str) -> None:
         if kind == "suspended":

@@ -269,12 +269,15 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert len(ledger.lines) == 3
 
-    def test_what_was_wiped_from_redis_is_dispatched_again_without_limit(self, road, redis):
+    def test_what_was_wiped_from_redis_is_dispatched_again_without_limit(self, road, redis, caplog):
         batch = fill(3)
         for _ in range(5):
             road.dispatch()
             redis.flushdb()
             assert reconciled(road) == 3
+            assert {job.error for job in batch.jobs.all()} == {"Redis had no trace of it."}
+        logged = [message for message in caplog.messages if "was not started" in message]
+        assert len(logged) == 15 and "(tests.tasks.ok) was not started (gone): Redis had no trace of it." in logged[0]
         road.run()
         assert_books_are_right(batch)
         assert (batch.status, batch.succeeded) == ("succeeded", 3)

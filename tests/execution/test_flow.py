@@ -444,7 +444,7 @@ def test_an_executor_that_was_frozen_does_not_start_what_was_given_to_another(ro
     def frozen(*args, **kwargs):
         answer = real(*args, **kwargs)
         monkeypatch.setattr(freeze_at, thaw, real)
-        monkeypatch.setattr(time, "monotonic", lambda: now() + runner.HELD_UP + 1)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + runner.DELAYED + 1)
         (claimed,) = BatchJob.objects.filter(status="queued")
         applying.record([outcome_of(claimed, Kind.INTERRUPTED)])
         return answer

@@ -65,9 +65,9 @@ def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, 
 
 def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypatch):
     """RQ's begins first, by what its horse does until the function begins."""
-    ask, tell = runner.is_current, runner._tell
-    monkeypatch.setattr(runner, "is_current", lambda message: time.sleep(2.6) or ask(message))
-    monkeypatch.setattr(runner, "_tell", lambda *told: time.sleep(0.2) or tell(*told))
+    check, report = runner._is_current, runner._report
+    monkeypatch.setattr(runner, "_is_current", lambda message: time.sleep(2.6) or check(message))
+    monkeypatch.setattr(runner, "_report", lambda *args: time.sleep(0.2) or report(*args))
     with Batch.open(timeout=3, max_attempts=2) as batch:
         batch.enqueue(tasks.sleepy, 0.8)
     connection.close()
@@ -151,13 +151,14 @@ def test_a_job_whose_row_cannot_be_asked_is_not_started_and_not_failed(road, red
     def away(message):
         raise OperationalError("the database is away")
 
-    monkeypatch.setattr(runner, "is_current", away)
+    monkeypatch.setattr(runner, "_is_current", away)
     SimpleWorker(["default"], connection=redis).work(burst=True)
     assert ledger.lines == []
     monkeypatch.undo()
     road.record()
     job = batch.jobs.get()
     assert (job.status, job.attempts, job.losses) == ("created", 0, 0)
+    assert job.error == "Its row could not be read before its start: the database is away"
     drive(road, SimpleWorker(["default"], connection=redis))
     assert ledger.lines == ["run"]
 

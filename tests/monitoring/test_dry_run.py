@@ -63,7 +63,7 @@ class TestDryRun:
         before = everything()
         result = batches("reconcile", "--dry-run")
         assert result.code == 1 and everything() == before and redis.keys("*") == []
-        assert "job 1 (tests.tasks.ok), queued: It was gone from Redis. It would be dispatched again." in result.out
+        assert "job 1 (tests.tasks.ok), queued: Redis had no trace of it. It would be dispatched again." in result.out
         assert "Nothing was changed." in result.out
         repairs = batches("reconcile", "--dry-run", "--json").json
         assert {(line["code"], line["batch_id"]) for line in repairs} == {("lost", str(batch.pk))} and len(repairs) == 2

@@ -13,6 +13,7 @@ from django_batches.coordinator import dispatch
 from django_batches.database.uuid7 import uuid7
 from django_batches.transport.outcomes import Kind, Outcome
 from django_batches.transport.scripts import Pushed, Scripts
+from django_batches.transport.vanished import VanishReason
 
 
 @pytest.fixture
@@ -246,8 +247,17 @@ def test_stopping_a_job_spares_the_innocent_one_that_came_after_it(scripts, push
     scripts.reap("w", Kind.STOPPED, "stopped", stopped="batch-tests-00-1")
     ((_, fields),) = redis.xrange(scripts.keys.outcomes)
     told = Outcome.loads(fields[b"o"])
-    assert told.kind == Kind.VANISHED and told.started_at is None
-    assert taken.rq_id
+    assert (told.kind, told.execution) == (Kind.VANISHED, scripts.keys.parse(taken.rq_id)) and told.started_at is None
+    assert told.reason is VanishReason.OTHER_JOB_KILLED and told.error.endswith("because of another job: stopped")
+
+
+def test_a_job_whose_executor_exited_before_its_start_keeps_that_reason(scripts, push, redis):
+    push(1)
+    scripts.turn("w", ["default"])
+    scripts.reap("w", Kind.VANISHED, "its process ended.")
+    ((_, fields),) = redis.xrange(scripts.keys.outcomes)
+    told = Outcome.loads(fields[b"o"])
+    assert told.reason is VanishReason.PROCESS_ENDED and told.error == f"{told.reason.text}."
 
 
 def test_a_lease_is_written_anew_after_a_wipe_and_never_for_a_finished_job(scripts, push, redis):

@@ -5,7 +5,6 @@ Each may run twice, because redis-py repeats a call whose reply was lost. They c
 so they do not run on Redis Cluster; neither does RQ.
 """
 
-import time
 import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -14,16 +13,19 @@ from hashlib import sha1
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+from django.utils import timezone
 from redis import Redis
 from redis.exceptions import NoScriptError
 from rq.serializers import resolve_serializer
 
 from ...conf import settings
 from ..client import Keys
-from ..outcomes import Kind, Outcome, fingerprint
+from ..outcomes import Kind, Outcome, fingerprint, vanished
+from ..vanished import VanishReason
 
+_ANY = UUID(int=0)
 _FOLDER = Path(__file__).parent
 _PRELUDE = (_FOLDER / "prelude.lua").read_text()
 
@@ -161,9 +163,16 @@ class Scripts:
         If `stopped` is given and the executor ran another job, that job is reported as vanished, and runs again.
         """
         name = {Kind.TIMEOUT: "JobTimeoutException", Kind.STOPPED: "JobStopped"}.get(kind, "WorkerKilled")
-        kinds = kind.value, Kind.VANISHED.value
-        args: list[Any] = [worker, stopped, *kinds, name, f"{name}: {error}", fingerprint(name, ""), time.time()]
-        reaped = self._reap(args=[*self._prefixes, *args])
+        ended = {"error_type": name, "error": f"{name}: {error}", "fingerprint": fingerprint(name, "")}
+        if kind is Kind.VANISHED:
+            ended = vanished(VanishReason.PROCESS_ENDED)
+        outcomes = (kind, ended), (Kind.VANISHED, vanished(VanishReason.OTHER_JOB_KILLED, error))
+        # The script fills in the job and its batch.
+        texts = [
+            Outcome(kind, _ANY, 0, _ANY, worker=worker, finished_at=timezone.now(), **fields).dumps()
+            for kind, fields in outcomes
+        ]
+        reaped = self._reap(args=[*self._prefixes, worker, stopped, *texts])
         return reaped.decode() if reaped else None
 
     def withdraw(self, rq_id: str, queue: str) -> bool:

@@ -2,10 +2,8 @@
 -- All in one step, because the executor's last turn may arrive after its death.
 -- ARGV[4]: worker
 -- ARGV[5]: id of the job to stop, or ''
--- ARGV[6]: kind of the outcome
--- ARGV[7]: kind of the outcome if the executor runs another job than the one to stop
--- ARGV[8], [9], [10]: type of the error, its message, its fingerprint
--- ARGV[11]: Unix time of the end
+-- ARGV[6]: the outcome as JSON, without the job
+-- ARGV[7]: the outcome if the executor runs another job than the one to stop
 -- Returns the id of the job that it ran, or false.
 local worker, to_stop = ARGV[4], ARGV[5]
 local queues = redis.call('HGET', worker_key(worker), 'queues')
@@ -18,9 +16,10 @@ redis.call('SET', slot_key(worker), RETIRED, 'EX', 120)
 if not id or id == FREE or id == RETIRED then return false end
 local fields = redis.call('HMGET', job_key(id), 'batches_owner', 'origin', 'started_at')
 if not fields[1] then return false end
-local batch, is_callback = owner_of(fields[1])
-local kind = (to_stop == '' or to_stop == id) and ARGV[6] or ARGV[7]
-report(cjson.encode({k = kind, j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = is_callback,
-  w = worker, t = ARGV[8], e = ARGV[9], p = ARGV[10], s = kind ~= ARGV[7] and fields[3] or nil, f = tonumber(ARGV[11])}))
+local outcome = cjson.decode((to_stop == '' or to_stop == id) and ARGV[6] or ARGV[7])
+outcome.b, outcome.c = owner_of(fields[1])
+outcome.j, outcome.d = job_of(id), tonumber(dispatch_of(id))
+if outcome.k ~= 'vanished' then outcome.s = fields[3] or nil end
+report(cjson.encode(outcome))
 remove(id, fields[2])
 return id
