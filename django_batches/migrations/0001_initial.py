@@ -6,7 +6,6 @@ import django.utils.timezone
 from django.db import migrations, models
 
 import django_batches.database.uuid7
-import django_batches.models.verbs
 
 
 class Migration(migrations.Migration):
@@ -172,7 +171,6 @@ class Migration(migrations.Migration):
                     ("view_job_arguments", "Can view the arguments and results of jobs"),
                 ],
             },
-            bases=(django_batches.models.verbs.BatchVerbs, models.Model),
         ),
         migrations.CreateModel(
             name="Lease",
