@@ -246,7 +246,7 @@ def test_case_9_a_batch_that_nobody_seals_is_not_immortal():
     block.flush()  # and here its creator dies
     seconds = 3600
     database.batches().update(grown_at=timezone.now() - timedelta(seconds=seconds + 1))
-    assert cancelling.abandon(timezone.now() - timedelta(seconds=seconds), seconds) == 1
+    assert cancelling.cancel_abandoned(timezone.now() - timedelta(seconds=seconds), seconds) == 1
     assert status(batch) == "cancelled" and told(batch) == ["finish"]
     assert "never sealed it" in batch.reason
 
@@ -383,7 +383,7 @@ def prune():
         pruner = Pruner()
         while pruner.turn():
             pass
-        while deleting.unfinished():
+        while deleting.unfinished_deletions():
             deleting.continue_deletions()
 
 

@@ -123,7 +123,7 @@ class ActingMixin(ConfirmingMixin):
             refusal = _("%(field)s references this batch, its jobs or a batch below it. Delete those rows first.")
             raise BatchError(refusal % {"field": holder})
         # Only the first step can be refused. If this process dies after it, the coordinator completes the deletion.
-        if deleting.begin(target.batch.pk):
+        if deleting.begin_deletion(target.batch.pk):
             self.log_deletions(request, [target.batch])  # type: ignore[arg-type]
         return actions.DELETE.run(target)
 

@@ -204,7 +204,7 @@ class Coordinator:
         if self._prune.is_due() and self._pruner.turn():
             self._prune.soon()
         if self._counters.is_due():
-            for batch_id in repairing.to_check():
+            for batch_id in repairing.batches_to_check():
                 repairing.repair_counters(batch_id, skip_locked=True)
         self._recorder.counts[totals.REPAIRS] += repairing.repairs()
         totals.add(self._redis, self._recorder.counts)
@@ -228,9 +228,9 @@ class Coordinator:
         cancelling.mark_overdue(now)
         if self._upkeep.is_due():
             children.cancel_orphans()
-            repairing.end_what_can_end()
+            repairing.end_batches()
             seconds = settings().OPEN_TIMEOUT
-            cancelling.abandon(now - timedelta(seconds=seconds), seconds)
+            cancelling.cancel_abandoned(now - timedelta(seconds=seconds), seconds)
 
     def _sync_batches_on_hold(self) -> None:
         """Makes the set of batches on hold in Redis equal to the database's.

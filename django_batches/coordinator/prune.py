@@ -32,8 +32,8 @@ class Pruner:
         """Goes on over the batches of one status; False where none is left."""
         before = database_time() - age
         while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
-            for group in pruning.groups(pruning.free(page)):
-                pruning.prune(group, before, in_one_go=False)
+            for group in pruning.groups(pruning.deletable(page)):
+                pruning.prune(group, before, in_full=False)
                 self._after[status] = group[-1]
                 if time.monotonic() >= deadline:
                     return True

@@ -29,7 +29,10 @@ CHUNK = 5_000
 """Rows that one transaction of a large cancel, retry or delete takes: short locks, a few megabytes."""
 
 
-_USERS_OWN = ("description", "metadata")
+USER_FIELDS = ("description", "metadata")
+"""The fields of a batch that users write, as large as they like."""
+LARGE_JOB_FIELDS = ("arguments", "traceback")
+"""The fields of a job that transitions do not read."""
 
 
 _models: dict[str, type[Model]] = {}
@@ -131,9 +134,9 @@ def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUI
     Without their descriptions and metadata, which users may make as large as they like.
     """
     if connection().vendor != "postgresql":
-        return {batch.pk: batch for batch in batches().filter(pk__in=list(ids)).order_by("pk").defer(*_USERS_OWN)}
+        return {batch.pk: batch for batch in batches().filter(pk__in=list(ids)).order_by("pk").defer(*USER_FIELDS)}
     which = f"WHERE id = ANY(%s) ORDER BY id FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
-    return {batch.pk: batch for batch in _select(which, [list(ids)], without=_USERS_OWN)}
+    return {batch.pk: batch for batch in _select(which, [list(ids)], without=USER_FIELDS)}
 
 
 def for_update_skip_locked() -> str:

@@ -171,7 +171,7 @@ class Batch(BatchVerbs, models.Model):
         """
         if self._state.adding:
             raise TypeError("A batch is made by Batch.open(...).")
-        writable = {"description", "metadata"}
+        writable = set(database.USER_FIELDS)
         given = kwargs.pop("update_fields", None)
         written = kwargs["update_fields"] = writable if given is None else writable.intersection(given)
         if "description" in written and not hasattr(self.description, "resolve_expression"):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-USER_FIELDS = ("description", "metadata")
-"""The fields that projects may write."""
 _LONGEST_PAUSE = 0.5
 
 
@@ -158,7 +156,7 @@ class BatchVerbs(AddingVerbs):
     def reload(self) -> None:
         """Reads all fields again except `description` and `metadata`. Raises `BatchError` if it has been deleted."""
         batch = cast("Batch", self)
-        fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in USER_FIELDS]
+        fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in database.USER_FIELDS]
         fresh = database.batches().filter(pk=self._key).values(*fields).first()
         if fresh is None:
             raise BatchError(f"Batch {self._key} has been deleted.")

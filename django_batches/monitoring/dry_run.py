@@ -97,22 +97,22 @@ def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
 
 def _unfinished() -> Iterator[Repair]:
     """Interrupted cancels, retries and deletions, and batches that could end."""
-    for key in repairing.to_end():
+    for key in repairing.batches_to_end():
         yield Repair("end", key, "It has no pending jobs but has not ended. It would be ended.")
     for key in cancelling.unfinished_cancels():
         yield Repair("cancel", key, "It was cancelled but some of its jobs still wait. They would be cancelled.")
-    for key in retrying.unfinished():
+    for key in retrying.unfinished_retries():
         yield Repair("retry", key, "The retry of its failed jobs is incomplete. It would be completed.")
-    for key in deleting.unfinished():
+    for key in deleting.unfinished_deletions():
         yield Repair("delete", key, "Its deletion is incomplete. It would be completed.")
     seconds = settings().OPEN_TIMEOUT
-    for key in cancelling.abandoned(timezone.now() - timedelta(seconds=seconds)):
+    for key in cancelling.abandoned_batches(timezone.now() - timedelta(seconds=seconds)):
         text = f"It has not been sealed and no job was added for {seconds} s. It would be cancelled."
         yield Repair("abandoned", key, text)
 
 
 def _drift() -> Iterator[Repair]:
-    for key in repairing.to_check():
+    for key in repairing.batches_to_check():
         if drift := repairing.drift(key):
             by = ", ".join(f"{name} by {difference:+d}" for name, difference in drift.items())
             yield Repair("counters", key, f"Its counters differ from its rows ({by}). They would be repaired.")

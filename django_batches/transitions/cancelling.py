@@ -1,10 +1,9 @@
-"""Cancel, pause and resume: of a batch, and cancel of one job.
+"""Cancels, pauses and resumes batches; cancels single jobs.
 
-A job that is in RQ may be running, which the database cannot know. It ends only by an outcome; what keeps it from
-starting is the set of held batches, which the take script of the executors asks.
+The database cannot know whether a job that is in RQ runs. Such a job ends only by its outcome. Executors do not start
+it if its batch is in `batches_on_hold`.
 """
 
-import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,34 +12,36 @@ from django.utils import timezone
 
 from .. import database
 from ..states import WAITING_HERE, JobStatus
-from . import finishing, repairing
+from . import finishing
 from .creating import wake_on_commit
 from .finishing import Tally
 from .statistics import count_ended
+from .steps import contain_errors, within_budget
 
 if TYPE_CHECKING:
     from ..models import Batch
 
+LIMIT = 100
+"""Batches that one turn of the coordinator looks up."""
+
 
 def cancel(batch_id: UUID, reason: str = "") -> int:
-    """Cancels a batch: what waits here ends at once, what runs finishes and counts as what it becomes.
+    """Cancels a batch: its waiting jobs end now, its running jobs finish and count as usual.
 
-    Returns how many jobs this call ended; 0 where the batch has ended before. In chunks of their own transactions
-    (unless the caller has one open); where this process dies between two, the coordinator goes on.
+    Returns how many jobs this call cancelled; 0 if the batch has ended. Commits chunk by chunk (unless the caller has
+    opened a transaction); if this process dies in between, the coordinator continues.
     """
-    ended = total = begin_cancelling(batch_id, reason)
+    ended = total = begin_cancel(batch_id, reason)
     while ended == database.CHUNK:
         ended = cancel_next_chunk(batch_id)
         total += ended
     return total
 
 
-def begin_cancelling(
-    batch_id: UUID, reason: str, *, skip_locked: bool = False, quiet_since: datetime | None = None
-) -> int:
-    """The first chunk of a cancel, all that the coordinator does of one at a time; returns how many jobs it ended.
+def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quiet_since: datetime | None = None) -> int:
+    """Marks a batch as cancelled and cancels the first chunk of its jobs; returns how many.
 
-    With `quiet_since` only where the batch is open still, and nothing was added since that moment.
+    With `quiet_since`, only if the batch is still open and has not grown since then.
     """
     now = timezone.now()
     with database.atomic():
@@ -60,7 +61,7 @@ def begin_cancelling(
 
 
 def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
-    """One chunk of a cancel; returns how many jobs it ended."""
+    """Cancels the next chunk of jobs of a cancelled batch; returns how many."""
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None or batch.finished_at or not batch.cancelled_at:
@@ -81,42 +82,35 @@ def _cancel_chunk(batch: "Batch", now: datetime) -> int:
 
 
 def _cancel_rows(ids: list[UUID], now: datetime) -> int:
-    """Ends those of the jobs that wait here; returns how many. Their batch is locked."""
+    """Cancels those of the jobs that wait; returns how many. Their batch is locked."""
     waiting = database.jobs().filter(pk__in=ids, status__in=WAITING_HERE)
     return waiting.update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
 
 
 def cancel_job(job_id: UUID) -> bool:
-    """Cancels one job that waits here; False where it is in RQ or has ended. Its batch cannot succeed any more."""
+    """Cancels one waiting job or callback; False if it is in RQ or has ended.
+
+    A batch with a cancelled job cannot succeed.
+    """
     now = timezone.now()
-    batch_id = database.jobs().filter(pk=job_id).values_list("batch_id", flat=True).first()
+    job = database.jobs().filter(pk=job_id).only("batch_id", "callback_of_id").first()
     with database.atomic():
-        batch = database.lock_batches([batch_id]).get(batch_id) if batch_id else None
-        if batch is None:
-            return _cancel_callback(job_id, now)
-        won = _cancel_rows([job_id], now)
-        if won:
-            tally = Tally(batch)
+        batch = database.lock_batches([job.owner_id]).get(job.owner_id) if job else None
+        if job is None or batch is None or not _cancel_rows([job_id], now):
+            return False
+        tally = Tally(batch)
+        if job.batch_id:
             tally.ended(JobStatus.CANCELLED)
             count_ended({batch.pk: (0, 0, 1)}, now)
-            finishing.write([tally], now)
             wake_on_commit()
-        return bool(won)
-
-
-def _cancel_callback(job_id: UUID, now: datetime) -> bool:
-    owner = database.jobs().filter(pk=job_id).values_list("callback_of_id", flat=True).first()
-    batch = database.lock_batches([owner]).get(owner) if owner else None
-    if batch is None:
-        return False
-    won = _cancel_rows([job_id], now)
-    if won:
-        finishing.write([Tally(batch, open_callbacks=-1)], now)
-    return bool(won)
+        else:
+            tally.open_callbacks = -1
+        finishing.write([tally], now)
+    return True
 
 
 def pause(batch_id: UUID) -> bool:
-    """Holds the jobs of a batch; running ones finish. False where it is paused already or has ended."""
+    """Starts no further job of a batch; running ones finish. False if it is paused or has ended."""
     with database.atomic():
         won = database.batches().filter(pk=batch_id, is_paused=False, finished_at=None).update(is_paused=True)
         if won:
@@ -125,7 +119,7 @@ def pause(batch_id: UUID) -> bool:
 
 
 def resume(batch_id: UUID) -> bool:
-    """Lets a paused batch go on; False where it is not paused."""
+    """Starts the jobs of a paused batch again; False if it is not paused."""
     with database.atomic():
         won = database.batches().filter(pk=batch_id, is_paused=True).update(is_paused=False)
         if won:
@@ -133,25 +127,28 @@ def resume(batch_id: UUID) -> bool:
     return bool(won)
 
 
-def abandon(quiet_since: datetime, seconds: int) -> int:
-    """Cancels open batches to which nobody has added since `quiet_since`: their creator has died."""
-    ids = abandoned(quiet_since)
+def abandoned_batches(quiet_since: datetime) -> list[UUID]:
+    """Open batches that have not grown since `quiet_since`: their creator must have died."""
+    quiet = database.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=quiet_since)
+    return list(quiet.values_list("pk", flat=True)[:LIMIT])
+
+
+def cancel_abandoned(quiet_since: datetime, seconds: int) -> int:
+    """Cancels the batches of `abandoned_batches`; returns how many it found."""
+    ids = abandoned_batches(quiet_since)
     reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
-    until = time.monotonic() + database.TIME_BUDGET
-    for batch_id in ids:
-        with repairing.contain_errors(batch_id):
-            begin_cancelling(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
-        if time.monotonic() > until:
-            break  # the others are found again
+    for batch_id in within_budget(ids):
+        with contain_errors(batch_id):
+            begin_cancel(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
     return len(ids)
 
 
 def mark_overdue(now: datetime) -> int:
-    """Marks batches that have not ended by their deadline and tells their failure event; returns how many."""
+    """Marks batches that have missed their deadline, and schedules their failure callbacks; returns how many."""
     late = database.batches().filter(finished_at=None, overdue_at=None, deadline_at__lte=now)
-    ids = list(late.values_list("pk", flat=True)[:100])
+    ids = list(late.values_list("pk", flat=True)[:LIMIT])
     for batch_id in ids:
-        with repairing.contain_errors(batch_id), database.atomic():
+        with contain_errors(batch_id), database.atomic():
             batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
@@ -159,32 +156,24 @@ def mark_overdue(now: datetime) -> int:
     return len(ids)
 
 
-def abandoned(quiet_since: datetime) -> list[UUID]:
-    """The batches that `abandon` cancels."""
-    forgotten = database.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=quiet_since)
-    return list(forgotten.values_list("pk", flat=True)[:100])
-
-
 def batches_on_hold() -> set[UUID]:
-    """The batches whose jobs in RQ must not be started."""
+    """The paused and cancelled batches. Executors must not start their jobs."""
     alive = database.batches().filter(finished_at=None)
-    held = alive.filter(is_paused=True) | alive.filter(cancelled_at__isnull=False)
-    return set(held.values_list("pk", flat=True))
+    on_hold = alive.filter(is_paused=True) | alive.filter(cancelled_at__isnull=False)
+    return set(on_hold.values_list("pk", flat=True))
 
 
 def unfinished_cancels() -> list[UUID]:
-    """Cancelled batches of which jobs still wait here: cut off half-way, or begun by too many failures."""
-    cut_off = database.batches().filter(finished_at=None, cancelled_at__isnull=False)
+    """Cancelled batches with jobs that wait: the cancel was interrupted, or too many failures began it."""
+    cancelled = database.batches().filter(finished_at=None, cancelled_at__isnull=False)
     waiting = database.jobs().filter(status__in=WAITING_HERE).values("batch_id")
-    return list(cut_off.filter(pk__in=waiting).values_list("pk", flat=True)[:100])
+    return list(cancelled.filter(pk__in=waiting).values_list("pk", flat=True)[:LIMIT])
 
 
 def continue_cancels() -> int:
-    """A chunk of each cancel that is not through; returns how many jobs that ended."""
-    ended, until = 0, time.monotonic() + database.TIME_BUDGET
-    for batch_id in unfinished_cancels():
-        with repairing.contain_errors(batch_id):
+    """Cancels a chunk of jobs of each unfinished cancel; returns how many jobs."""
+    ended = 0
+    for batch_id in within_budget(unfinished_cancels()):
+        with contain_errors(batch_id):
             ended += cancel_next_chunk(batch_id, skip_locked=True)
-        if time.monotonic() > until:
-            break  # the next poll goes on: outcomes come first
     return ended

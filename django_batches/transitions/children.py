@@ -1,12 +1,11 @@
-"""Child batches and the jobs that wait for them: what goes up when a child has ended, what goes down on a cancel.
+"""Child batches, and the jobs that wait for them.
 
-A child that has ended tells its parent in a transaction of its own, because the coordinator takes only batches that
-nobody holds locked: what it passes over stays `is_awaited`, and the next poll finds it. So neither the return of the
-parent nor the end of its child, in whatever order or at once, can be missed.
+An ended child notifies its parent in a transaction of its own. The coordinator skips batches that are locked; their
+children stay `is_awaited`, and the next poll finds them. So nothing is missed, whichever comes first: the return of the
+parent or the end of its child.
 """
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from . import cancelling, finishing, job_updates, repairing, results
 from .finishing import Tally
 from .next_status import Change
 from .statistics import aggregate
+from .steps import contain_errors, level_by_level, within_budget
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_batches.jobs")
 
 LIMIT = 500
-"""Children that tell their parents in one transaction."""
+"""Children that notify their parents in one transaction, or that one query finds."""
 
 SETTLED = Q(finished_at__isnull=False, open_callbacks=0, retry_position=None)
-"""Batches that have ended with their callbacks, and of which nothing is being retried."""
+"""Batches that have ended with their callbacks and are not being retried."""
+
+_Notice = tuple[UUID, UUID, UUID]
+"""An ended child, its parent (a job or callback), and the parent's batch."""
 
 
 @dataclass(frozen=True)
@@ -48,61 +51,112 @@ class Unsuccessful:
 
 
 def notify_parents(fence: Callable[[], datetime] = timezone.now) -> int:
-    """Tells waiting jobs which of their children have ended, and ends those jobs that have no other; how many told."""
+    """Notifies waiting jobs of their ended children, and ends jobs that await no other; returns how many children."""
     after = None
-    while told := _to_tell(after):
-        if count := _tell_or_repair(told, fence):
+    while notices := _unnotified(after):
+        if count := _notify_or_repair(notices, fence):
             return count
-        # Somebody holds the batches of a whole page: those behind it must not wait for him.
-        after = told[-1][0]
+        # All batches of this page are locked; do not let them block the next page.
+        after = notices[-1][0]
     return 0
 
 
-def _tell_or_repair(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) -> int:
+def has_unnotified_parents() -> bool:
+    """Whether a waiting job has an ended child that has not notified it."""
+    return bool(_unnotified(limit=1))
+
+
+def _unnotified(after: UUID | None = None, limit: int | None = None) -> list[_Notice]:
+    ended = database.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING).order_by("pk")
+    if after:
+        ended = ended.filter(pk__gt=after)
+    found = ended.values_list("pk", "parent_id", "parent__batch_id", "parent__callback_of_id")[: limit or LIMIT]
+    return [(child, parent, batch or callback_of) for child, parent, batch, callback_of in found]
+
+
+def _notify_or_repair(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
     try:
-        return _tell(told, fence)
+        return _notify(notices, fence)
     except IntegrityError:
-        # A CHECK refuses counters that differ from their rows: nobody's parent would be told any more.
-        if not [owner for _, _, owner in told if repairing.repair_counters(owner, skip_locked=True)]:
+        # A CHECK refuses counters that differ from their rows: unrepaired, they would stop all other notices.
+        if not [owner for _, _, owner in notices if repairing.repair_counters(owner, skip_locked=True)]:
             raise
-        return _tell(told, fence)
+        return _notify(notices, fence)
 
 
-def _tell(told: list[tuple[UUID, UUID, UUID]], fence: Callable[[], datetime]) -> int:
+def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
     with database.atomic():
         now = fence()
-        locked = database.lock_batches({key for child, _, owner in told for key in (child, owner)}, skip_locked=True)
+        locked = database.lock_batches({key for child, _, owner in notices for key in (child, owner)}, skip_locked=True)
         ended = [
             (child, parent)
-            for child, parent, owner in told
+            for child, parent, owner in notices
             if owner in locked and child in locked and _is_settled(locked[child])
         ]
         database.batches().filter(pk__in=[child for child, _ in ended]).update(is_awaited=False)
         waiting = database.jobs().filter(pk__in={parent for _, parent in ended}, status=JobStatus.WAITING)
-        parents = {(job.pk, job.dispatch): job for job in waiting.defer("arguments", "traceback")}
+        parents = {(job.pk, job.dispatch): job for job in waiting.defer(*database.LARGE_JOB_FIELDS)}
         awaiting = database.awaiting(parents)
-        changes = _end([job for key, job in parents.items() if key not in awaiting], locked)
+        changes = _changes([job for key, job in parents.items() if key not in awaiting], locked)
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
         won = job_updates.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
         finishing.write(tallies.values(), now)
     for change in won:
         if change.status == JobStatus.FAILED:
-            # No error of its own: the job that failed below has told its.
+            # Without a traceback: the job that failed below has logged its own.
             outcome = change.outcome
             logger.warning("Job %s of batch %s failed: %s", outcome.job_id, outcome.batch_id, outcome.error)
     return len(ended)
 
 
-def has_unnotified_parents() -> bool:
-    """Whether a waiting job is still to be told that a child has ended."""
-    return bool(_to_tell(limit=1))
+def _is_settled(batch: "Batch") -> bool:
+    return bool(batch.is_awaited and batch.finished_at and not batch.open_callbacks and batch.retry_position is None)
+
+
+def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change]:
+    """Ends jobs whose children have all ended."""
+    unsuccessful_children = unsuccessful((job.pk, job.dispatch) for job in parents)
+    returned = {
+        job.returned_batch_id for job in parents if job.returned_batch_id and not unsuccessful_children.get(job.pk)
+    }
+    too_large = results.too_large(returned)
+    texts = results.of_batches(returned - set(too_large))
+    changes = []
+    for job in parents:
+        if reasons := unsuccessful_children.get(job.pk):
+            is_cancel = job.batch_id and batches[job.batch_id].cancelled_at and all(r.was_cancelled for r in reasons)
+            status = JobStatus.CANCELLED if is_cancel else JobStatus.FAILED
+            outcome = _failure(job, " ".join(reason.text for reason in reasons[:3]), "child_failed")
+        elif job.returned_batch_id in too_large:
+            status, outcome = JobStatus.FAILED, _failure(job, too_large[job.returned_batch_id], "result_too_large")
+        else:
+            text = texts.get(job.returned_batch_id) if job.returned_batch_id else job.result_text
+            status, outcome = JobStatus.SUCCEEDED, _outcome(job, Kind.SUCCEEDED, result=text)
+        changes.append(Change(outcome, status))
+    return changes
+
+
+def _failure(job: "BatchJob", error: str, code: str) -> Outcome:
+    kind = f"django_batches.{code}"
+    # Keeps the job's result: its function has returned, and a retry of the child does not run it again.
+    return _outcome(
+        job, Kind.FAILED, error_type=kind, error=error, fingerprint=fingerprint(kind, job.func), result=job.result_text
+    )
+
+
+def _outcome(job: "BatchJob", kind: Kind, **fields: Any) -> Outcome:
+    is_job_of_batch = job.batch_id is not None
+    return Outcome(
+        kind, job.pk, job.dispatch, job.owner_id, is_job_of_batch,
+        worker=job.worker, started_at=job.started_at, **fields,
+    )  # fmt: skip
 
 
 def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsuccessful]]:
-    """Per parent (job, dispatch) the children that failed, were cancelled, or whose success callback came to nothing.
+    """Per parent (job, dispatch) its children that failed, were cancelled, or whose success callback did not succeed.
 
-    A parent without children of that dispatch is left out.
+    Leaves out parents without children of that dispatch.
     """
     runs = dict(parents)
     fields = ("parent_id", "parent_dispatch", "status", "round", "description")
@@ -112,22 +166,24 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> dict[UUID, list[Unsucce
         if child.parent_id and runs[child.parent_id] == child.parent_dispatch
     ]
     callbacks = database.jobs().filter(event=Event.SUCCESS, status__in=[JobStatus.FAILED, JobStatus.CANCELLED])
-    good = [child.pk for _, child in children if child.status == BatchStatus.SUCCEEDED]
-    bad_ends = set(callbacks.filter(callback_of__in=good).values_list("callback_of_id", "round")) if good else set()
+    succeeded = [child.pk for _, child in children if child.status == BatchStatus.SUCCEEDED]
+    failed_rounds = (
+        set(callbacks.filter(callback_of__in=succeeded).values_list("callback_of_id", "round")) if succeeded else set()
+    )
     found: dict[UUID, list[Unsuccessful]] = defaultdict(list)
     for parent_id, child in children:
         why = found[parent_id]
-        if (child.pk, child.round) in bad_ends:
+        if (child.pk, child.round) in failed_rounds:
             why.append(Unsuccessful(child.pk, False, f"The success callback of its child batch “{child}” failed."))
         elif child.status in (BatchStatus.FAILED, BatchStatus.CANCELLED):
-            cancelled = child.status == BatchStatus.CANCELLED
-            end = "was cancelled" if cancelled else "failed"
-            why.append(Unsuccessful(child.pk, cancelled, f"Its child batch “{child}” {end}."))
+            was_cancelled = child.status == BatchStatus.CANCELLED
+            end = "was cancelled" if was_cancelled else "failed"
+            why.append(Unsuccessful(child.pk, was_cancelled, f"Its child batch “{child}” {end}."))
     return dict(found)
 
 
 def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
-    """Cancels children of runs that came to nothing (of these jobs, or of all): their work would be done twice.
+    """Cancels children of runs (of these jobs, or of all) that no longer count: their work would be done twice.
 
     Returns how many it found.
     """
@@ -140,94 +196,34 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
         status__in=[*IN_FLIGHT, JobStatus.WAITING],
     )
     orphans = list(awaited.filter(~Exists(run)).values_list("pk", flat=True)[:LIMIT])
-    until = time.monotonic() + database.TIME_BUDGET
-    for batch_id in orphans:
-        # First the cancel: where this process dies between the two, the orphan is found again.
-        with repairing.contain_errors(batch_id):
-            cancelling.begin_cancelling(
-                batch_id, "The run of the job that opened it came to nothing.", skip_locked=True
-            )
+    for batch_id in within_budget(orphans):
+        # The cancel first: if this process dies in between, the next turn finds the orphan again.
+        with contain_errors(batch_id):
+            reason = "The run of the job that opened it does not count any more."
+            cancelling.begin_cancel(batch_id, reason, skip_locked=True)
         cancelled_or_ended = Q(cancelled_at__isnull=False) | Q(finished_at__isnull=False)
         with database.atomic():
             if batch_id in database.lock_batches([batch_id], skip_locked=True):
                 database.batches().filter(cancelled_or_ended, pk=batch_id).update(is_awaited=False)
-        if time.monotonic() > until:
-            break  # the others are found again
     return len(orphans)
 
 
 def cancel_children() -> int:
     """Cancels the children of jobs whose batch is being cancelled, level by level; returns how many.
 
-    For `rows.LONG` at most: nobody keeps the books meanwhile. The next call goes on.
+    For `TIME_BUDGET` seconds; the next call continues.
     """
-    below = database.batches().filter(
+    children = database.batches().filter(
         is_awaited=True,
         finished_at=None,
         cancelled_at=None,
         parent__batch__cancelled_at__isnull=False,
         parent__batch__finished_at=None,
     )
-    seen: set[UUID] = set()
-    until = time.monotonic() + database.TIME_BUDGET
-    while new := set(below.values_list("pk", flat=True)[:LIMIT]) - seen:
-        for batch_id in new:
-            with repairing.contain_errors(batch_id):
-                reason = "The batch of the job that opened it was cancelled."
-                cancelling.begin_cancelling(batch_id, reason, skip_locked=True)
-            seen.add(batch_id)
-            if time.monotonic() > until:
-                return len(seen)
-    return len(seen)
-
-
-def _to_tell(after: UUID | None = None, limit: int | None = None) -> list[tuple[UUID, UUID, UUID]]:
-    """A page of (child, parent, batch of the parent) of children that have ended under a job that waits."""
-    ended = database.batches().filter(SETTLED, is_awaited=True, parent__status=JobStatus.WAITING).order_by("pk")
-    if after:
-        ended = ended.filter(pk__gt=after)
-    found = ended.values_list("pk", "parent_id", "parent__batch_id", "parent__callback_of_id")[: limit or LIMIT]
-    return [(child, parent, batch or callback_of) for child, parent, batch, callback_of in found]
-
-
-def _is_settled(batch: "Batch") -> bool:
-    return bool(batch.is_awaited and batch.finished_at and not batch.open_callbacks and batch.retry_position is None)
-
-
-def _end(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change]:
-    """What becomes of jobs all of whose children have ended."""
-    why = unsuccessful((job.pk, job.dispatch) for job in parents)
-    returned = {job.returned_batch_id for job in parents if job.returned_batch_id and not why.get(job.pk)}
-    too_large = results.too_large(returned)
-    texts = results.of_batches(returned - set(too_large))
-    changes = []
-    for job in parents:
-        batch = batches[job.owner_id]
-        is_job = job.batch_id is not None
-        if reasons := why.get(job.pk):
-            is_cancel = batch.cancelled_at and is_job and all(reason.was_cancelled for reason in reasons)
-            status = JobStatus.CANCELLED if is_cancel else JobStatus.FAILED
-            outcome = _unsuccessful(job, " ".join(reason.text for reason in reasons[:3]), "child_failed")
-        elif job.returned_batch_id in too_large:
-            status, outcome = JobStatus.FAILED, _unsuccessful(job, too_large[job.returned_batch_id], "result_too_large")
-        else:
-            text = texts.get(job.returned_batch_id) if job.returned_batch_id else job.result_text
-            status, outcome = JobStatus.SUCCEEDED, _outcome(job, Kind.SUCCEEDED, result=text)
-        changes.append(Change(outcome, status))
-    return changes
-
-
-def _unsuccessful(job: "BatchJob", error: str, code: str) -> Outcome:
-    kind = f"django_batches.{code}"
-    # With its own result: the function has returned, and is not run again where the child is retried.
-    return _outcome(
-        job, Kind.FAILED, error_type=kind, error=error, fingerprint=fingerprint(kind, job.func), result=job.result_text
-    )
-
-
-def _outcome(job: "BatchJob", kind: Kind, **fields: Any) -> Outcome:
-    is_job_of_batch = job.batch_id is not None
-    return Outcome(
-        kind, job.pk, job.dispatch, job.owner_id, is_job_of_batch,
-        worker=job.worker, started_at=job.started_at, **fields,
-    )  # fmt: skip
+    count = 0
+    for batch_id in within_budget(level_by_level(lambda: children.values_list("pk", flat=True)[:LIMIT])):
+        with contain_errors(batch_id):
+            reason = "The batch of the job that opened it was cancelled."
+            cancelling.begin_cancel(batch_id, reason, skip_locked=True)
+        count += 1
+    return count

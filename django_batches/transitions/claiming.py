@@ -4,9 +4,8 @@ A claim gives the row a new dispatch number. If the push is lost, the reconciler
 knows nothing, and it is claimed again.
 """
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -15,6 +14,7 @@ from .. import database
 from ..database import inserting
 from ..states import IN_FLIGHT, JobStatus
 from .frontier import Frontier, Place
+from .steps import within_budget
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -130,16 +130,19 @@ def claimed_as_written(new: Sequence[Sequence[Any]]) -> list[Claimed]:
 def promote_due(fence: Callable[[], datetime]) -> list[Place]:
     """Scheduled rows whose time has come, by the database's clock, wait for a claim again; where the jobs stand.
 
-    In chunks, and for `rows.LONG` at most: a million may be due at one moment. The next call goes on.
+    In chunks, for `TIME_BUDGET` seconds: a million may be due at once. The next call continues.
     """
     if not database.jobs().filter(status=JobStatus.SCHEDULED).exists():
         return []
+    chunks = within_budget(_promote_chunks(fence))
+    return [(database.as_uuid(batch), position, queue) for chunk in chunks for batch, position, queue in chunk if batch]
+
+
+def _promote_chunks(fence: Callable[[], datetime]) -> Iterator[list[tuple[Any, ...]]]:
     due = (
         f"SELECT id FROM {database.JOB} WHERE status = 'scheduled' AND due_at <= %s"
         f" ORDER BY due_at LIMIT {database.CHUNK}{database.for_update_skip_locked()}"
     )
-    places: list[Place] = []
-    until = time.monotonic() + database.TIME_BUDGET
     while True:
         with database.atomic():
             promoted = database.execute(
@@ -147,9 +150,9 @@ def promote_due(fence: Callable[[], datetime]) -> list[Place]:
                 " RETURNING batch_id, position, queue",
                 [database.parameter(fence())],
             )
-        places += [(database.as_uuid(batch), position, queue) for batch, position, queue in promoted if batch]
-        if len(promoted) < database.CHUNK or time.monotonic() > until:
-            return places
+        yield promoted
+        if len(promoted) < database.CHUNK:
+            return
 
 
 def promote_retries() -> int:

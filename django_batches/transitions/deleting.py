@@ -1,6 +1,6 @@
-"""The removal of ended batches with all that is below them: in chunks, marked first, taken up again after a crash."""
+"""Deletes ended batches with their trees: marked first, then in chunks. The coordinator continues after a crash."""
 
-import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -13,33 +13,32 @@ from .. import database
 from ..database import foreign_keys
 from ..exceptions import BatchError
 from ..states import IN_FLIGHT, JobStatus
-from . import repairing
+from .steps import contain_errors, within_budget
 
 if TYPE_CHECKING:
     from ..models import Batch
 
-_WAITED_FOR = Q(
-    is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING]
-)
+_AWAITED = Q(is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING])
 BUDGET = 0.02
-"""Seconds of the coordinator's turn after which it begins with no further chunk: outcomes wait meanwhile."""
+"""Seconds of a coordinator's turn after which it begins no further chunk: outcomes wait meanwhile."""
 TOGETHER = 20
-"""Batches of a tree that one turn deletes."""
+"""Batches of a tree that one chunk deletes."""
+LIMIT = 100
+"""Deletions that one turn of the coordinator looks up."""
 
 
 def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
-    """Deletes an ended batch whose callbacks have ended, in chunks; returns how many job rows went with it.
+    """Deletes an ended batch and the batches below it, in chunks; returns how many job rows.
 
-    Its child batches, and theirs, go with it. It is marked first, so that a retry that comes meanwhile is refused.
-    Where this process dies half-way, a second call goes on, and so does the coordinator (`unfinished`). Raises
-    `BatchError` where one of them has not ended (or the batch itself not before `ended_before`), and `ProtectedError`
-    as any model does.
+    Marks the batch first, so that a retry is refused. If this process dies, the coordinator continues, or a second
+    call. Raises `BatchError` if one of the batches or its callbacks have not ended (or the batch itself not before
+    `ended_before`), and `ProtectedError` or `RestrictedError` as any model does.
     """
-    return sum(_delete_one(key) for key in reversed(begin(batch_id, ended_before)))
+    return sum(_delete_one(key) for key in reversed(begin_deletion(batch_id, ended_before)))
 
 
 def tree(root: UUID) -> list[UUID]:
-    """A batch and the batches below it, level by level; raises `BatchError` where one of these has not ended."""
+    """A batch and the batches below it, level by level; raises `BatchError` if one of these has not ended."""
     found, level = [root], [root]
     while level:
         below = database.batches().filter(parent__batch__in=level) | database.batches().filter(
@@ -53,103 +52,38 @@ def tree(root: UUID) -> list[UUID]:
     return found
 
 
-def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
-    if not _mark(batch_id, skip_locked=skip_locked):
-        return 0
-    total = _delete_jobs(batch_id)
-    with database.atomic_with_lock_timeout() if skip_locked else database.atomic():
-        total += _delete_rest([batch_id])
-    return total
+def begin_deletion(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> list[UUID]:
+    """Marks a batch as being deleted; raises what `delete` raises. The coordinator continues.
 
-
-def delete_at_once(ids: list[UUID]) -> int:
-    """Deletes small ended batches, which the caller has locked and judged, in its transaction; how many job rows."""
-    return database.jobs().filter(batch__in=ids)._raw_delete(database.alias()) + _delete_rest(ids)
-
-
-def begin(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> list[UUID]:
-    """The first step of `delete`, which raises what that raises; the coordinator goes on.
-
-    Returns what will go, from the top down; nothing where it is gone or, with `skip_locked`, held.
+    Returns the batches of the tree, the top first; nothing if the batch is gone or, with `skip_locked`, locked.
     """
     whole = tree(batch_id)
-    # Before anything is done: a deletion that cannot go on would leave half a batch behind.
-    _collected(whole)
+    # First: a deletion that fails later would leave half a batch behind.
+    _collect(whole)
     if holder := foreign_keys.holders_of_jobs(whole):
         raise BatchError(f"{holder} points to jobs of batch {batch_id}: delete those rows first. Nothing was deleted.")
-    # The top first: what is below it ends with it, so that nothing of the tree moves any more.
+    # The top alone: the batches below it have ended, and a retry of one of them would have to reopen the top.
     return whole if _mark(batch_id, ended_before, skip_locked=skip_locked) else []
-
-
-def _collected(ids: list[UUID]) -> Collector:
-    """The batches and what the project's own foreign keys take with them; not the jobs, which may be millions.
-
-    Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
-    """
-    batches = database.batches().filter(pk__in=ids)
-    collector = Collector(using=database.alias(), origin=batches)
-    collector.collect(batches)
-    return collector
-
-
-def _delete_rest(ids: list[UUID]) -> int:
-    """Everything of the batches but their jobs; returns how many callbacks."""
-    total = database.jobs().filter(callback_of__in=ids)._raw_delete(database.alias())
-    for name in ("TimeBucket", "FailureGroup"):
-        database.related(name).filter(batch__in=ids)._raw_delete(database.alias())
-    _collected(ids).delete()
-    return total
-
-
-def unfinished() -> list[UUID]:
-    """Batches whose deletion was cut off half-way, or is under way elsewhere."""
-    found = database.batches().filter(deleting_at__isnull=False).order_by("pk")
-    return list(found.values_list("pk", flat=True)[:100])
-
-
-def continue_deletions() -> bool:
-    """A chunk of each deletion that was begun here or cut off elsewhere, for `BUDGET`; whether anything was deleted."""
-    has_gone_on, until = False, time.monotonic() + BUDGET
-    for batch_id in unfinished():
-        # A run that was given up may have opened a child since, or a row of the project have come to point here.
-        with repairing.contain_errors(batch_id):
-            delete_next_chunk(batch_id)
-            has_gone_on = True
-            if time.monotonic() >= until:
-                break  # not after one that was put off: it would be the first again, and those behind it never come
-    return has_gone_on
-
-
-def delete_next_chunk(batch_id: UUID) -> None:
-    """A chunk of a deletion that was begun; whatever somebody holds locked is left to the next one."""
-    for key in reversed(tree(batch_id)[-TOGETHER:]):
-        ids = list(database.jobs().filter(batch=key).values_list("pk", flat=True)[: database.CHUNK])
-        if len(ids) == database.CHUNK:
-            if _mark(key, skip_locked=True):
-                database.jobs().filter(pk__in=ids)._raw_delete(database.alias())
-            return
-        _delete_one(key, skip_locked=True)
 
 
 def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> bool:
     """Marks an ended batch as being deleted; False if it is gone or, with `skip_locked`, locked.
 
-    Nothing moves it from then on: a retry refuses it, and all else only moves batches that have not ended.
+    Nothing moves it from then on: a retry is refused, and all else moves only batches that have not ended.
     """
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         if batch is None:
             return False
-        if batch.deleting_at:
-            return True
-        if reason := _why_not(batch, ended_before):
-            raise BatchError(f"{reason} Nothing was deleted.")
-        database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
+        if not batch.deleting_at:
+            if reason := _why_not(batch, ended_before):
+                raise BatchError(f"{reason} Nothing was deleted.")
+            database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
     return True
 
 
 def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
-    if database.batches().filter(_WAITED_FOR, pk=batch.pk).exists():
+    if database.batches().filter(_AWAITED, pk=batch.pk).exists():
         return f"The job that opened batch {batch.pk} takes its outcome: wait until that job has ended."
     if not batch.finished_at:
         return f"Batch {batch.pk} has not ended: cancel it and wait."
@@ -160,13 +94,84 @@ def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
     return ""
 
 
+def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
+    if not _mark(batch_id, skip_locked=skip_locked):
+        return 0
+    total = _delete_jobs(batch_id)
+    with database.atomic_with_lock_timeout() if skip_locked else database.atomic():
+        total += _delete_rest([batch_id])
+    return total
+
+
 def _delete_jobs(batch_id: UUID) -> int:
-    """Deletes the jobs of a batch by ranges of their positions, each in a transaction of its own; returns how many."""
+    """Deletes the jobs of a batch, each chunk in its own transaction; returns how many."""
     jobs = database.jobs().filter(batch=batch_id)
     last = jobs.order_by("-position").values_list("position", flat=True).first()
-    # A range that goes on, not "the next ones": that would walk past everything deleted before, for each chunk again.
+    # By ranges of positions: a query for the next rows would step over all deleted ones each time.
     starts = range(0, 0 if last is None else last + 1, database.CHUNK)
     return sum(
         jobs.filter(position__range=(start, start + database.CHUNK - 1))._raw_delete(database.alias())
         for start in starts
     )
+
+
+def delete_at_once(ids: list[UUID]) -> int:
+    """Deletes small ended batches in the caller's transaction; returns how many job rows.
+
+    The caller has locked them and checked that they may be deleted.
+    """
+    return database.jobs().filter(batch__in=ids)._raw_delete(database.alias()) + _delete_rest(ids)
+
+
+def _delete_rest(ids: list[UUID]) -> int:
+    """Deletes everything of the batches but their jobs; returns how many callbacks."""
+    total = database.jobs().filter(callback_of__in=ids)._raw_delete(database.alias())
+    for name in ("TimeBucket", "FailureGroup"):
+        database.related(name).filter(batch__in=ids)._raw_delete(database.alias())
+    _collect(ids).delete()
+    return total
+
+
+def _collect(ids: list[UUID]) -> Collector:
+    """The batches and the project's rows that cascade from them; not the jobs, which may be millions.
+
+    Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
+    """
+    batches = database.batches().filter(pk__in=ids)
+    collector = Collector(using=database.alias(), origin=batches)
+    collector.collect(batches)
+    return collector
+
+
+def unfinished_deletions() -> list[UUID]:
+    """Batches whose deletion has begun: interrupted ones, and those of other processes."""
+    found = database.batches().filter(deleting_at__isnull=False).order_by("pk")
+    return list(found.values_list("pk", flat=True)[:LIMIT])
+
+
+def continue_deletions() -> bool:
+    """Deletes a chunk of each unfinished deletion, for `BUDGET` seconds; returns whether it deleted anything."""
+    return sum(1 for _ in within_budget(_delete_chunks(), BUDGET)) > 0
+
+
+def _delete_chunks() -> Iterator[UUID]:
+    """Yields each batch of which it deleted a chunk.
+
+    Not those that it postponed: they come first again next time, and would keep the rest from their turn.
+    """
+    for batch_id in unfinished_deletions():
+        # A run that was given up may have opened a child since, or a row of the project may point to the batch by now.
+        with contain_errors(batch_id):
+            delete_next_chunk(batch_id)
+            yield batch_id
+
+
+def delete_next_chunk(batch_id: UUID) -> None:
+    """Deletes the next chunk of a tree, the deepest batches first; skips what another transaction has locked."""
+    for key in reversed(tree(batch_id)[-TOGETHER:]):
+        ids = list(database.jobs().filter(batch=key).values_list("pk", flat=True)[: database.CHUNK])
+        if len(ids) == database.CHUNK:
+            if _mark(key, skip_locked=True):
+                database.jobs().filter(pk__in=ids)._raw_delete(database.alias())
+            return
+        _delete_one(key, skip_locked=True)

@@ -75,7 +75,7 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datet
     simple = (Kind.SUCCEEDED, Kind.ON_HOLD)
     asked = [outcome.job_id for outcome in first.values() if outcome.kind not in simple]
     found = (
-        {job.pk: job for job in database.jobs().filter(pk__in=asked).defer("arguments", "traceback")} if asked else {}
+        {job.pk: job for job in database.jobs().filter(pk__in=asked).defer(*database.LARGE_JOB_FIELDS)} if asked else {}
     )
     waiting = database.awaiting([key for key, outcome in first.items() if outcome.has_children])
     changes = []

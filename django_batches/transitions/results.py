@@ -1,6 +1,6 @@
-"""What batches and their jobs gave, as JSON text: read a page at a time, or handed on to the job that returned them.
+"""The results of batches and their jobs, as JSON text: read in pages, or passed on to the job that returned a batch.
 
-Plain SQL where it is one batch: a queryset takes four times as long, and each callback reads the results of its batch.
+Plain SQL for the results of one batch: a queryset takes four times as long, and each callback may read them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 PAGE = 2_000
-"""Results that are read at a time: constant memory for any number."""
+"""Results that one query reads: constant memory for any number."""
 
 
 def pages(batch_id: UUID) -> Iterator[list[str | None]]:
     """The results of the jobs of a batch, in the order added; None for a job without one.
 
-    No cursor that gives them as they are asked for: it would live in a session of PostgreSQL, and behind a PgBouncer
-    that pools transactions another session is asked for the next page.
+    No server-side cursor: it would live in one session of PostgreSQL, and behind a PgBouncer that pools transactions
+    the next page would be requested in another session.
     """
     after, key = -1, database.parameter(batch_id)
     while page := database.execute(
@@ -41,12 +41,15 @@ def pages(batch_id: UUID) -> Iterator[list[str | None]]:
 
 
 def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
-    """The results of succeeded batches: of the first success callback, or the list of those of the jobs."""
+    """The results of succeeded batches: that of the first success callback, or the list of the jobs' results.
+
+    Leaves out batches that are being deleted: some of their results are gone.
+    """
     wanted = database.batches().filter(pk__in=list(batch_ids), deleting_at=None)
     batches = list(wanted.only("registered_callbacks", "round"))
     with_callback = [batch.pk for batch in batches if _has_callback(batch)]
     firsts = database.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
-    found = {
+    of_callbacks = {
         (key, number): text
         for key, number, text in (firsts.values_list("callback_of", "round", "result_text") if with_callback else ())
     }
@@ -55,11 +58,11 @@ def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
     for key, text in jobs.values_list("batch_id", "result_text") if texts else ():
         texts[key].append(text or "null")
     lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
-    return {batch.pk: lists.get(batch.pk) or found.get((batch.pk, batch.round)) for batch in batches}
+    return {batch.pk: lists.get(batch.pk) or of_callbacks.get((batch.pk, batch.round)) for batch in batches}
 
 
 def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """Batches whose list of results would be above MAX_PAYLOAD, with the reason."""
+    """Batches whose list of results would exceed MAX_PAYLOAD, each with an error message."""
     limit = settings().MAX_PAYLOAD
     batches = database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks")
     lists = [batch.pk for batch in batches if not _has_callback(batch)]

@@ -1,8 +1,8 @@
-"""Retry: failed and cancelled jobs run again, and a batch that had ended is re-opened for another round.
+"""Retries failed and cancelled jobs; a batch that has ended is reopened for another round.
 
-A retry of all failed jobs of a large batch goes through the rows once, by position, in chunks. The position stands on
-the batch: it cannot end meanwhile, and where the process dies the coordinator goes on from there. A job that failed by
-its child batch is not run again: the retry goes on inside that child, in the same way.
+A retry of all failed jobs goes through the rows of a batch once, by position, in chunks. The batch keeps the position:
+it cannot end meanwhile, and after a crash the coordinator continues from there. A job that failed because of its child
+batch does not run again: the retry continues inside that child, in the same way.
 """
 
 import time
@@ -16,16 +16,17 @@ from django.utils import timezone
 from .. import database
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
-from . import finishing, repairing
+from . import finishing
 from .creating import wake_on_commit
 from .finishing import Tally
-from .rounds import WAITING_AGAIN, Below, climb, put_back, reopen
+from .rounds import WAITING_AGAIN, RetriedChildren, await_again, reopen, reset_jobs
+from .steps import contain_errors, level_by_level, within_budget
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
 
-_AGAIN: dict[str, Any] = {
+_NEW: dict[str, Any] = {
     "status": JobStatus.CREATED,
     "attempts": 0,
     "losses": 0,
@@ -44,27 +45,28 @@ _NEEDED = (
     "batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type",
 )  # fmt: skip
 PATIENCE = 5.0
-"""Seconds for which a retry waits for child batches that somebody else holds locked."""
+"""Seconds for which a retry waits for child batches that another transaction has locked."""
 PAUSE = 0.05
 LIMIT = 500
-"""Retries of one look."""
+"""Retries that one query of the coordinator finds."""
 
 
 def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
-    """Runs the failed jobs again (and the cancelled ones), and the failed callbacks of the round.
+    """Retries the failed jobs of a batch (and the cancelled ones), and the failed callbacks of its round.
 
-    Returns how many rows of this batch this call put back; what is below them follows. Two calls at once share the
-    work. Raises `BatchCancelled` while a cancel is under way here or where a batch above was cancelled.
+    Returns how many rows of this batch this call reset; their child batches follow. Two calls at once share the work.
+    Raises `BatchCancelled` if the batch is being cancelled or a batch above it was, and `BatchError` if it is being
+    deleted or no job waits for it any more.
     """
     with database.atomic():
         batch = _lock(batch_id)
         if batch is None or not (_join(batch, include_cancelled) or _begin(batch, include_cancelled)):
             return 0
-        climb(batch)
-        # In this transaction: after its commit the coordinator would go on, and this call would have done nothing.
+        await_again(batch)
+        # In this transaction: after its commit the coordinator may continue, and this call would return 0.
         total, more = _next_chunk(batch)
     count, deadline = total, time.monotonic() + PATIENCE
-    while more and (count or time.monotonic() < deadline):  # the coordinator goes on with what somebody holds locked
+    while more and (count or time.monotonic() < deadline):  # the coordinator retries what stays locked
         if not count:
             time.sleep(PAUSE)
         count, more = retry_next_chunk(batch_id)
@@ -73,7 +75,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
 
 
 def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
-    """One chunk of a retry of all failed jobs: how many rows it put back, and whether there are more."""
+    """Retries the next chunk; returns how many rows it reset, and whether there are more."""
     with database.atomic():
         batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
         return (0, False) if batch is None else _next_chunk(batch)
@@ -86,14 +88,14 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
     if not batch.finished_at:
         failed = database.jobs().filter(batch=batch, status__in=_statuses(batch.retry_cancelled))
         chunk = _chunk(failed.filter(position__gte=batch.retry_position))
-        total, held = _put_back(batch, chunk, batch.retry_cancelled)
-        more = held is not None or len(chunk) == database.CHUNK
-        last = held.position if held else chunk[-1].position + 1 if chunk else batch.retry_position
+        total, blocked = _retry_rows(batch, chunk, batch.retry_cancelled)
+        more = blocked is not None or len(chunk) == database.CHUNK
+        position = blocked.position if blocked else chunk[-1].position + 1 if chunk else batch.retry_position
     if not more:
         chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
-        callbacks, held = _put_back(batch, chunk, batch.retry_cancelled)
-        total, more, last = total + callbacks, held is not None, batch.total
-    batch.retry_position = last if more else None
+        callbacks, blocked = _retry_rows(batch, chunk, batch.retry_cancelled)
+        total, more, position = total + callbacks, blocked is not None, batch.total
+    batch.retry_position = position if more else None
     database.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
     if not more:
         finishing.write([Tally(batch)], timezone.now())
@@ -102,33 +104,24 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
 
 
 def continue_retries() -> None:
-    """Goes on with retries that were cut off, or have come down from a batch above: level by level, a chunk each.
-
-    For `rows.LONG` at most; the next call goes on.
-    """
-    seen: set[UUID] = set()
-    until = time.monotonic() + database.TIME_BUDGET
-    while new := set(unfinished()) - seen:
-        for batch_id in new:
-            with repairing.contain_errors(batch_id):
-                retry_next_chunk(batch_id, skip_locked=True)
-            seen.add(batch_id)
-            if time.monotonic() > until:
-                return
+    """Retries a chunk of each unfinished retry, level by level, for `TIME_BUDGET` seconds; the next call continues."""
+    for batch_id in within_budget(level_by_level(unfinished_retries)):
+        with contain_errors(batch_id):
+            retry_next_chunk(batch_id, skip_locked=True)
 
 
-def unfinished() -> list[UUID]:
-    """Batches whose retry was cut off half-way, or is under way elsewhere."""
+def unfinished_retries() -> list[UUID]:
+    """Batches of which a retry has begun: interrupted ones, those of other processes, and those of a batch above."""
     found = database.batches().filter(retry_position__isnull=False)
     return list(found.values_list("pk", flat=True)[:LIMIT])
 
 
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
-    """Runs the chosen jobs and callbacks again, those that failed or were cancelled; returns how many.
+    """Retries those of the chosen jobs and callbacks that failed or were cancelled; returns how many.
 
-    Raises `BatchCancelled` as `retry_failed`, and `BatchError` where a child batch is held locked for long.
+    Raises what `retry_failed` raises, and `BatchError` if a child batch stays locked for `PATIENCE` seconds.
     """
-    # The keys of a slice once: asked again after the first of them are put back, it would give the next ones.
+    # A slice is evaluated once: after its first rows are reset, it would return the next ones.
     keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
     again = database.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
     jobs, callbacks = again.filter(batch__isnull=False), again.filter(batch=None)
@@ -150,22 +143,22 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
                 return total
             if chunk[0].batch_id:
                 reopen(batch)
-            count, held = _put_back(batch, chunk, include_cancelled=True)
+            count, blocked = _retry_rows(batch, chunk, include_cancelled=True)
             if count:
-                climb(batch)
+                await_again(batch)
                 wake_on_commit()
             else:
                 transaction.set_rollback(True, using=database.alias())
         total += count
-        position = held.position if held else chunk[-1].position + 1
-        if held and not count:
+        position = blocked.position if blocked else chunk[-1].position + 1
+        if blocked and not count:
             if time.monotonic() > deadline:
-                raise BatchError(f"A child batch of job {held.pk} is held by another transaction: retry it later.")
+                raise BatchError(f"A child batch of job {blocked.pk} is locked by another transaction: retry later.")
             time.sleep(PAUSE)
 
 
 def _begin(batch: "Batch", include_cancelled: bool) -> bool:
-    """Marks the batch as being retried from its first row on; False where there is nothing to retry."""
+    """Marks the batch as being retried from its first row on; False if there is nothing to retry."""
     include_cancelled = include_cancelled or batch.gave_up
     if database.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
         batch.retry_position, batch.retry_cancelled = 0, include_cancelled
@@ -179,7 +172,7 @@ def _begin(batch: "Batch", include_cancelled: bool) -> bool:
 
 
 def _join(batch: "Batch", include_cancelled: bool) -> bool:
-    """Whether a retry is under way; where this one asks for more, that begins again at the first row."""
+    """Whether a retry has begun. If this one takes cancelled jobs and that one does not, it begins anew."""
     if batch.retry_position is not None and include_cancelled and not batch.retry_cancelled:
         batch.retry_position, batch.retry_cancelled = 0, True
         database.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=True)
@@ -207,17 +200,17 @@ def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
     return list(failed.only(*_NEEDED).order_by("position")[: database.CHUNK])
 
 
-def _put_back(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
-    """Makes ended rows of a locked batch wait for a claim again, or for their children.
+def _retry_rows(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
+    """Resets ended rows of a locked batch: they run again, or wait for the retry of their children.
 
-    Returns how many, and the first one whose children cannot be retried now: that one and those after it are left.
+    Returns how many, and the first row whose children cannot be retried now; leaves that one and those after it.
     """
-    below = Below.lock(failed)
-    held = next((job for job in failed if not below.take(job)), None)
-    free = failed[: failed.index(held)] if held else failed
-    waiting = [job for job in free if below.of.get(job.pk)]
+    below = RetriedChildren.lock(failed)
+    blocked = next((job for job in failed if not below.reserve(job)), None)
+    free = failed[: failed.index(blocked)] if blocked else failed
+    waiting = [job for job in free if below.by_job.get(job.pk)]
     below.retry(waiting, include_cancelled)
-    put_back(batch, waiting, WAITING_AGAIN)
-    # From now on it waits for its turn, not since it was added.
-    put_back(batch, [job for job in free if not below.of.get(job.pk)], _AGAIN | {"due_at": timezone.now()})
-    return len(free), held
+    reset_jobs(batch, waiting, WAITING_AGAIN)
+    # due_at: its lag counts from now, not from when it was added.
+    reset_jobs(batch, [job for job in free if not below.by_job.get(job.pk)], _NEW | {"due_at": timezone.now()})
+    return len(free), blocked

@@ -1,7 +1,7 @@
-"""Another round: batches that had ended are opened again, and whoever had waited for them waits again.
+"""Another round: reopens ended batches, and makes the jobs above wait for them again.
 
-Going up, locks are waited for, from the deepest batch to the root; going down they never are, so that two retries in
-one tree cannot wait for each other.
+On the way up, locks are waited for, from the deepest batch to the root. On the way down they never are. So two retries
+in one tree cannot wait for each other.
 """
 
 from collections import Counter, defaultdict
@@ -36,7 +36,10 @@ WAITING_AGAIN: dict[str, Any] = {
 
 
 def reopen(batch: "Batch") -> None:
-    """Writes the position of a retry and, where the batch had ended, opens another round; the batch is locked."""
+    """Saves the retry position of a locked batch and, if the batch has ended, opens another round.
+
+    Raises `BatchExists` if another batch has its key by now.
+    """
     changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
     is_of_all = batch.retry_position is not None
     if batch.finished_at:
@@ -47,7 +50,7 @@ def reopen(batch: "Batch") -> None:
             "round": batch.round + 1,
             "first_failure_id": None,
             "cancelled_at": None,
-            # Kept where what it cancelled stays cancelled: the next retry of all revives that.
+            # Stays if the cancelled jobs stay cancelled: the next retry of all failed jobs takes them, too.
             "gave_up": batch.gave_up and not (is_of_all and batch.retry_cancelled),
             "reason": "",
             "sealed_at": batch.sealed_at or now,
@@ -65,35 +68,45 @@ def reopen(batch: "Batch") -> None:
         raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
 
 
-def climb(batch: "Batch") -> None:
-    """Whoever had been told that `batch`, which is locked, had come to nothing waits for it again, up to the root.
+def await_again(batch: "Batch") -> None:
+    """Makes the jobs above a locked batch wait for it again, up to the root.
 
-    Raises `BatchCancelled` or `BatchError` where nobody can; the caller's transaction must then come to nothing.
+    Raises `BatchCancelled` or `BatchError` if they cannot; the caller must then roll back.
     """
     while batch.parent_id and not batch.is_awaited:
         job, owner = _parent(batch.pk, batch.parent_id)
         if owner.deleting_at:
             raise BatchError(f"Batch {owner.pk}, above batch {batch.pk}, is being deleted.")
         if job.status == JobStatus.SUCCEEDED:
-            return  # it was only a callback that the parent does not depend on
+            return  # only a callback is retried, and the parent does not depend on it
         if owner.cancelled_at and job.batch_id:
             raise BatchCancelled(
                 f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one.", batch_id=owner.pk
             )
         if job.dispatch != batch.parent_dispatch or not job.waited_at:
-            raise BatchError(f"Nobody waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
+            raise BatchError(f"No job waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
         batch.is_awaited = True
         database.batches().filter(pk=batch.pk).update(is_awaited=True)
         if job.status == JobStatus.WAITING:
             return
         if job.batch_id:
             reopen(owner)
-        put_back(owner, [job], WAITING_AGAIN)
+        reset_jobs(owner, [job], WAITING_AGAIN)
         batch = owner
 
 
-def put_back(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> None:
-    """Writes `fields`, which say how they go on, to ended jobs or callbacks of a locked batch, and counts them."""
+def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
+    jobs = database.jobs().filter(pk=job_id).defer(*database.LARGE_JOB_FIELDS)
+    job = jobs.first()
+    owner = database.lock_batches([job.owner_id]).get(job.owner_id) if job else None
+    job = jobs.first()  # again, under the lock of its batch
+    if job is None or owner is None:
+        raise BatchError(f"The job that opened batch {batch_id} has been deleted: no job waits for it any more.")
+    return job, owner
+
+
+def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> None:
+    """Writes `fields` to ended jobs or callbacks of a locked batch, and counts them as pending or open again."""
     if not jobs:
         return
     tally, groups = Tally(batch), Counter[tuple[str, str]]()
@@ -112,72 +125,62 @@ def put_back(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> 
 
 
 @dataclass
-class Below:
-    """The children of jobs that have ended by them, locked where nobody else holds them."""
+class RetriedChildren:
+    """The children of ended jobs, locked unless another transaction holds them."""
 
     children: "dict[UUID, Batch]"
-    of: dict[UUID, list[UUID]]
+    by_job: dict[UUID, list[UUID]]
     """Per job its children of the run that returned."""
     keys: set[str]
-    """Keys of theirs that batches alive have, or that children have for which `take` was called."""
+    """Keys that are in use, by batches that have not ended or by reserved children."""
 
     @classmethod
-    def lock(cls, jobs: "Iterable[BatchJob]") -> "Below":
-        """Never waits: the batch above is locked already, and a retry that climbs takes the locks the other way."""
+    def lock(cls, jobs: "Iterable[BatchJob]") -> "RetriedChildren":
+        """Never waits: the batch above is locked already, and a retry on its way up locks in the other order."""
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
-        of: dict[UUID, list[UUID]] = defaultdict(list)
+        by_job: dict[UUID, list[UUID]] = defaultdict(list)
         if not runs:
-            return cls({}, of, set())
+            return cls({}, by_job, set())
         found = database.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
         for pk, parent_id, dispatch in found:
             if runs[parent_id] == dispatch:
-                of[parent_id].append(pk)
-        children = database.lock_batches([pk for keys in of.values() for pk in keys], skip_locked=True)
+                by_job[parent_id].append(pk)
+        children = database.lock_batches([pk for keys in by_job.values() for pk in keys], skip_locked=True)
         named = {child.key for child in children.values() if child.key}
         alive = database.batches().filter(key__in=named, finished_at=None) if named else database.batches().none()
-        return cls(children, of, set(alive.values_list("key", flat=True)))
+        return cls(children, by_job, set(alive.values_list("key", flat=True)))
 
-    def take(self, job: "BatchJob") -> bool:
-        """Whether the children of the job can be retried now; from then on their keys are taken.
+    def reserve(self, job: "BatchJob") -> bool:
+        """Reserves the keys of the children of a job; returns whether the children can be retried now.
 
-        Not where somebody else holds one of them or deletes it, or where another batch has its key.
+        They cannot if one of them is locked, has not ended or is being deleted, or if its key is in use.
         """
-        ids = self.of.get(job.pk, [])
-        children = [self.children.get(key) for key in ids]
-        if any(child is None or not child.finished_at or child.deleting_at for child in children):
+        children = [self.children.get(pk) for pk in self.by_job.get(job.pk, [])]
+        free = [child for child in children if child and child.finished_at and not child.deleting_at]
+        if len(free) < len(children):
             return False
-        keys = {self.children[key].key for key in ids if self.children[key].status != BatchStatus.SUCCEEDED} - {""}
+        keys = {child.key for child in free if child.status != BatchStatus.SUCCEEDED} - {""}
         if keys & self.keys:
             return False
         self.keys |= keys
         return True
 
     def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
-        """Begins a retry in the children that came to nothing; the coordinator goes on, one batch at a time."""
+        """Begins a retry in the unsuccessful children of the jobs; the coordinator continues it."""
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:
-            for why in failed.get(job.pk) or []:
-                self._retry(self.children[why.batch_id], include_cancelled)
-            # Where all succeeded, the result was too large: it is looked at once more.
-            awaited = [why.batch_id for why in failed.get(job.pk) or []] or self.of[job.pk][:1]
-            database.batches().filter(pk__in=awaited).update(is_awaited=True)
+            ids = [child.batch_id for child in failed.get(job.pk) or []]
+            for pk in ids:
+                self._retry(self.children[pk], include_cancelled)
+            # If all succeeded, the result was too large: await one, so that the result is measured again.
+            database.batches().filter(pk__in=ids or self.by_job[job.pk][:1]).update(is_awaited=True)
 
     def _retry(self, child: "Batch", include_cancelled: bool) -> None:
         child.retry_position = 0
-        # Of a child that was cancelled, or whose callback alone was, nothing else is to be retried.
+        # A cancelled child, or one of which only the callback was cancelled, has nothing else to retry.
         child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
         if child.status == BatchStatus.SUCCEEDED:
             database.batches().filter(pk=child.pk).update(retry_position=0, retry_cancelled=child.retry_cancelled)
             return
         with suppress(BatchExists):  # two children of one job with the same key: one after the other
             reopen(child)
-
-
-def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
-    jobs = database.jobs().filter(pk=job_id).defer("arguments", "traceback")
-    job = jobs.first()
-    owner = database.lock_batches([job.owner_id]).get(job.owner_id) if job else None
-    job = jobs.first()  # as it stands under the lock of its batch
-    if job is None or owner is None:
-        raise BatchError(f"The job that opened batch {batch_id} has been deleted: nobody waits for it any more.")
-    return job, owner

@@ -373,7 +373,7 @@ def test_a_batch_that_has_not_ended_is_not_deleted(admin):
 
 def begin_to_delete(batch):
     """As if the process had died after the first transaction of a delete."""
-    deleting._mark(batch.pk)
+    deleting.begin_deletion(batch.pk)
     batch.refresh_from_db()
 
 
@@ -391,14 +391,14 @@ def test_nothing_moves_a_batch_whose_deletion_has_begun(admin):
     with pytest.raises(BatchError):
         batch.enqueue(tasks.ok)
     assert batch.cancel() == 0 and not batch.seal()
-    assert repairing.end_what_can_end() == 0 and not repairing.repair_counters(batch.pk)
-    assert cancelling.abandon(timezone.now(), 1) == 0 and cancelling.unfinished_cancels() == []
+    assert repairing.end_batches() == 0 and not repairing.repair_counters(batch.pk)
+    assert cancelling.cancel_abandoned(timezone.now(), 1) == 0 and cancelling.unfinished_cancels() == []
     with pytest.raises(IntegrityError), transaction.atomic():
         database.batches().filter(pk=batch.pk).update(finished_at=None)
     assert picture() == before
     html = admin.get(url("change", batch)).content.decode()
     assert "being deleted" in html and "Retry" not in html
-    assert deleting.unfinished() == [batch.pk]
+    assert deleting.unfinished_deletions() == [batch.pk]
 
 
 def test_a_delete_that_was_cut_off_goes_on_when_called_again(monkeypatch):

@@ -184,7 +184,7 @@ def test_the_first_failure_names_the_job(batch):
 def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch):
     finish(batch, [Kind.SUCCEEDED] * 3)
     monkeypatch.setattr(database, "CHUNK", 2)
-    assert deleting._mark(batch.pk)
+    assert deleting.begin_deletion(batch.pk)
     deleting.continue_deletions()
     assert BatchJob.objects.count() == 1
     deleting.continue_deletions()

@@ -186,7 +186,7 @@ def test_a_retry_in_progress(workers):
 
 def test_a_deletion_in_progress(redis):
     batch = batch_of(failed=2)
-    deleting._mark(batch.pk)
+    deleting.begin_deletion(batch.pk)
     assert codes(batch) == ["deleting"]
 
 

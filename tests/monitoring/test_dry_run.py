@@ -125,7 +125,7 @@ class TestDryRun:
         long_ago = timezone.now() - timedelta(hours=2)
         abandoned = batch_of(created=1, status="open", sealed_at=None, grown_at=long_ago)
         deleted = batch_of(succeeded=1)
-        deleting.begin(deleted.pk)
+        deleting.begin_deletion(deleted.pk)
         add_drift(drifting)
         before = everything()
         assert set(found(redis)) == {

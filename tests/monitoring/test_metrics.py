@@ -72,7 +72,7 @@ def test_batches_and_jobs_by_status(redis):
 
 
 def test_a_batch_that_is_being_deleted_counts_no_jobs(redis):
-    assert deleting.begin(batch_of(succeeded=5).pk)
+    assert deleting.begin_deletion(batch_of(succeeded=5).pk)
     found = read()
     assert only(found, "batches") == {"deleting": 1} and only(found, "jobs") == {}
     assert only(found, "batches_ended_last_hour") == {}

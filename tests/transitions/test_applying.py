@@ -377,7 +377,7 @@ def test_the_coordinator_waits_for_no_lock_of_user_code():
         claimed = {job.id for job in claiming.claim_callbacks(10, timezone.now)}
         assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
         assert cancelling.cancel_next_chunk(late.pk, skip_locked=True) == 0
-        assert repairing.end_what_can_end() == 0
+        assert repairing.end_batches() == 0
 
 
 @pytest.mark.postgresql

@@ -132,10 +132,10 @@ def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
         batch.map(tasks.ok, range(3))
         batch.block.flush()
         database.batches().filter(pk=batch.pk).update(grown_at=timezone.now() - timedelta(hours=2))
-        assert cancelling.abandon(timezone.now() - timedelta(hours=1), 3600) == 1
+        assert cancelling.cancel_abandoned(timezone.now() - timedelta(hours=1), 3600) == 1
         assert state(batch) == ("cancelled", 0, 0, 0, 3, 0)
         assert "added nothing for 3600 s and never sealed it" in batch.reason
-        assert cancelling.abandon(timezone.now(), 3600) == 0
+        assert cancelling.cancel_abandoned(timezone.now(), 3600) == 0
     assert batch.callbacks.get().event == "finish"
 
 
@@ -147,8 +147,8 @@ def test_a_batch_that_is_sealed_or_grows_before_it_is_given_up_is_left_alone(mon
     open_one = Batch.open().batch
     creating.create(open_one)
     database.batches().filter(pk=open_one.pk).update(grown_at=quiet_since)
-    monkeypatch.setattr(cancelling, "abandoned", lambda quiet_since: [sealed.pk, open_one.pk])
-    cancelling.abandon(quiet_since, 3600)
+    monkeypatch.setattr(cancelling, "abandoned_batches", lambda quiet_since: [sealed.pk, open_one.pk])
+    cancelling.cancel_abandoned(quiet_since, 3600)
     assert not Batch.objects.filter(cancelled_at__isnull=False).exists()
 
 
@@ -157,7 +157,7 @@ def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
     batch = Batch.open().batch
     creating.create(batch)
     creating.add(batch.pk, [new_job(batch) for _ in range(5)])
-    cancelling.abandon(timezone.now() + timedelta(seconds=1), 0)
+    cancelling.cancel_abandoned(timezone.now() + timedelta(seconds=1), 0)
     assert state(batch) == ("open", 3, 0, 0, 2, 0)
     assert [cancelling.continue_cancels() for _ in range(3)] == [2, 1, 0]
     assert state(batch) == ("cancelled", 0, 0, 0, 5, 0)
@@ -173,8 +173,8 @@ def test_many_cancels_take_several_turns(batch, monkeypatch):
         creating.create(Batch.open().batch)
     quiet_since = timezone.now() + timedelta(seconds=1)
     for left in (1, 0):
-        cancelling.abandon(quiet_since, 0)
-        assert len(cancelling.abandoned(quiet_since)) == left
+        cancelling.cancel_abandoned(quiet_since, 0)
+        assert len(cancelling.abandoned_batches(quiet_since)) == left
 
 
 def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
@@ -195,7 +195,7 @@ def test_a_creator_that_died_between_two_chunks_leaves_a_batch_that_adds_up():
     creating.add(batch.pk, [new_job(batch) for _ in range(3)])
     applying.record([outcome_of(job) for job in claim()])
     assert state(batch) == ("open", 0, 3, 0, 0, 0)
-    assert cancelling.abandon(timezone.now() + timedelta(seconds=1), 0) == 1
+    assert cancelling.cancel_abandoned(timezone.now() + timedelta(seconds=1), 0) == 1
     assert state(batch) == ("cancelled", 0, 3, 0, 0, 0)
 
 
@@ -215,9 +215,9 @@ def test_a_batch_with_nothing_pending_that_was_not_ended_is_ended():
     claim()
     database.jobs().update(status="succeeded")
     database.batches().update(pending=0, succeeded=1, in_flight=0)
-    assert repairing.end_what_can_end() == 1
+    assert repairing.end_batches() == 1
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
-    assert repairing.end_what_can_end() == 0
+    assert repairing.end_batches() == 0
 
 
 def test_counters_that_drifted_are_repaired_loudly(batch, caplog):

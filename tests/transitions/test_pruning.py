@@ -94,7 +94,7 @@ def test_nothing_of_a_pruned_batch_is_left_behind():
 @pytest.mark.parametrize("status", ["created", "scheduled", "queued", "running"])
 def test_a_batch_with_an_open_callback_stays(status):
     with_open_callback(status=status)
-    assert pruning.free(old()) == []
+    assert pruning.deletable(old()) == []
     assert prune_all() == [0, 0]
     pruner_turns()
     assert Batch.objects.count() == 1 and BatchJob.objects.count() == 3
@@ -104,7 +104,7 @@ def test_a_batch_with_an_open_callback_stays(status):
 def test_a_callback_that_was_put_back_after_the_choice_keeps_its_batch(total):
     batch = ended(60)
     callback = new_callback(batch, status="failed")
-    (chosen,) = pruning.free(old())
+    (chosen,) = pruning.deletable(old())
     assert callback.retry()
     assert not pruning.prune([as_if(chosen, total)], timezone.now() - WEEK)
     batch.refresh_from_db()
@@ -114,11 +114,11 @@ def test_a_callback_that_was_put_back_after_the_choice_keeps_its_batch(total):
 @pytest.mark.parametrize("total", SIZES)
 def test_a_batch_that_was_retried_and_ended_again_after_the_choice_is_new(total):
     batch = ended(60, failed=1)
-    (chosen,) = pruning.free(old("failed"))
+    (chosen,) = pruning.deletable(old("failed"))
     database.batches().filter(pk=batch.pk).update(finished_at=timezone.now())
     assert not pruning.prune([as_if(chosen, total)], timezone.now() - WEEK)
     with pytest.raises(BatchError, match="has ended again"):
-        deleting.begin(batch.pk, timezone.now() - WEEK)
+        deleting.begin_deletion(batch.pk, timezone.now() - WEEK)
     assert Batch.objects.get().jobs.count() == 3
 
 
@@ -128,7 +128,7 @@ def test_prune_and_a_retry_of_a_callback_at_one_moment_never_lose_an_open_callba
     """Without the look under the lock the batch goes while its callback waits to be told."""
     for _ in range(30):
         callback = new_callback(ended(60), status="failed")
-        (chosen,) = pruning.free(old())
+        (chosen,) = pruning.deletable(old())
         before = timezone.now() - WEEK
         group = [as_if(chosen, total)]
         was_pruned, was_put_back = together(
@@ -153,7 +153,7 @@ def test_a_row_of_the_project_holds_its_batch_where_it_would_go_with_it(monkeypa
     monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", on_delete)
     held, free = ended(60, description="held"), ended(60, description="free")
     product = Product.objects.create(name="Teapot", image_batch=held)
-    assert [batch.id for batch in pruning.free(old())] == [free.pk]
+    assert [batch.id for batch in pruning.deletable(old())] == [free.pk]
     pruner_turns()
     product.refresh_from_db()
     assert left() == {"held"} and product.image_batch == held and held.jobs.count() == 2
@@ -207,7 +207,7 @@ def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
     monkeypatch.setattr(pruning, "SMALL", 2)
     ended(60, succeeded=5)
     pruner_turns()
-    assert BatchJob.objects.count() == 5 and deleting.unfinished() != []
+    assert BatchJob.objects.count() == 5 and deleting.unfinished_deletions() != []
     for _ in range(3):
         deleting.continue_deletions()
     assert not BatchJob.objects.exists() and not Batch.objects.exists()
@@ -215,7 +215,7 @@ def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
 
 def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
     batch = ended(60, deadline_at=timezone.now() - timedelta(days=59))
-    assert deleting.begin(batch.pk)
+    assert deleting.begin_deletion(batch.pk)
     assert cancelling.mark_overdue(timezone.now()) == 0
     assert cancelling.batches_on_hold() == set() and not cancelling.pause(batch.pk)
     batch.refresh_from_db()
@@ -225,11 +225,11 @@ def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
 def test_a_batch_keeps_its_status_and_counters_and_frees_its_key_while_it_is_deleted(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = ended(60, failed=1, key="import")
-    assert deleting.begin(batch.pk)
+    assert deleting.begin_deletion(batch.pk)
     deleting.delete_next_chunk(batch.pk)
     batch.refresh_from_db()
     assert (batch.status, batch.total, batch.succeeded, batch.failed, batch.jobs.count()) == ("failed", 3, 2, 1, 1)
-    assert repairing.drift(batch.pk) == {} and pruning.free(old("failed")) == []
+    assert repairing.drift(batch.pk) == {} and pruning.deletable(old("failed")) == []
     assert results.of_batches([batch.pk]) == {}
     with Batch.open(key="import") as again:
         again.enqueue(tasks.ok)
@@ -239,18 +239,18 @@ def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monk
     monkeypatch.setattr(deleting, "BUDGET", 0.0)  # as where the first one alone takes longer
     held, free_one = ended(60), ended(60)
     for batch in (held, free_one):
-        assert deleting.begin(batch.pk)
+        assert deleting.begin_deletion(batch.pk)
     monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", PROTECT)
     Product.objects.create(name="Teapot", image_batch=held)
     assert deleting.continue_deletions()
-    assert Batch.objects.get() == held and f"A step for batch {held.pk} is put off" in caplog.text
+    assert Batch.objects.get() == held and f"A step for batch {held.pk} is postponed" in caplog.text
     assert not deleting.continue_deletions()
 
 
 def test_many_deletions_go_on_in_one_turn(monkeypatch):
     monkeypatch.setattr(deleting, "BUDGET", 60.0)
     for _ in range(5):
-        assert deleting.begin(ended(60).pk)
+        assert deleting.begin_deletion(ended(60).pk)
     assert deleting.continue_deletions() and not Batch.objects.exists() and not deleting.continue_deletions()
 
 

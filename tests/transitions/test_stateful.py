@@ -332,7 +332,7 @@ class TheBooks(RuleBasedStateMachine):
         """Also by a process that dies when the mark is set."""
         key = self.draw_batch(data)
         if dies:
-            self.or_nothing(lambda: deleting.begin(key))
+            self.or_nothing(lambda: deleting.begin_deletion(key))
         else:
             self.or_nothing(lambda: Batch.objects.filter(pk=key).delete())
 
@@ -378,7 +378,7 @@ class TheBooks(RuleBasedStateMachine):
 
     def settle_everything(self):
         """All that is under way succeeds, and then everything has ended; a retry of the roots mends all of it."""
-        cancelling.abandon(timezone.now() + LONG, 0)
+        cancelling.cancel_abandoned(timezone.now() + LONG, 0)
         self.settle()
         self.mend_everything()
         assert drift() == {}

@@ -82,7 +82,7 @@ class Prune(Verb):
         before = timezone.now() - age
         count = held = 0
         for page in _pages(status, before):
-            free = pruning.free(page)
+            free = pruning.deletable(page)
             gone = len(free) if dry_run else sum(pruning.prune(group, before) for group in pruning.groups(free))
             count, held = count + gone, held + sum(not batch.is_child for batch in page) - gone
         return Pruned(status, age, count, held)
@@ -133,8 +133,8 @@ class Reconcile(Verb):
         )
 
     def _repair(self, redis: Redis, options: dict[str, Any]) -> bool:
-        repaired = [key for key in repairing.to_check(limit=ALL) if repairing.repair_counters(key)]
-        ended = repairing.end_what_can_end()
+        repaired = [key for key in repairing.batches_to_check(limit=ALL) if repairing.repair_counters(key)]
+        ended = repairing.end_batches()
         holder = active_coordinator()
         is_asked = holder is not None and is_alive(holder, timezone.now())
         if is_asked:

@@ -109,7 +109,7 @@ def test_a_child_of_a_run_that_came_to_nothing_is_not_retried_beside_its_job():
     orphan = open_child(job)
     applying.record([outcome_of(job, Kind.FAILED)])
     settle()
-    with pytest.raises(BatchError, match="Nobody waits for batch"):
+    with pytest.raises(BatchError, match="No job waits for batch"):
         orphan.retry_failed(include_cancelled=True)
 
 
@@ -214,7 +214,7 @@ def test_a_cancelled_success_callback_of_a_child_is_retried_from_above():
 def test_a_retry_below_a_batch_that_is_being_deleted_is_refused():
     batch, opened = failed_below()
     drain()
-    assert deleting.begin(batch.pk)
+    assert deleting.begin_deletion(batch.pk)
     with pytest.raises(BatchError, match="is being deleted"):
         opened.retry_failed()
     deleting.continue_deletions()
