@@ -6,10 +6,11 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db import connections, transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -22,7 +23,7 @@ from ..transitions import deleting
 from . import actions
 from .actions import ACTIONS, Action, Target
 from .confirmation import LABELS, ConfirmingMixin, newest
-from .job_rows import jobs_and_callbacks
+from .job_rows import job_or_callback
 
 
 def non_atomic(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -63,9 +64,7 @@ class ActingMixin(ConfirmingMixin):
 
     def batch_of(self, request: HttpRequest, object_id: UUID) -> Batch:
         """The batch, if the user may view it. Raises `Http404` or `PermissionDenied` otherwise."""
-        batch = self.get_queryset(request).filter(pk=object_id).first()
-        if batch is None:
-            raise Http404
+        batch = get_object_or_404(self.get_queryset(request), pk=object_id)
         if not self.has_view_permission(request, batch):
             raise PermissionDenied
         return batch
@@ -74,17 +73,10 @@ class ActingMixin(ConfirmingMixin):
         """The batch, or the job or failure group of this batch that the query string names."""
         query, job, group = request.GET, None, None
         if key := query.get("job"):
-            try:
-                job = jobs_and_callbacks(batch).filter(pk=key).first()
-            except (ValidationError, ValueError):
-                job = None
-            if job is None:
-                raise Http404
+            job = get_object_or_404(job_or_callback(batch, key))
         if "fingerprint" in query:
-            group = batch.failure_groups.filter(fingerprint=query["fingerprint"].replace("\0", "")).first()
-            if group is None:
-                raise Http404
-        return Target(batch, job, group, _options(request))
+            group = get_object_or_404(batch.failure_groups, fingerprint=query["fingerprint"].replace("\0", ""))
+        return Target(batch, job, group, **_options(request))
 
     def do(self, request: HttpRequest, action: Action, target: Target) -> None:
         """Performs the action and adds a message. Changes nothing if the action is no longer possible."""
@@ -134,7 +126,7 @@ class ActingMixin(ConfirmingMixin):
         done = skipped = total = 0
         for key in list(newest(queryset).order_by("pk").values_list("pk", flat=True)):
             batch = queryset.filter(pk=key).first()
-            target = Target(batch, options=_options(request)) if batch else None
+            target = Target(batch, **_options(request)) if batch else None
             if target is None or not self.may(request, action.permission, batch) or not action.is_possible(target):
                 skipped += 1
                 continue

@@ -4,8 +4,7 @@ One table for the buttons, the confirmation pages and the actions of the changel
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
@@ -15,6 +14,7 @@ from ..models import Batch, BatchJob, FailureGroup
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring.formatting import number
 from ..states import BATCH_ENDED, WAITING_HERE, JobStatus
+from .job_rows import RETRYABLE
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Target:
     batch: Batch
     job: BatchJob | None = None
     group: FailureGroup | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    """The choices made on the confirmation page: `include_cancelled` and `reason`."""
+    include_cancelled: bool = False
+    reason: str = ""
 
     @property
     def failures(self) -> BatchJobQuerySet:
@@ -71,16 +71,6 @@ def possible_actions(batch: Batch) -> list[Action]:
     return [action for action in BATCH_ACTIONS if action.is_possible(Target(batch))]
 
 
-def _can_retry_job(target: Target) -> bool:
-    ended = (JobStatus.FAILED, JobStatus.CANCELLED)
-    return target.is_settled and target.job is not None and target.job.status in ended
-
-
-def _delete(target: Target) -> int:
-    target.batch.delete()
-    return 1
-
-
 def _retried(count: int, skipped: int) -> str:
     text = ngettext("%(count)s job re-queued", "%(count)s jobs re-queued", count) % {"count": number(count)}
     return _("%(done)s, %(skipped)s skipped.") % {"done": text, "skipped": number(skipped)}
@@ -91,8 +81,9 @@ def _cancelled(count: int, running: int) -> str:
     return f"{text} {_('Running jobs finish first.')}" if running else text
 
 
-def _either(done: Promise, nothing_done: Promise) -> Callable[[int, int], str]:
-    return lambda count, skipped: str(done if count else nothing_done)
+def _done(text: Promise) -> Callable[[int, int], str]:
+    nothing = gettext_lazy("Nothing to do: the batch is already in this state, or has ended.")
+    return lambda count, skipped: str(text if count else nothing)
 
 
 RETRY_EXPLANATION = gettext_lazy(
@@ -107,10 +98,8 @@ RETRY = Action(
     "retry", "retry", gettext_lazy("Retry failed"),
     gettext_lazy("Run the failed jobs again?"), RETRY_EXPLANATION,
     is_possible=lambda target: target.is_settled and bool(target.batch.failed or target.batch.cancelled),
-    count=lambda target: target.batch.failed + (
-        target.batch.cancelled if target.options.get("include_cancelled") else 0
-    ),
-    run=lambda target: target.batch.retry_failed(include_cancelled=bool(target.options.get("include_cancelled"))),
+    count=lambda target: target.batch.failed + (target.batch.cancelled if target.include_cancelled else 0),
+    run=lambda target: target.batch.retry_failed(include_cancelled=target.include_cancelled),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
 RETRY_GROUP = Action(
@@ -124,7 +113,8 @@ RETRY_GROUP = Action(
 RETRY_JOB = Action(
     "retry-job", "retry", gettext_lazy("Retry"),
     gettext_lazy("Run this job again?"), RETRY_EXPLANATION,
-    is_possible=_can_retry_job, count=lambda target: 1,
+    is_possible=lambda target: target.is_settled and target.job is not None and target.job.status in RETRYABLE,
+    count=lambda target: 1,
     run=lambda target: int(target.job is not None and target.job.retry()),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
@@ -134,7 +124,7 @@ CANCEL = Action(
     gettext_lazy("Jobs that have not started are cancelled now. Running jobs finish, and their outcomes count."),
     is_possible=lambda target: target.batch.finished_at is None and not target.batch.cancelled_at,
     count=lambda target: target.not_started,
-    run=lambda target: target.batch.cancel(target.options.get("reason", "")),
+    run=lambda target: target.batch.cancel(target.reason),
     message=_cancelled, is_dangerous=True,
     child_effect=gettext_lazy("The child batches of its jobs are cancelled too, at every level."),
 )  # fmt: skip
@@ -154,9 +144,7 @@ PAUSE = Action(
     is_possible=lambda target: target.is_settled and not (target.batch.finished_at or target.batch.is_paused),
     count=lambda target: target.not_started,
     run=lambda target: int(target.batch.pause()),
-    message=_either(
-        gettext_lazy("Paused."), gettext_lazy("Nothing to pause: the batch is already paused or has ended.")
-    ),
+    message=_done(gettext_lazy("Paused.")),
     child_effect=gettext_lazy("Child batches continue to run. Pause them on their own pages."),
 )  # fmt: skip
 RESUME = Action(
@@ -166,7 +154,7 @@ RESUME = Action(
     is_possible=lambda target: target.is_settled and target.batch.is_paused and not target.batch.finished_at,
     count=lambda target: target.batch.pending,
     run=lambda target: int(target.batch.resume()),
-    message=_either(gettext_lazy("Resumed."), gettext_lazy("Nothing to resume: the batch is not paused.")),
+    message=_done(gettext_lazy("Resumed.")),
 )  # fmt: skip
 SEAL = Action(
     "seal", "cancel", gettext_lazy("Seal"),
@@ -178,17 +166,15 @@ SEAL = Action(
     is_possible=lambda target: not (target.batch.sealed_at or target.batch.cancelled_at or target.batch.finished_at),
     count=lambda target: target.batch.total,
     run=lambda target: int(target.batch.seal()),
-    message=_either(
-        gettext_lazy("Sealed."), gettext_lazy("Nothing to seal: the batch is already sealed or has ended.")
-    ),
+    message=_done(gettext_lazy("Sealed.")),
 )  # fmt: skip
 DELETE = Action(
     "delete", "delete", gettext_lazy("Delete"),
     gettext_lazy("Delete this batch and all its jobs?"),
     gettext_lazy("Its jobs, results and failures are deleted permanently. Large batches are deleted in chunks."),
     is_possible=lambda target: target.batch.status in BATCH_ENDED and not target.batch.open_callbacks,
-    count=lambda target: target.batch.total, run=_delete,
-    message=_either(gettext_lazy("Deleted."), gettext_lazy("Nothing was deleted.")), is_dangerous=True,
+    count=lambda target: target.batch.total, run=lambda target: target.batch.delete()[0],
+    message=_done(gettext_lazy("Deleted.")), is_dangerous=True,
     child_effect=gettext_lazy("Its child batches are deleted too, at every level. All of them must have ended."),
 )  # fmt: skip
 

@@ -10,10 +10,7 @@ from django.db.models.functions import Cast
 from django.forms import Script
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
-from django.urls import reverse
 from django.utils.functional import cached_property
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
@@ -92,17 +89,8 @@ class ListMixin(PermissionsMixin):
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
     @admin.display(description=_("batch, queue"))
-    def name(self, batch: Batch) -> SafeString:
-        opened_in: Ancestor | None = batch.opened_in  # type: ignore[attr-defined]
-        words = {"job": opened_in.opened_by, "batch": opened_in.batch} if opened_in else {}
-        return format_html(
-            '{} <span class="batch-sub"><span class="batch-id">{}</span> <span>{}</span>'
-            '<span class="batch-sub__of">{}</span></span>',
-            batch.description or "—",
-            str(batch.pk)[-8:],
-            batch.queue,
-            _("%(job)s of “%(batch)s”") % words if words else "",
-        )
+    def name(self, batch: Batch) -> str:
+        return self._cell("name", batch)
 
     @admin.display(description=_("status"))
     def state(self, batch: Batch) -> str:
@@ -110,27 +98,20 @@ class ListMixin(PermissionsMixin):
 
     @admin.display(description=_("progress"))
     def bar(self, batch: Batch) -> str:
-        return self._cell("cell", batch)
+        return self._cell("bar", batch)
 
     @admin.display(description=_("failed"))
-    def failures(self, batch: Batch) -> SafeString:
-        return format_html(
-            '<a class="batch-failures" href="{}?status=failed" data-word="{}" data-batch="{}" data-batch-show="failed">'
-            "{}</a>",
-            reverse(f"{self.admin_site.name}:django_batches_batch_jobs", args=[batch.pk]),
-            _("failed"),
-            batch.pk,
-            batch.shown["text"]["failed"],  # type: ignore[attr-defined]
-        )
+    def failures(self, batch: Batch) -> str:
+        return self._cell("failures", batch)
 
     @admin.display(description=_("time"))
     def time(self, batch: Batch) -> str:
         return self._cell("time", batch)
 
     def _cell(self, template: str, batch: Batch) -> str:
-        live = reverse(f"{self.admin_site.name}:django_batches_batch_live")
-        context = {"batch": batch, "shown": batch.shown, "live": live}  # type: ignore[attr-defined]
-        return render_to_string(f"django_batches/{template}.html", context)
+        """`shown` and `opened_in` come from `get_changelist_instance`."""
+        context = {"batch": batch, "shown": batch.shown, "admin_name": self.admin_site.name}  # type: ignore[attr-defined]
+        return render_to_string(f"admin/django_batches/batch/columns/{template}.html", context)
 
 
 def _by_id(term: str) -> Q | None:

@@ -95,8 +95,6 @@ class ConfirmingMixin(PermissionsMixin):
             "action": action,
             "target": target,
             "count": action.count(target),
-            "cancelled": target.batch.cancelled if action is actions.RETRY else 0,
-            "has_reason": action is actions.CANCEL,
             **context,
         }
         return TemplateResponse(request, "admin/django_batches/batch/confirm.html", context)

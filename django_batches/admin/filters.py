@@ -29,10 +29,6 @@ class LevelFilter(SimpleListFilter):
     title = _("level")
     parameter_name = "level"
 
-    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
-        self.is_search = bool(request.GET.get(SEARCH_VAR) or request.GET.get(InsideFilter.parameter_name))
-        super().__init__(request, params, model, model_admin)
-
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
         return [("top", _("Top level")), ("child", _("Child batches")), ("all", _("All levels"))]
 
@@ -43,10 +39,10 @@ class LevelFilter(SimpleListFilter):
             yield {"selected": self.chosen() == value, "query_string": query, "display": label}
 
     def chosen(self) -> str:
-        value = self.value()
+        value, query = self.value(), self.request.GET
         if value in ("top", "child", "all"):
             return value
-        return "all" if self.is_search else "top"
+        return "all" if query.get(SEARCH_VAR) or query.get(InsideFilter.parameter_name) else "top"
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
         chosen = self.chosen()
@@ -58,11 +54,8 @@ class InsideFilter(SimpleListFilter):
 
     title = _("child batches of")
     parameter_name = "inside"
-
-    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
-        self.batch: Batch | None = None
-        self.job: BatchJob | None = None
-        super().__init__(request, params, model, model_admin)
+    batch: Batch | None = None
+    job: BatchJob | None = None
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
         value = self.value()

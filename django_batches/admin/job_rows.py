@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Left
@@ -24,23 +25,9 @@ MAX_CHILDREN = 3
 """Child batches shown per job."""
 MAX_SIZE = 4_000
 """Bytes of JSON. Only the size of longer arguments and results is shown."""
+RETRYABLE = (JobStatus.FAILED, JobStatus.CANCELLED)
 FAILED_BY_CHILD = "django_batches.child_failed"
 """The error type of a job that failed because of its child batch."""
-
-
-@dataclass(frozen=True)
-class ChildLink:
-    """A child batch, in the row of the job that opened it."""
-
-    batch: Batch
-
-    @property
-    def state(self) -> str:
-        return state(self.batch)
-
-    @property
-    def label(self) -> str:
-        return str(STATES[self.state])
 
 
 @dataclass(frozen=True)
@@ -51,22 +38,17 @@ class JobRow:
     duration: str
     headline: str
     """The first line of the error."""
-    children: Sequence[ChildLink] = ()
-    """The first child batches opened by the last run of the job."""
+    children: Sequence[tuple[Batch, str, str]] = ()
+    """The first child batches opened by its last run: (batch, state, label)."""
     more_children: int = 0
 
     @property
     def can_retry(self) -> bool:
-        return self.job.status in (JobStatus.FAILED, JobStatus.CANCELLED)
+        return self.job.status in RETRYABLE
 
     @property
     def can_cancel(self) -> bool:
         return self.job.status in WAITING_HERE
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it waits for its child batches."""
-        return self.job.status == JobStatus.WAITING
 
     @property
     def failed_by_child(self) -> bool:
@@ -82,7 +64,7 @@ class JobRow:
             result=_shown(job, "result", masked_result),
             duration=duration((job.finished_at or now) - job.started_at) if job.started_at else "",
             headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
-            children=[ChildLink(batch) for batch in children],
+            children=[(batch, state(batch), str(STATES[state(batch)])) for batch in children],
             more_children=more_children,
         )
 
@@ -104,8 +86,12 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
     return rows
 
 
-def jobs_and_callbacks(batch: Batch) -> "BatchJobQuerySet":
-    return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch))
+def job_or_callback(batch: Batch, key: str) -> "BatchJobQuerySet":
+    """The job or callback of the batch with this ID, or nothing."""
+    try:
+        return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=UUID(key))
+    except ValueError:
+        return BatchJob.objects.none()
 
 
 def without_payloads(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":

@@ -19,12 +19,11 @@ from django.utils.translation import gettext as _
 from ..models import Batch, BatchJob
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring import tree
-from ..monitoring.formatting import number
 from ..monitoring.queues import due_queues, jobs_in_flight
 from ..states import JobStatus
 from .action_views import ActingMixin, parse_number
 from .counters import counters
-from .job_rows import jobs_and_callbacks, rows_of, without_payloads
+from .job_rows import job_or_callback, rows_of, without_payloads
 
 PAGE_SIZE = 50
 SCAN_LIMIT = 50_000
@@ -79,17 +78,13 @@ class JobsMixin(ActingMixin):
         context = {
             **self.page_context(request),
             "title": _("Jobs of %(batch)s") % {"batch": batch},
-            "batch": batch,
+            **self.job_context(request, batch),
             "original": batch,
-            "admin_name": self.admin_site.name,
             "query": query,
             "group": groups.first() if query.fingerprint else None,
             "tabs": _tabs(batch, query),
             "rows": rows_of(jobs, timezone.now(), self.get_queryset(request)),
             "links": links,
-            "may_retry": self.may(request, "retry", batch),
-            "may_cancel": self.may(request, "cancel", batch),
-            "may_see_arguments": self.may(request, "arguments", batch),
         }
         return TemplateResponse(request, "admin/django_batches/batch/jobs.html", context)
 
@@ -98,7 +93,7 @@ def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]
     """The jobs of the page by position, and the position at which the scan stopped, if it stopped early."""
     jobs = without_payloads(batch.jobs.all())
     if query.job:
-        return _single(batch, query.job), None
+        return list(without_payloads(job_or_callback(batch, query.job))), None
     if query.fingerprint is not None:
         return _page(jobs.filter(status=JobStatus.FAILED, fingerprint=query.fingerprint), query), None
     if query.status in ("failed", "cancelled"):
@@ -120,14 +115,6 @@ def _page(jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
     if query.before is not None:
         return list(jobs.filter(position__lt=query.before).order_by("-position")[: PAGE_SIZE + 1])[::-1]
     return list(jobs.filter(position__gt=query.after).order_by("position")[: PAGE_SIZE + 1])
-
-
-def _single(batch: Batch, key: str) -> list[BatchJob]:
-    """One job or callback; child batches link to the one that opened them."""
-    try:
-        return list(without_payloads(jobs_and_callbacks(batch).filter(pk=UUID(key))))
-    except ValueError:
-        return []
 
 
 def _at_positions(jobs: BatchJobQuerySet, positions: Iterable[int], query: JobsQuery) -> list[BatchJob]:
@@ -176,19 +163,11 @@ def _links(batch: Batch, query: JobsQuery, jobs: list[BatchJob], stopped_at: int
     return links
 
 
-def _tabs(batch: Batch, query: JobsQuery) -> list[dict[str, Any]]:
-    """The filters, with the numbers of jobs."""
+def _tabs(batch: Batch, query: JobsQuery) -> list[tuple[str, str, int, str, bool]]:
+    """The filters: (name, label, number of jobs, URL, whether it is the current one)."""
     is_tab = query.fingerprint is None and not query.job
-    found = counters(batch)
-    tabs = [("", _("all"), batch.total)]
-    tabs += [(name, found[name].label, found[name].count) for name in STATUSES if name in found]
+    tabs = [("", _("all"), batch.total), *sorted(counters(batch), key=lambda counter: STATUSES.index(counter[0]))]
     return [
-        {
-            "name": name or "all",
-            "label": label,
-            "count": number(count),
-            "url": JobsQuery(name).url(),
-            "is_current": is_tab and query.status == name,
-        }
-        for name, label, count in tabs
+        (status or "all", label, count, JobsQuery(status).url(), is_tab and query.status == status)
+        for status, label, count in tabs
     ]

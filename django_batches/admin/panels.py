@@ -52,12 +52,11 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
     callbacks = without_payloads(batch.callbacks.all()).order_by("-round", "created_at", "event", "position")
     rows = rows_of(list(callbacks[:MAX_CALLBACKS]), now, visible)
     groups = list(batch.failure_groups.filter(count__gt=0).order_by("-count")[: MAX_GROUPS + 1])
-    may_retry = admin.may(request, "retry", batch)
+    context = admin.job_context(request, batch)
     return {
-        "batch": batch,
-        "admin_name": admin.admin_site.name,
+        **context,
         "shown": snapshot(batch, paces([batch], now).get(batch.pk, Pace()), now),
-        "counters": counters(batch).values(),
+        "counters": counters(batch),
         "tree": related_batches.tree_of(batch, visible, now),
         "findings": _without_hidden(diagnose(batch), batch, visible),
         "timeline": timeline.draw(batch),
@@ -66,10 +65,7 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
         "has_more_groups": len(groups) > MAX_GROUPS,
         "callbacks": rows,
         "milestones": milestones(batch, rows),
-        "may_retry": may_retry,
-        "may_cancel": admin.may(request, "cancel", batch),
-        "may_see_arguments": admin.may(request, "arguments", batch),
-        "can_retry": may_retry and actions.RETRY.is_possible(actions.Target(batch)),
+        "can_retry": context["may_retry"] and actions.RETRY.is_possible(actions.Target(batch)),
     }
 
 

@@ -1,6 +1,6 @@
 """Permissions. No user can add or edit rows; the permissions of `Batch` decide everything else."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 
@@ -40,3 +40,8 @@ class PermissionsMixin(Base):
         """Whether the user may view the batch and has the permission: retry, cancel, delete or arguments."""
         allowed: bool = getattr(self, f"has_{permission}_permission")(request, batch)
         return allowed and self.has_view_permission(request, batch)
+
+    def job_context(self, request: HttpRequest, batch: Batch) -> dict[str, Any]:
+        """The template context of a job (`job.html`)."""
+        may = {f"may_{name}": self.may(request, name, batch) for name in ("retry", "cancel", "arguments")}
+        return {"batch": batch, "admin_name": self.admin_site.name, **may}

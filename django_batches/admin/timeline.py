@@ -31,17 +31,12 @@ class Column:
     """The jobs that ended in one period."""
 
     x: float
-    width: float
-    succeeded_y: float
-    succeeded_height: float
-    cancelled_y: float
-    cancelled_height: float
-    failed_height: float
-    counts: tuple[str, str, str]
+    bars: list[tuple[str, float, float]]
+    """(status, y, height)"""
+    counts: list[int]
     """Succeeded, failed and cancelled jobs."""
     since: str
     until: str
-    cancelled: int
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,7 @@ class Timeline:
     columns: list[Column]
     width: float
     height: float
-    middle: float
-    """The y coordinate below the line."""
+    column_width: float
     starts: str
     ends: str
     peak: str
@@ -100,20 +94,15 @@ def _layout(counts: list[list[int]], first: datetime, each: timedelta) -> Timeli
         up = max(1.5, succeeded * scale) if succeeded else 0.0
         grey = max(1.5, cancelled * scale) if cancelled else 0.0
         down = max(3.0, failed * scale) if failed else 0.0
-        columns.append(
-            Column(
-                x=index * COLUMN + 1, width=COLUMN - 2,
-                succeeded_y=round(HEIGHT - up, 2), succeeded_height=round(up, 2),
-                cancelled_y=round(HEIGHT - up - grey, 2), cancelled_height=round(grey, 2), failed_height=round(down, 2),
-                counts=(number(succeeded), number(failed), number(cancelled)),
-                since=_clock(first + index * each), until=_clock(first + (index + 1) * each), cancelled=cancelled,
-            )
-        )  # fmt: skip
+        bars = [("succeeded", HEIGHT - up, up), ("cancelled", HEIGHT - up - grey, grey), ("failed", HEIGHT + 1, down)]
+        bars = [(status, round(y, 2), round(height, 2)) for status, y, height in bars]
+        since, until = _clock(first + index * each), _clock(first + (index + 1) * each)
+        columns.append(Column(index * COLUMN + 1, bars, [succeeded, failed, cancelled], since, until))
     return Timeline(
         columns,
         width=max(len(counts), 12) * COLUMN,
+        column_width=COLUMN - 2,
         height=round(HEIGHT + 1 + max(8.0, deepest * scale), 2),
-        middle=HEIGHT + 1,
         starts=_day_and_clock(first),
         ends=_day_and_clock(first + len(counts) * each),
         peak=number(highest),
