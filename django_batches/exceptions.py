@@ -2,6 +2,8 @@
 
 import uuid
 
+__all__ = ["BatchCancelled", "BatchError", "BatchExists", "BatchFinished", "FunctionNotAllowed"]
+
 
 class BatchError(Exception):
     """Base of all errors of django_batches."""

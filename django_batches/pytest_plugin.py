@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
+__all__ = ["drain_batches"]
+
 
 @pytest.fixture
 def drain_batches(db: None) -> Callable[..., int]:

@@ -18,6 +18,8 @@ The legal edges of a job (the guard of every statement in `transitions` is one o
 from django.db.models import TextChoices
 from django.utils.translation import gettext_lazy as _
 
+__all__ = ["BatchStatus", "Event", "JobStatus"]
+
 
 class BatchStatus(TextChoices):
     OPEN = "open", _("open")

@@ -15,6 +15,8 @@ from .transport.message import Message, dumps
 from .transport.outcomes import Kind
 from .transport.vanished import VanishReason
 
+__all__ = ["drain"]
+
 WORKER = "drain"
 
 

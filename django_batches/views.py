@@ -19,6 +19,8 @@ from .models import Batch
 from .monitoring import metrics as _metrics
 from .monitoring.progress import snapshots
 
+__all__ = ["metrics", "status"]
+
 logger = logging.getLogger("django_batches")
 
 LIMIT = 100

@@ -10,7 +10,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from ..models import Batch, BatchJob, FailureGroup
+from ..models import Batch, BatchJob
+from ..models.aggregates import FailureGroup
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring.formatting import number
 from ..states import BATCH_ENDED, WAITING_HERE, JobStatus

@@ -14,7 +14,8 @@ from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from ..models import Batch, BatchJob, TimeBucket
+from ..models import Batch, BatchJob
+from ..models.aggregates import TimeBucket
 from ..monitoring import tree
 
 RECENT = 1_000

@@ -10,7 +10,7 @@ from django.db.models.functions import TruncHour, TruncMinute
 from django.utils import timezone
 from django.utils.formats import time_format
 
-from ..models import TimeBucket
+from ..models.aggregates import TimeBucket
 from ..monitoring.formatting import moment, number
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from ..transport.vanished import VanishReason
 from .outcome import outcome_of_exception, outcome_of_value
 
 if TYPE_CHECKING:
-    from ..tasks import TaskRun
+    from ..tasks.runs import TaskRun
 
 logger = logging.getLogger("django_batches.jobs")
 

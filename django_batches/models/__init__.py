@@ -1,4 +1,4 @@
-"""The models: batches, their jobs, and small rows beside them."""
+"""The models. `Batch` and `BatchJob` are public."""
 
 from .. import database
 from .aggregates import FailureGroup, TimeBucket
@@ -6,6 +6,6 @@ from .batch import Batch
 from .job import BatchJob
 from .lease import Lease
 
-__all__ = ["Batch", "BatchJob", "FailureGroup", "Lease", "TimeBucket"]
+__all__ = ["Batch", "BatchJob"]
 
 database.register_models(Batch, BatchJob, FailureGroup, Lease, TimeBucket)

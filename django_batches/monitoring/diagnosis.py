@@ -25,7 +25,8 @@ from .progress import state
 from .queues import MAX_ROWS, busy_queues, due_queues, jobs_in_flight
 
 if TYPE_CHECKING:
-    from ..models import Batch, Lease
+    from ..models import Batch
+    from ..models.lease import Lease
 
 LEVELS = ("error", "warning", "info")
 CLOCK_MARGIN = timedelta(seconds=5)

@@ -36,6 +36,8 @@ else:
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+__all__ = ["BatchesCollector"]
+
 MISSING = 'The metrics need prometheus_client: pip install "django-batches[prometheus]"'
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LOSSES = (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING)

@@ -4,7 +4,7 @@ Needs Django 6.0 or newer, or on Django 5.2 the backport `django-tasks`. The res
 this package only where it meets a Task.
 """
 
-from .backend import BatchesBackend, announce, refuse_others
-from .runs import TaskRun
+from .backend import BatchesBackend, announce, refuse_others  # noqa: F401 (used through `calls.functions.framework`)
+from .runs import TaskRun  # noqa: F401
 
-__all__ = ["BatchesBackend", "TaskRun", "announce", "refuse_others"]
+__all__ = ["BatchesBackend"]
