@@ -1,4 +1,4 @@
-"""`manage.py batches` in this process."""
+"""Runs `manage.py batches` in this process."""
 
 import io
 import json
@@ -8,8 +8,8 @@ from django.core.management import CommandError, call_command
 
 
 @dataclass
-class Said:
-    """What the command said, and its exit code."""
+class Result:
+    """The exit code and the output of the command."""
 
     code: int
     out: str
@@ -25,9 +25,9 @@ def batches(*args, **options):
     code = 0
     try:
         call_command("batches", *map(str, args), stdout=out, stderr=err, **options)
-    except SystemExit as left:
-        code = left.code
+    except SystemExit as exit:
+        code = exit.code
     except CommandError as error:
         code = error.returncode
         err.write(str(error))
-    return Said(code, out.getvalue(), err.getvalue())
+    return Result(code, out.getvalue(), err.getvalue())

@@ -5,8 +5,7 @@ from uuid import UUID
 
 from django.contrib import admin
 from django.core.paginator import Paginator
-from django.db.models import CharField, Q, QuerySet
-from django.db.models.functions import Cast
+from django.db.models import Q, QuerySet
 from django.forms import Script
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
@@ -17,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from ..models import Batch, BatchJob
 from ..monitoring import tree
 from ..monitoring.progress import snapshots
+from ..monitoring.search import digits_of, id_is_or_ends_with
 from ..views import LIMIT
 from .action_views import changelist_action, non_atomic
 from .confirmation import MAX_BATCHES
@@ -79,8 +79,7 @@ class ListMixin(PermissionsMixin):
     ) -> "tuple[QuerySet[Batch], bool]":
         term = search_term.strip()
         if by_id := _by_id(term):
-            found = queryset.annotate(id_text=Cast("pk", CharField())).filter(by_id | Q(description__icontains=term))
-            return found, False
+            return queryset.filter(by_id | Q(description__icontains=term)), False
         return super().get_search_results(request, queryset, search_term)
 
     @non_atomic
@@ -119,12 +118,9 @@ def _by_id(term: str) -> Q | None:
     parts = term.split("-")
     if term.startswith("batch-") and len(parts) == 4:
         term = parts[2]
-    text = term.replace("-", "").lower()
-    if not 4 <= len(text) <= 32 or set(text) - set("0123456789abcdef"):
-        return None
-    if len(text) == 32:
-        key = UUID(text)
+    digits = digits_of(term)
+    if len(digits) == 32:
+        key = UUID(digits)
         owners = BatchJob.objects.filter(pk=key).values_list("batch", "callback_of").first() or ()
         return Q(pk__in=[key, *(owner for owner in owners if owner)])
-    # As text, PostgreSQL writes a UUID with hyphens and SQLite without. The last twelve characters are the same.
-    return Q(id_text__endswith=text[-12:])
+    return id_is_or_ends_with(digits) if digits else None

@@ -54,7 +54,7 @@ class TestDryRun:
         road.executor.step()
         assert found(redis) == []
         result = batches("reconcile", "--dry-run")
-        assert (result.code, result.out) == (0, "The books, their rows and Redis agree.\n")
+        assert (result.code, result.out) == (0, "Counters, rows and Redis agree.\n")
 
     def test_lists_jobs_missing_from_redis_and_what_would_happen_to_them(self, road, redis):
         batch = fill(2)
@@ -105,7 +105,7 @@ class TestDryRun:
 
         monkeypatch.setattr("django_batches.monitoring.dry_run.time.sleep", meanwhile)
         result = batches("reconcile", "--dry-run")
-        assert result.code == 0 and pauses == [12.0] and "a second look in 12 s" in result.err
+        assert result.code == 0 and pauses == [12.0] and "Looking again in 12 s" in result.err
         assert batch.jobs.get().status == "queued"
 
     def test_predicts_what_the_coordinator_then_does(self, road, redis):
@@ -148,12 +148,12 @@ class TestRepair:
         result = batches("reconcile")
         drifting.refresh_from_db(), ending.refresh_from_db()
         assert (drifting.pending, drifting.succeeded, ending.status) == (3, 0, "succeeded")
-        assert "The counters of 1 batch differed" in result.out and "1 batch could end and did." in result.out
+        assert "Repaired the counters of 1 batch." in result.out and "Ended 1 batch." in result.out
         assert "differ from its rows" in caplog.text
 
     def test_without_a_batchworker_it_says_so_and_exits_with_1(self, redis):
         result = batches("reconcile")
-        assert result.code == 1 and "Nobody keeps the books" in result.err and "batchworker" in result.err
+        assert result.code == 1 and "there is no active coordinator" in result.err and "batchworker" in result.err
         assert batches("reconcile", "--json").json == {"repaired": [], "ended": 0, "asked": None}
 
     def test_makes_the_coordinator_compare_now(self, redis):
@@ -164,7 +164,7 @@ class TestRepair:
         coordinator.turn()  # its first comparison is over, the next one is due in 15 s
         redis.delete("rq:queue:default")
         result = batches("reconcile")
-        assert result.code == 0 and "loop keeps the books and was asked" in result.out
+        assert result.code == 0 and "The active coordinator, loop, will compare" in result.out
         for _ in range(3):
             coordinator._poll.soon()
             coordinator.turn()

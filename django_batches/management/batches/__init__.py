@@ -1,1 +1,1 @@
-"""The verbs of `manage.py batches`: each parses, asks the model or a module below, and prints."""
+"""The verbs of `manage.py batches`. Each parses its options, calls the model or a lower wing, and prints."""

@@ -1,4 +1,4 @@
-"""`list`: the newest batches, or those that do not move."""
+"""`list`: the newest batches, or those that are stuck."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -12,30 +12,28 @@ from ...monitoring.finding import Finding
 from ...monitoring.formatting import number
 from ...monitoring.progress import snapshots
 from ...states import BatchStatus
-from .naming import short
-from .verb import GAP, Verb, add_json, aligned, cut, printable
+from .base import INDENT, Verb, add_json, aligned, cut, printable
+from .lookup import short
 
-CHECKED = 1_000
-"""Batches that `--stuck` looks at, the oldest first."""
-FIELDS = (
+MAX_CHECKED = 1_000
+"""Batches that `--stuck` checks, oldest first."""
+_FIELDS = (
     "queue", "round", "in_flight", "open_callbacks", "is_paused", "reason", "created_at", "sealed_at", "started_at",
     "finished_at", "cancelled_at",
 )  # fmt: skip
-TOLD = ("id", "status", "state", "total", "pending", "succeeded", "failed", "cancelled", "progress", "eta_seconds")
+_SNAPSHOT = ("id", "status", "state", "total", "pending", "succeeded", "failed", "cancelled", "progress", "eta_seconds")
 
 
 class List(Verb):
     name = "list"
-    help = "The newest batches; --stuck: those that do not move and why, and exit code 1 where there are any."
+    help = "The newest batches. --stuck: the batches that are stuck and why, with exit code 1 if there are any."
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
         statuses = BatchStatus.values
-        parser.add_argument(
-            "--status", action="append", choices=statuses, help="only with this status; may be repeated"
-        )
-        parser.add_argument("--stuck", action="store_true", help="only batches that will not move until somebody helps")
-        parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (default 20)")
+        parser.add_argument("--status", action="append", choices=statuses, help="only this status; may be repeated")
+        parser.add_argument("--stuck", action="store_true", help="only batches that are stuck until someone intervenes")
+        parser.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number (default 20)")
         add_json(parser)
 
     def run(self, **options: Any) -> bool:
@@ -49,42 +47,40 @@ class List(Verb):
         batches = list(found[: options["limit"] + 1])
         self._print(batches[: options["limit"]], {}, options["json"])
         if len(batches) > options["limit"] and not options["json"]:
-            self.say(f"There are more: --limit {options['limit'] * 5}")
+            self.write(f"There are more: --limit {options['limit'] * 5}")
         return True
 
     def _stuck(self, options: dict[str, Any]) -> bool:
-        asked = [batch for batch in unfinished(CHECKED) if batch.status in (options["status"] or BatchStatus.values)]
-        found = dict(find_stuck(asked))
+        statuses = options["status"] or BatchStatus.values
+        found = dict(find_stuck(batch for batch in unfinished(MAX_CHECKED) if batch.status in statuses))
         shown = list(found)[: options["limit"]]
         self._print(shown, found, options["json"])
         if len(found) > len(shown) and not options["json"]:
-            self.say(f"{number(len(found) - len(shown))} more do not move either: --limit {len(found)}")
+            self.write(f"{number(len(found) - len(shown))} more are stuck: --limit {len(found)}")
         return not found
 
     def _print(self, batches: list[Batch], findings: dict[Batch, list[Finding]], as_json: bool) -> None:
-        told = snapshots(batches)
+        shown = snapshots(batches)
         if as_json:
-            self.say_json([data(batch, told[str(batch.pk)], findings.get(batch)) for batch in batches])
+            self.write_json([data(batch, shown[str(batch.pk)], findings.get(batch)) for batch in batches])
             return
         if not batches:
-            self.say("There are none.")
+            self.write("There are none.")
             return
         header = ["BATCH", "STATUS", "DONE", "", "FAILED", "TIME", "DESCRIPTION"]
-        lines = aligned([header, *(_row(batch, told[str(batch.pk)]["text"]) for batch in batches)], right=(2, 3, 4))
-        self.say(lines[0])
+        lines = aligned([header, *(_row(batch, shown[str(batch.pk)]["text"]) for batch in batches)], right=(2, 3, 4))
+        self.write(lines[0])
         for batch, line in zip(batches, lines[1:], strict=True):
-            self.say(self._coloured(cut(line, self.width), batch, told[str(batch.pk)]["text"]["state"]))
+            line, state = cut(line, self.width), shown[str(batch.pk)]["text"]["state"]
+            self.write(line.replace(state, self.paint(state, batch.status), 1) if batch.has_ended else line)
             for finding in findings.get(batch, []):
-                self.say(f"{' ' * len(short(batch))}{GAP}{printable(str(finding))}")
-
-    def _coloured(self, line: str, batch: Batch, state: str) -> str:
-        return line.replace(state, self.paint(state, batch.status), 1) if batch.has_ended else line
+                self.write(f"{' ' * len(short(batch))}{INDENT}{printable(str(finding))}")
 
 
-def data(batch: Batch, told: dict[str, Any], findings: list[Finding] | None = None) -> dict[str, Any]:
-    """A batch for programs."""
-    found = {**{name: told[name] for name in TOLD}, "description": batch.description}
-    found |= {name: getattr(batch, name) for name in FIELDS}
+def data(batch: Batch, snapshot: dict[str, Any], findings: list[Finding] | None = None) -> dict[str, Any]:
+    """A batch as JSON."""
+    found = {**{name: snapshot[name] for name in _SNAPSHOT}, "description": batch.description}
+    found |= {name: getattr(batch, name) for name in _FIELDS}
     if findings is not None:
         found["why"] = [vars(finding) for finding in findings]
     return found

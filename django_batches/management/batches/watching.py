@@ -11,64 +11,63 @@ from django.utils import timezone
 
 from ...models import Batch
 from ...monitoring.diagnosis import diagnose
-from ...monitoring.formatting import number
 from ...monitoring.progress import WIDTH, segments, snapshots
 from ...states import BatchStatus, JobStatus
-from .naming import add_batches, find_all, short, titled
-from .verb import GAP, Verb, cut, printable, stamp
+from .base import INDENT, Verb, counted, cut, printable, stamp
+from .lookup import add_batches, find_all, short, titled
 
 try:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
-except ImportError:  # the extra is not installed: plain lines
+except ImportError:  # without the extra: plain lines
     has_rich = False
 else:
     has_rich = True
 
 BAR = 40
 """Columns of a bar."""
-LIVE, LINES, REASONS = 0.25, 2.0, 5.0
-"""Seconds between two looks on a terminal and elsewhere, and between two looks at what is in the way."""
+LIVE_INTERVAL, LINE_INTERVAL, DIAGNOSIS_INTERVAL = 0.25, 2.0, 5.0
+"""Seconds between refreshes of the bars, of the lines, and between diagnoses."""
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "in_flight": "blue"}
 
 
 class Watch(Verb):
     name = "watch"
-    help = "Shows batches until they and their callbacks have ended; exit code 0 where all have succeeded, 1 otherwise."
+    help = "Shows batches until they and their callbacks have ended. Exit code 0 if all succeeded, otherwise 1."
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
         add_batches(parser)
-        parser.add_argument("--timeout", type=float, metavar="SECONDS", help="watch no longer; exit code 1")
-        parser.add_argument("--plain", action="store_true", help="print lines, no live bars")
+        parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop watching after this, exit code 1")
+        parser.add_argument("--plain", action="store_true", help="print lines instead of live bars")
 
     def run(self, **options: Any) -> bool:
         self._batches = find_all(options["batches"])
-        self._gone: set[Any] = set()
-        self._last: dict[Any, str] = {}
-        self._reasons: dict[Any, list[str]] = {}
-        self._next_reasons = 0.0
+        self._deleted: set[Any] = set()
+        self._printed: dict[Any, str] = {}
+        self._problems: dict[Any, list[str]] = {}
+        self._next_diagnosis = 0.0
         limit = None if options["timeout"] is None else time.monotonic() + options["timeout"]
-        is_live = self.stdout.isatty() and has_rich and not options["plain"]
-        if self.stdout.isatty() and not has_rich and not options["plain"]:
+        wants_bars = self.stdout.isatty() and not options["plain"]
+        if wants_bars and not has_rich:
             self.stderr.write('For live bars: pip install "django-batches[cli]"')
         try:
-            in_time = self._follow(is_live, limit)
+            in_time = self._follow(wants_bars and has_rich, limit)
         except KeyboardInterrupt:
-            raise CommandError("Not watched to the end. What was watched goes on.", returncode=130) from None
+            raise CommandError("Stopped watching. The batches continue.", returncode=130) from None
         if not in_time:
             self.stderr.write(f"Not ended within {options['timeout']:g} s.")
-        verdicts = [self._verdict(batch) for batch in self._batches]  # each says something
-        return all(verdicts)
+        results = [self._result(batch) for batch in self._batches]  # not a generator: each prints its line
+        return all(results)
 
     def _follow(self, is_live: bool, limit: float | None) -> bool:
-        """Looks until all are over; False where the time was up before."""
-        self._look()  # the screen draws at once
+        """Shows the batches until all are over; False if the time limit comes first."""
+        self._refresh()  # the screen draws at once
         with self._screen() if is_live else nullcontext() as screen:
             while True:
-                self._look()
+                self._refresh()
                 if screen is None:
                     self._print_changes()
                 else:
@@ -77,29 +76,33 @@ class Watch(Verb):
                     return True
                 if limit is not None and time.monotonic() >= limit:
                     return False
-                pause = LIVE if is_live else LINES
+                pause = LIVE_INTERVAL if is_live else LINE_INTERVAL
                 time.sleep(pause if limit is None else max(0.0, min(pause, limit - time.monotonic())))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         found = Batch.objects.in_bulk([batch.pk for batch in self._batches])
-        self._gone = {batch.pk for batch in self._batches if batch.pk not in found}
+        self._deleted = {batch.pk for batch in self._batches if batch.pk not in found}
         self._batches = [found.get(batch.pk, batch) for batch in self._batches]
-        self._told = snapshots(self._batches)
-        if time.monotonic() >= self._next_reasons:
-            self._next_reasons = time.monotonic() + REASONS
-            self._reasons = {batch.pk: [] if self._is_over(batch) else _reasons(batch) for batch in self._batches}
+        self._snapshots = snapshots(self._batches)
+        if time.monotonic() >= self._next_diagnosis:
+            self._next_diagnosis = time.monotonic() + DIAGNOSIS_INTERVAL
+            self._problems = {batch.pk: _problems(batch) for batch in self._batches if not self._is_over(batch)}
 
     def _is_over(self, batch: Batch) -> bool:
-        return batch.pk in self._gone or bool(batch.finished_at and not batch.open_callbacks)
+        return batch.pk in self._deleted or bool(batch.finished_at and not batch.open_callbacks)
+
+    def _text(self, batch: Batch) -> dict[str, str]:
+        text: dict[str, str] = self._snapshots[str(batch.pk)]["text"]
+        return text
 
     def _print_changes(self) -> None:
         for batch in self._batches:
-            text = self._told[str(batch.pk)]["text"]
-            line = GAP.join(filter(None, [titled(batch), text["state"], text["done"], text["percent"]]))
-            line = GAP.join([line, *self._reasons.get(batch.pk, [])])
-            if self._last.get(batch.pk) != line:
-                self._last[batch.pk] = line
-                self.say(f"{stamp(timezone.now())[-8:]}  {line}")
+            text = self._text(batch)
+            words = [titled(batch), text["state"], text["done"], text["percent"], *self._problems.get(batch.pk, [])]
+            line = INDENT.join(filter(None, words))
+            if self._printed.get(batch.pk) != line:
+                self._printed[batch.pk] = line
+                self.write(f"{stamp(timezone.now())[-8:]}{INDENT}{line}")
 
     def _screen(self) -> "AbstractContextManager[Live]":
         console = Console(file=self.stdout, force_terminal=True, highlight=False)  # type: ignore[arg-type]
@@ -109,39 +112,37 @@ class Watch(Verb):
         table = Table.grid(padding=(0, 2))
         notes = []
         for batch in self._batches:
-            text = self._told[str(batch.pk)]["text"]
+            text = self._text(batch)
             name = cut(printable(batch.description) or short(batch), 40)
             failed = Text(f"{text['failed']} failed" if text["failed"] else "", style="red")
-            words = " ".join(filter(None, [text["timing"], text["rate"]]))
-            callbacks = f"{batch.open_callbacks} callbacks to go" if batch.finished_at and batch.open_callbacks else ""
-            table.add_row(
-                Text(name), _bar(batch), text["percent"], text["done"], failed, text["state"], callbacks or words
-            )
-            notes += [Text(f"{name}: {reason}", style="yellow") for reason in self._reasons.get(batch.pk, [])]
+            note = " ".join(filter(None, [text["timing"], text["rate"]]))
+            if batch.finished_at and batch.open_callbacks:
+                note = f"{counted(batch.open_callbacks, 'callback')} left"
+            table.add_row(Text(name), _bar(batch), text["percent"], text["done"], failed, text["state"], note)
+            notes += [Text(f"{name}: {problem}", style="yellow") for problem in self._problems.get(batch.pk, [])]
         return Group(table, *notes)
 
-    def _verdict(self, batch: Batch) -> bool:
-        """Says how it ended; whether it and its callbacks have succeeded."""
-        if batch.pk in self._gone:
+    def _result(self, batch: Batch) -> bool:
+        """Prints how it ended; returns whether it and its callbacks have succeeded."""
+        if batch.pk in self._deleted:
             self.stderr.write(f"{titled(batch)}: it was deleted.")
             return False
         if not self._is_over(batch):
             return False
-        text = self._told[str(batch.pk)]["text"]
-        unlucky = batch.callbacks.filter(round=batch.round).exclude(status=JobStatus.SUCCEEDED).count()
-        also = f"; {number(unlucky)} of its callbacks did not succeed" if unlucky else ""
-        self.say(
-            f"{titled(batch)} {self.paint(text['state'], batch.status)}: {text['summary']}, {text['timing']}{also}"
-        )
-        is_well = batch.status == BatchStatus.SUCCEEDED and not unlucky
-        if not is_well:
-            self.say(f"See: manage.py batches show {short(batch)}")
-        return is_well
+        text = self._text(batch)
+        failed = batch.callbacks.filter(round=batch.round).exclude(status=JobStatus.SUCCEEDED).count()
+        also = f"; {counted(failed, 'callback')} did not succeed" if failed else ""
+        state = self.paint(text["state"], batch.status)
+        self.write(f"{titled(batch)} {state}: {text['summary']}, {text['timing']}{also}")
+        is_ok = batch.status == BatchStatus.SUCCEEDED and not failed
+        if not is_ok:
+            self.write(f"See: manage.py batches show {short(batch)}")
+        return is_ok
 
 
-def _reasons(batch: Batch) -> list[str]:
-    """What keeps it from moving; not what it merely waits for."""
-    return [printable(str(found)) for found in diagnose(batch) if found.level != "info"]
+def _problems(batch: Batch) -> list[str]:
+    """What blocks it, without what it merely waits for."""
+    return [printable(str(finding)) for finding in diagnose(batch) if finding.level != "info"]
 
 
 def _bar(batch: Batch) -> "Text":
@@ -153,7 +154,7 @@ def _bar(batch: Batch) -> "Text":
 
 
 def _lengths(batch: Batch) -> Iterator[tuple[str, int]]:
-    """Columns of each stretch; whatever there is has one at least, as far as there is room."""
+    """Columns of each segment: at least one if it counts any job, as long as there is room."""
     left = BAR
     for segment in segments(batch):
         length = min(left, max(round(segment.width * BAR / WIDTH), 1 if segment.count else 0))

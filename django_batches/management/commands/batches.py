@@ -1,4 +1,4 @@
-"""`manage.py batches <verb>`: parses, and hands over to the verb."""
+"""`manage.py batches <verb>`: parses the arguments and runs the verb."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import translation
 
-from ..batches.acting import Cancel, Pause, Resume, Retry, Seal, Stop
-from ..batches.keeping import Prune, Reconcile
+from ..batches.actions import Cancel, Pause, Resume, Retry, Seal, Stop
+from ..batches.base import Verb
+from ..batches.details import Show
 from ..batches.listing import List
-from ..batches.showing import Show
-from ..batches.telling import Health, Metrics
-from ..batches.verb import Verb
+from ..batches.maintenance import Prune, Reconcile
+from ..batches.reporting import Health, Metrics
 from ..batches.watching import Watch
 
 VERBS: dict[str, type[Verb]] = {
@@ -25,27 +25,27 @@ VERBS: dict[str, type[Verb]] = {
 
 class Command(BaseCommand):
     help = (
-        "Shows batches and acts on them. Exit code 0: done; 1: not found, refused, nothing to do, or what the verb's "
-        "own help says. A batch is named by its id, or by an unambiguous end or beginning of it."
+        "Shows batches and acts on them. Exit code 0: done. 1: not found, refused, nothing to do, or as the help of "
+        "the verb describes. Batches are named by their id, or by an unambiguous end or beginning of it."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
         for name, verb in VERBS.items():
-            described = verbs.add_parser(name, help=verb.help, description=verb.help)
-            verb.add_arguments(described)
-            _add_common(described)
+            subparser = verbs.add_parser(name, help=verb.help, description=verb.help)
+            verb.add_arguments(subparser)
+            _add_common(subparser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         verb = VERBS[options["verb"]](self.stdout, self.stderr, self.style)
-        with translation.override("en"):  # plain English, as all that the commands say
-            is_well = verb.run(**options)
-        if not is_well:
+        with translation.override("en"):  # commands are not translated, but the diagnosis is
+            is_ok = verb.run(**options)
+        if not is_ok:
             sys.exit(1)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    """The options of every command, also after the verb."""
+    """Accepts the options of every command after the verb too."""
     for flag in ("--settings", "--pythonpath"):
         parser.add_argument(flag, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     for flag in ("--traceback", "--no-color", "--force-color", "--skip-checks"):

@@ -1,4 +1,4 @@
-"""What the verbs have in common: a name, arguments, output."""
+"""What the verbs share: name, arguments, output."""
 
 import json
 import shutil
@@ -12,12 +12,14 @@ from django.core.management.color import Style
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
-GAP = "  "
+from ...monitoring.formatting import number
+
+INDENT = "  "
 _COLOURS = {"succeeded": "SUCCESS", "failed": "ERROR", "error": "ERROR", "cancelled": "WARNING", "warning": "WARNING"}
 
 
 class Verb:
-    """One verb of the command. `run` returns whether the exit code is 0, and 1 otherwise."""
+    """A verb of the command. `run` returns True for exit code 0 and False for 1."""
 
     name: ClassVar[str]
     help: ClassVar[str]
@@ -29,25 +31,28 @@ class Verb:
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
-        """Adds the verb's own arguments."""
+        """Adds the arguments of the verb."""
 
     def run(self, **options: Any) -> bool:
         raise NotImplementedError
 
-    def say(self, text: str = "") -> None:
+    def write(self, text: str = "") -> None:
         self.stdout.write(text)
 
-    def say_json(self, data: object) -> None:
-        self.stdout.write(json.dumps(data, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False))
+    def write_title(self, title: str) -> None:
+        self.write(f"\n{self.style.MIGRATE_LABEL(title)}")
+
+    def write_json(self, data: object) -> None:
+        self.write(json.dumps(data, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False))
 
     def paint(self, text: str, word: str) -> str:
-        """The text in the colour of a status or a level, on a terminal that has colours."""
+        """The text in the colour of a status or level, if the terminal has colours."""
         colour = _COLOURS.get(word)
         return getattr(self.style, colour)(text) if colour else text
 
     @property
     def width(self) -> int:
-        """Columns of the terminal; without one lines are never cut."""
+        """Columns of the terminal. Without a terminal, lines are never truncated."""
         return shutil.get_terminal_size().columns if self.stdout.isatty() else 10_000
 
 
@@ -56,11 +61,11 @@ def add_json(parser: ArgumentParser) -> None:
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """The rows as lines of aligned columns, without the empty ones; `right` are the columns of numbers."""
+    """The rows as lines of aligned columns, without empty columns. The columns in `right` are aligned to the right."""
     right = set(right)
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
-        GAP.join(
+        INDENT.join(
             cell.rjust(width) if index in right else cell.ljust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
             if width
@@ -69,8 +74,13 @@ def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[st
     ]
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """ "1 job", "1,200 jobs"."""
+    return f"{number(count)} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 def printable(text: str) -> str:
-    """On one line, and without what a terminal would obey."""
+    """On one line, without control characters."""
     return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
 
 

@@ -1,0 +1,173 @@
+"""`retry`, `cancel`, `pause`, `resume` and `seal` for batches; `stop` for jobs."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
+from redis.exceptions import RedisError
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+
+from ...conf import settings
+from ...exceptions import BatchError
+from ...models import Batch, BatchJob
+from ...transport.client import client
+from .base import Verb, add_json, counted, printable
+from .lookup import BATCH_HELP, add_batches, find, find_all, titled
+
+
+class Action(Verb):
+    """Reports the result of each action; exit code 1 if one of them did nothing."""
+
+    def run(self, **options: Any) -> bool:
+        results = []
+        for name, result in self.results(options):
+            results.append(result)
+            if not options["json"]:
+                (self.stdout if result["done"] else self.stderr).write(f"{name}: {result['text']}")
+        if options["json"]:
+            self.write_json(results)
+        return all(result["done"] for result in results)
+
+    def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Acts on one thing after the other. Yields its name, and `done` (bool) and `text` for JSON."""
+        raise NotImplementedError
+
+
+class BatchAction(Action):
+    """An action on each of several batches."""
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        add_batches(parser)
+        add_json(parser)
+
+    def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for batch in find_all(options["batches"]):
+            result = _attempt(self.act, batch, options)
+            yield titled(batch), {"id": batch.pk, **result, "status": batch.status}
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        """What was done. Raises `BatchError` if nothing was."""
+        raise NotImplementedError
+
+
+class Retry(BatchAction):
+    name = "retry"
+    help = "Retries the failed jobs of batches. A batch that has ended is reopened, and calls its callbacks again."
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("--include-cancelled", action="store_true", help="retry the cancelled jobs too")
+        BatchAction.add_arguments(parser)
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        if count := batch.retry_failed(include_cancelled=options["include_cancelled"]):
+            return f"{counted(count, 'job')} will run again."
+        if batch.cancelled and not options["include_cancelled"]:
+            cancelled = counted(batch.cancelled, "cancelled job")
+            raise BatchError(f"it has no failed jobs; use --include-cancelled to retry {cancelled}.")
+        raise BatchError("it has no failed jobs.")
+
+
+class Cancel(BatchAction):
+    name = "cancel"
+    help = "Cancels batches: waiting jobs end at once, running jobs finish."
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("--reason", default="", help="stored with the batch")
+        BatchAction.add_arguments(parser)
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        if batch.finished_at or batch.cancelled_at:
+            raise BatchError("it has already ended." if batch.finished_at else "it is already being cancelled.")
+        count = batch.cancel(options["reason"])
+        if not batch.cancelled_at:
+            raise BatchError("it has just ended.")
+        left = f"; {counted(batch.pending, 'job')} in RQ will finish first" if batch.pending else ""
+        return f"{counted(count, 'job')} cancelled{left}."
+
+
+class Pause(BatchAction):
+    name = "pause"
+    help = "Pauses batches: no further job starts, running jobs finish."
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        return _result(batch.pause(), "paused.", "it is already paused or has ended.")
+
+
+class Resume(BatchAction):
+    name = "resume"
+    help = "Resumes paused batches."
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        return _result(batch.resume(), "resumed.", "it is not paused.")
+
+
+class Seal(BatchAction):
+    name = "seal"
+    help = "Seals open batches, for example if their creator has died: each ends with the jobs it has."
+
+    def act(self, batch: Batch, options: dict[str, Any]) -> str:
+        return _result(batch.seal(), "sealed.", "it is already sealed or has ended.")
+
+
+class Stop(Action):
+    name = "stop"
+    help = (
+        "Stops running jobs of a batch at once, with RQ's stop-job command. They fail for good, even if attempts are "
+        "left. Exit code 1 if one of them is not running."
+    )
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("batch", help=BATCH_HELP)
+        parser.add_argument("jobs", nargs="+", metavar="job", help="position of a job, or id of a job or callback")
+        add_json(parser)
+
+    def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        batch = find(options["batch"])
+        for name in options["jobs"]:
+            yield f"job {printable(name)}", {"job": name, **_attempt(_stop, batch, name)}
+
+
+def _attempt(act: Callable[..., str], *args: Any) -> dict[str, Any]:
+    try:
+        return {"done": True, "text": act(*args)}
+    except BatchError as error:
+        return {"done": False, "text": str(error)}
+
+
+def _result(is_done: bool, text: str, refusal: str) -> str:
+    if not is_done:
+        raise BatchError(refusal)
+    return text
+
+
+def _stop(batch: Batch, name: str) -> str:
+    """Sends the stop command for a job. Raises `BatchError` if it is not running."""
+    job = _find_job(batch, name)
+    if job is None:
+        raise BatchError("the batch has no such job.")
+    if not job.rq_id:
+        raise BatchError(f"it is not running but {job.status}.")
+    try:
+        send_stop_job_command(client(), job.rq_id, serializer=settings().RQ_SERIALIZER)
+    except (NoSuchJobError, InvalidJobOperation):
+        raise BatchError("no worker has started it, or it has just ended.") from None
+    except (RedisError, OSError) as error:
+        raise BatchError(f"Redis does not answer ({error}).") from error
+    return "the stop command was sent to its worker."
+
+
+def _find_job(batch: Batch, name: str) -> BatchJob | None:
+    if name.isdecimal() and len(name) < 10:
+        return batch.jobs.filter(position=int(name)).first()
+    try:
+        key = UUID(name)
+    except ValueError:
+        return None
+    return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=key).first()
