@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def wait_until(condition, seconds=45.0):
-    """Waits for a condition; its value, or an error that shows it."""
+    """Waits until a condition is true and returns its value; raises an error that names it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -24,7 +24,7 @@ def wait_until(condition, seconds=45.0):
 
 
 class WorkerProcess:
-    """`manage.py batchworker` on the test's database, its log kept."""
+    """`manage.py batchworker` on the database of the test, with its log in a file."""
 
     SHORT_TIMES = ("-m", "tests.short_times")
     """As `command`: leases and intervals of a few seconds."""
@@ -67,7 +67,7 @@ class WorkerProcess:
         return self.process.wait(seconds)
 
     def stop(self):
-        """Ends it whatever it does, its children with it: asks, asks again, kills."""
+        """Ends it and its children: terminates it twice, then kills it."""
         for end in (self.process.terminate, self.process.terminate, self.process.kill):
             if self.process.poll() is not None:
                 return
@@ -79,5 +79,5 @@ class WorkerProcess:
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # it may be reaped between open and read
+    except (FileNotFoundError, ProcessLookupError):  # it may end between open and read
         return False

@@ -16,7 +16,8 @@ from django_batches.models import BatchJob
 from django_batches.transitions import claiming, frontier
 from django_batches.transport.client import client
 from django_batches.transport.outcomes import Kind, Outcome, fingerprint
-from django_batches.worker.executor import Executor, ExecutorSettings
+from django_batches.worker.executor import Executor
+from django_batches.worker.options import Options
 from django_batches.worker.slots import SlotTable
 
 LIMIT = 10_000
@@ -33,8 +34,8 @@ class Road:
         self.slots = SlotTable(4)
         self.executor = self.new_executor()
 
-    def new_executor(self, slot=0, name="executor", queues=(), **options):
-        return Executor(ExecutorSettings(slot, name, queues, self.slots, os.getppid(), **options))
+    def new_executor(self, slot=0, name="executor", queues=()):
+        return Executor(Options(queues=queues), self.slots, slot, name, os.getppid())
 
     def dispatch(self):
         """Claims and pushes what is due."""

@@ -6,9 +6,6 @@ It never changes a status: by the time the outcome is applied, the row may have 
 import logging
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -20,6 +17,7 @@ from ..transport.message import Message
 from ..transport.outcomes import Outcome
 from ..transport.scripts import Scripts, Taken
 from .cleanup import Cleanup
+from .options import Options
 from .processes import resident_memory
 from .rq_jobs import RQJobs
 from .slots import RunningJob, SlotTable
@@ -33,44 +31,26 @@ MARGIN = 5.0
 REPORT = 1.0
 """Seconds between two reports of the working time while the executor is busy."""
 FULL = 0.75
-"""Share of `max_memory` above which an executor is replaced between two jobs."""
+"""Share of `--max-memory-per-child` above which an executor is replaced between two jobs."""
 IDLE_BLOCK = 500
 """Milliseconds that an idle executor waits for a wake-up before it looks for RQ jobs, which send none."""
 _TAINTING = (MemoryError, JobTimeoutException)
 """Exceptions that may have interrupted code at any place, so that the process must be replaced."""
 
 
-@dataclass(frozen=True)
-class ExecutorSettings:
-    """The slot of an executor, its queues and its limits."""
-
-    slot: int
-    name: str
-    queues: Sequence[str]
-    slots: SlotTable
-    supervisor: int
-    """Process id."""
-    max_jobs: int | None = None
-    """Jobs after which this process is replaced."""
-    budget: Semaphore | None = None
-    """Jobs that all executors of the worker may still start."""
-    max_memory: int | None = None
-    """Bytes above which the supervisor kills this process in the middle of a job."""
-
-
 class Executor:
-    """The loop of one executor process."""
+    """The loop of one executor process. `supervisor` is a process id."""
 
-    def __init__(self, settings: ExecutorSettings) -> None:
-        self._settings = settings
-        self._slots, self._slot = settings.slots, settings.slot
+    def __init__(self, options: Options, slots: SlotTable, slot: int, name: str, supervisor: int) -> None:
+        self._options, self._slots, self._slot = options, slots, slot
+        self._name, self._supervisor = name, supervisor
         self._connected_at = float("inf")
         """By Redis' clock."""
         self._redis = client(redis_connect_func=self._connected)
         self._scripts = Scripts(self._redis)
         self._last_wake_up: Any = "0-0"
         self._cleanup = Cleanup()
-        self._rq_jobs = RQJobs(settings.name, settings.slots, settings.slot)
+        self._rq_jobs = RQJobs(name, slots, slot)
         self._jobs_started = 0
         self._taken = Taken("idle")
         self._outcome: Outcome | None = None
@@ -91,56 +71,41 @@ class Executor:
     def step(self) -> str:
         """Takes a job, if there is one, and runs it. Returns "job", "rq", "idle", "suspended" or "exit"."""
         should_exit = self._should_exit()
-        taken = self._turn(take=not should_exit and self._reserve())
+        taken = self._turn(take=not should_exit and self._slots.reserve(self._slot))
         self._taken, self._outcome, kind = taken, None, taken.kind
         if kind == "job":
             begun = time.monotonic()
             self._outcome = self._run(taken, begun)
             self._working_time += time.monotonic() - begun
         elif kind == "rq":
-            self._count()
+            self._start()
             if self._rq_jobs.run(taken):
                 self._clean_up()
         elif kind == "retired" or should_exit:
             kind = "exit"
-        self._give_back()
+        self._slots.give_back(self._slot)
         return kind
 
-    def _reserve(self) -> bool:
-        """Reserves a job of the shared budget for the next turn; False if none is left."""
-        budget = self._settings.budget
-        if budget is None:
-            return True
-        is_reserved = budget.acquire(block=False)
-        self._slots.reserve(self._slot, is_reserved)
-        return is_reserved
-
-    def _count(self) -> None:
+    def _start(self, job: RunningJob | None = None) -> None:
         self._jobs_started += 1
         self._slots.count(self._slot)
-        self._slots.reserve(self._slot, False)
-
-    def _give_back(self) -> None:
-        """Gives the reserved job back if none was started."""
-        if self._settings.budget is not None and self._slots.has_reserved(self._slot):
-            self._slots.reserve(self._slot, False)
-            self._settings.budget.release()
+        self._slots.write(self._slot, job)
 
     def _should_exit(self) -> bool:
-        limit = self._settings.max_jobs
+        limit = self._options.max_jobs_per_child
         is_spent = limit is not None and self._jobs_started >= limit
         return self._is_tainted or is_spent or self._is_too_large() or self._should_stop() or self._is_orphan()
 
     def _is_too_large(self) -> bool:
         """Replaces the process early, so that no job is killed for the memory that earlier jobs have left."""
-        limit = self._settings.max_memory
+        limit = self._options.max_memory_per_child
         return limit is not None and self._jobs_started > 0 and resident_memory(os.getpid()) > FULL * limit
 
     def _should_stop(self) -> bool:
         return self._slots.should_stop(self._slot)
 
     def _is_orphan(self) -> bool:
-        return os.getppid() != self._settings.supervisor
+        return os.getppid() != self._supervisor
 
     def _turn(self, take: bool) -> Taken:
         """Repeats the call to Redis until it succeeds; in an outage, the outcome goes to the database."""
@@ -151,7 +116,7 @@ class Executor:
                 return self._call(take, outcome)
             except (RedisError, OSError) as error:
                 if pause == 0.1:
-                    logger.warning("%s cannot reach Redis (%s); retrying.", self._settings.name, error)
+                    logger.warning("%s cannot reach Redis (%s); retrying.", self._name, error)
                 if self._is_orphan():
                     os._exit(1)
                 if outcome is not None and not is_recorded and pause > 1.0:
@@ -168,14 +133,9 @@ class Executor:
         seconds = self._working_time if is_due else 0.0
         self._called_at = time.monotonic()
         taken = self._scripts.turn(
-            self._settings.name,
-            self._settings.queues,
-            take=take,
-            finished=finished,
-            outcome=outcome,
-            queue=self._taken.queue,
-            seconds=seconds,
-        )
+            self._name, self._options.queues, take=take,
+            finished=finished, queue=self._taken.queue, outcome=outcome, seconds=seconds,
+        )  # fmt: skip
         if seconds:
             self._working_time, self._reported_at = 0.0, time.monotonic()
         return taken
@@ -185,11 +145,10 @@ class Executor:
             message = Message.loads(taken.rq_id, taken.message)
         except (ValueError, RecursionError) as error:
             return unreadable(taken.rq_id, error)
-        if self._must_check_row(taken, message) and (outcome := check_row(message, self._settings.name)):
+        if self._must_check_row(taken, message) and (outcome := check_row(message, self._name)):
             return outcome
-        self._count()
-        self._slots.write(self._slot, RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
-        outcome, raised = perform(message, self._settings.name)
+        self._start(RunningJob(taken.rq_id, taken.queue, begun, message.timeout))
+        outcome, raised = perform(message, self._name)
         if raised is not None and (not isinstance(raised, Exception) or isinstance(raised, _TAINTING)):
             self._is_tainted = True
         self._clean_up()
@@ -200,7 +159,7 @@ class Executor:
             self._cleanup.restore()
         except Exception:
             # The outcome of the job must still be reported.
-            logger.exception("%s cannot clean up after a job; it is replaced.", self._settings.name)
+            logger.exception("%s cannot clean up after a job; it is replaced.", self._name)
             self._is_tainted = True
 
     def _must_check_row(self, taken: Taken, message: Message) -> bool:

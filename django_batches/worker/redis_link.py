@@ -93,10 +93,19 @@ class RedisLink:
     def _register(self) -> None:
         """Registers the executors as RQ workers, for `rq info` and django-rq, and subscribes to commands for them."""
         queues = self._queues or known_queues(self._redis)
+        record: dict[Any, Any] = {
+            "last_heartbeat": stamp(),
+            "queues": ",".join(queues),
+            "hostname": socket.gethostname(),
+            "ip_address": "unknown",
+            "version": VERSION,
+            "python_version": sys.version,
+            "supervisor": os.getpid(),
+        }
         pipeline = self._redis.pipeline(transaction=False)
         for child in self._children.executors():
             key = Keys().worker(child.name)
-            pipeline.hset(key, mapping=_record(child.pid, queues))
+            pipeline.hset(key, mapping=record | {"pid": child.pid})
             pipeline.hsetnx(key, "birth", stamp())
             pipeline.hsetnx(key, "state", "idle")
             pipeline.expire(key, REGISTERED)
@@ -107,16 +116,3 @@ class RedisLink:
             if channel.encode() not in self._pubsub.channels:
                 self._pubsub.subscribe(channel)
         pipeline.execute()
-
-
-def _record(pid: int, queues: Sequence[str]) -> dict[Any, Any]:
-    return {
-        "last_heartbeat": stamp(),
-        "queues": ",".join(queues),
-        "pid": pid,
-        "hostname": socket.gethostname(),
-        "ip_address": "unknown",
-        "version": VERSION,
-        "python_version": sys.version,
-        "supervisor": os.getpid(),
-    }

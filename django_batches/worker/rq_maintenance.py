@@ -63,25 +63,21 @@ def _run(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) -
 def _clean(names: Sequence[str]) -> None:
     redis = client()  # a client of its own: RQ's worker raises its timeouts to minutes
     try:
-        _clean_registries(redis, names)
+        for name in names:
+            worker = Worker([name], connection=redis, serializer=settings().RQ_SERIALIZER)
+            try:
+                worker.clean_registries()
+            except (RedisError, OSError):
+                raise
+            except Exception:
+                # One malformed RQ job must not stop the maintenance of the other queues. Release the lock, or no
+                # worker cleans this queue for a quarter of an hour.
+                logger.exception("RQ's maintenance of queue %s failed; it continues.", name)
+                worker.queues[0].release_maintenance_lock()
+        Worker(names, connection=redis, serializer=settings().RQ_SERIALIZER).clean_group_registries()
+        close_old_connections()
     finally:
         redis.connection_pool.disconnect()
-
-
-def _clean_registries(redis: Redis, names: Sequence[str]) -> None:
-    for name in names:
-        worker = Worker([name], connection=redis, serializer=settings().RQ_SERIALIZER)
-        try:
-            worker.clean_registries()
-        except (RedisError, OSError):
-            raise
-        except Exception:
-            # One malformed RQ job must not stop the maintenance of the other queues. Release the lock, or no worker
-            # cleans this queue for a quarter of an hour.
-            logger.exception("RQ's maintenance of queue %s failed; it continues.", name)
-            worker.queues[0].release_maintenance_lock()
-    Worker(names, connection=redis, serializer=settings().RQ_SERIALIZER).clean_group_registries()
-    close_old_connections()
 
 
 def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:

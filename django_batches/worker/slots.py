@@ -6,6 +6,7 @@ would not do: a processor may show the writes to another one in any order.
 """
 
 import mmap
+import multiprocessing
 import struct
 from dataclasses import dataclass
 from zlib import crc32
@@ -41,11 +42,13 @@ _EMPTY = _record(RunningJob("", "", 0.0, 0.0))
 
 
 class SlotTable:
-    """The running job of each slot, its stop flag, the number of jobs started there, and its reservation."""
+    """The running job of each slot, its stop flag and its share of `--max-jobs`."""
 
-    def __init__(self, slots: int) -> None:
-        self._memory = mmap.mmap(-1, max(1, slots) * _SLOT)
-        for slot in range(slots):
+    def __init__(self, slots: int, max_jobs: int | None = None) -> None:
+        self.all = range(slots)
+        self._memory = mmap.mmap(-1, slots * _SLOT)
+        self._budget = multiprocessing.get_context("fork").Semaphore(max_jobs) if max_jobs else None
+        for slot in self.all:
             self.clear(slot)
 
     def write(self, slot: int, job: RunningJob | None) -> None:
@@ -65,26 +68,34 @@ class SlotTable:
                 return RunningJob(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
 
-    def count(self, slot: int) -> None:
-        """The executor of this slot has started another job."""
-        self._set(slot, _STARTED, self.counted(slot) + 1)
+    def reserve(self, slot: int) -> bool:
+        """Reserves one of `max_jobs` for the executor of this slot. Returns False if none is left."""
+        if self._budget is None:
+            return True
+        is_reserved = self._budget.acquire(block=False)
+        self._set(slot, _RESERVED, is_reserved)
+        return is_reserved
 
-    def counted(self, slot: int) -> int:
+    def count(self, slot: int) -> None:
+        """The executor of this slot has started a job."""
+        self._set(slot, _STARTED, self.started(slot) + 1)
+        self._set(slot, _RESERVED, 0)
+
+    def give_back(self, slot: int) -> None:
+        """Frees the reservation of this slot if no job was started."""
+        if self._budget is not None and self._get(slot, _RESERVED):
+            self._set(slot, _RESERVED, 0)
+            self._budget.release()
+
+    def started(self, slot: int) -> int:
         """How many jobs were started in this slot, by its former executors too."""
         return self._get(slot, _STARTED)
-
-    def reserve(self, slot: int, is_reserved: bool) -> None:
-        """Whether the executor of this slot has taken a job from the shared budget and not started it yet."""
-        self._set(slot, _RESERVED, is_reserved)
-
-    def has_reserved(self, slot: int) -> bool:
-        return bool(self._get(slot, _RESERVED))
 
     def clear(self, slot: int) -> None:
         """Prepares a slot for its next child; the supervisor calls it when the last one has ended."""
         self._memory[slot * _SLOT : slot * _SLOT + _RECORD] = _EMPTY
         self._set(slot, _STOP, 0)
-        self.reserve(slot, False)
+        self._set(slot, _RESERVED, 0)
 
     def stop(self, slot: int) -> None:
         """Makes the child of this slot leave after its current work."""

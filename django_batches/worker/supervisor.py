@@ -6,15 +6,11 @@ a child at once and runs no code in a signal handler.
 
 import gc
 import logging
-import multiprocessing
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 from ..coordinator.loop import Coordinator
@@ -23,7 +19,8 @@ from ..transport.outcomes import Kind
 from . import rq_jobs, rq_maintenance
 from .burst import Burst
 from .children import COORDINATOR, FIRST_EXECUTOR, MAINTENANCE, Child, Children, KillReason
-from .executor import Executor, ExecutorSettings
+from .executor import Executor
+from .options import Options
 from .processes import describe_exit, fork, resident_memory, warn_about_threads
 from .redis_link import PATIENCE, RedisLink
 from .shutdown import LEAVE_SIGNALS, SIGNALS, Shutdown, wait_for_signal
@@ -38,36 +35,17 @@ SHORT_LIFE = 1.0
 """Seconds to wait before a child that died within this time is replaced."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The options of `manage.py batchworker`."""
-
-    queues: Sequence[str] = ()
-    workers: int = 1
-    burst: bool = False
-    max_jobs: int | None = None
-    max_jobs_per_child: int | None = None
-    name: str = ""
-    grace: float | None = None
-    """Seconds that running jobs have after SIGTERM; None for as long as they take."""
-    max_memory_per_child: int | None = None
-    """Bytes."""
-
-
 class Supervisor:
     """Runs until it is told to leave and all its children have ended."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._name = f"{plan.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._name = f"{options.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
         self._executors_started = 0
-        self._slots = SlotTable(FIRST_EXECUTOR + plan.workers)
-        self._budget: Semaphore | None = (
-            multiprocessing.get_context("fork").Semaphore(plan.max_jobs) if plan.max_jobs else None
-        )
+        self._slots = SlotTable(FIRST_EXECUTOR + options.workers, options.max_jobs)
         self._children = Children(self._slots)
-        self._redis = RedisLink(plan.queues, self._children)
-        self._shutdown = Shutdown(plan.grace)
+        self._redis = RedisLink(options.queues, self._children)
+        self._shutdown = Shutdown(options.grace)
         self._has_interrupted = False
         self._not_before: dict[int, float] = {}
         """Earliest start of the next child of a slot."""
@@ -79,8 +57,8 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        queues = ", ".join(self._plan.queues) or "all queues"
-        logger.info("%s starts %d executors on %s.", self._name, self._plan.workers, queues)
+        queues = ", ".join(self._options.queues) or "all queues"
+        logger.info("%s starts %d executors on %s.", self._name, self._options.workers, queues)
         try:
             while not self._has_left():
                 self._turn()
@@ -113,51 +91,42 @@ class Supervisor:
 
     def _start_children(self) -> None:
         now = time.monotonic()
-        for slot in range(FIRST_EXECUTOR + self._plan.workers):
-            is_wanted = slot != MAINTENANCE or self._plan.workers
+        for slot in self._slots.all:
+            is_wanted = slot != MAINTENANCE or self._options.workers
             if is_wanted and slot not in self._children and now > self._not_before.get(slot, 0.0):
                 try:
                     self._start_child(slot)
                 except OSError as error:  # no memory, or no process left; the running children must not end
                     logger.error("%s cannot start a process (%s); retrying.", self._name, error)
-                    self._not_before = dict.fromkeys(range(FIRST_EXECUTOR + self._plan.workers), now + SHORT_LIFE)
+                    self._not_before = dict.fromkeys(self._slots.all, now + SHORT_LIFE)
                     return
 
     def _start_child(self, slot: int) -> None:
-        if slot == COORDINATOR:
-            role, work = "coordinator", self._coordinate
-        elif slot == MAINTENANCE:
-            role, work = "maintenance", self._maintain
-        else:
+        role = {COORDINATOR: "coordinator", MAINTENANCE: "maintenance"}.get(slot)
+        if role is None:
             self._executors_started += 1
-            role, work = str(self._executors_started), self._execute
             self._redis.renew_soon()
-        name, supervisor = f"{self._name}.{role}", os.getpid()
+        name, supervisor = f"{self._name}.{role or self._executors_started}", os.getpid()
         self._slots.clear(slot)
-        self._children[slot] = Child(fork(lambda: work(slot, name, supervisor), name), slot, name)
+        self._children[slot] = Child(fork(lambda: self._work(slot, name, supervisor), name), slot, name)
 
-    def _coordinate(self, slot: int, name: str, supervisor: int) -> None:
-        burst = Burst(self._plan.queues) if self._plan.burst else None
+    def _work(self, slot: int, name: str, supervisor: int) -> None:
+        """Runs in the child."""
+        options, slots = self._options, self._slots
+        if slot == COORDINATOR:
+            burst = Burst(options.queues) if options.burst else None
+            Coordinator(name, lambda: slots.should_stop(slot) or (burst is not None and self._is_over(burst))).run()
+        elif slot == MAINTENANCE:
+            rq_maintenance.run(options.queues, lambda: slots.should_stop(slot))
+        else:
+            Executor(options, slots, slot, name, supervisor).run()
 
-        def should_stop() -> bool:
-            return self._slots.should_stop(slot) or (burst is not None and not self._is_busy() and burst.is_over())
-
-        Coordinator(name, should_stop).run()
-
-    def _is_busy(self) -> bool:
-        """Whether a job runs: at its end, an RQ job may enqueue its dependents, or itself."""
-        return any(self._slots.read(FIRST_EXECUTOR + index) for index in range(self._plan.workers))
-
-    def _maintain(self, slot: int, name: str, supervisor: int) -> None:
-        rq_maintenance.run(self._plan.queues, lambda: self._slots.should_stop(slot))
-
-    def _execute(self, slot: int, name: str, supervisor: int) -> None:
-        plan = self._plan
-        limits = plan.max_jobs_per_child, self._budget, plan.max_memory_per_child
-        Executor(ExecutorSettings(slot, name, plan.queues, self._slots, supervisor, *limits)).run()
+    def _is_over(self, burst: Burst) -> bool:
+        """Not while a job runs: at its end, an RQ job may enqueue its dependents, or itself."""
+        return not any(self._slots.read(slot) for slot in self._slots.all) and burst.is_over()
 
     def _child_ended(self, child: Child, code: int) -> None:
-        if child.slot == COORDINATOR and self._plan.burst and code == 0 and not self._shutdown.has_begun:
+        if child.slot == COORDINATOR and self._options.burst and code == 0 and not self._shutdown.has_begun:
             logger.info("%s has no work left and exits.", self._name)
             self._shutdown.begin()
         if code and child.kill_reason is None:
@@ -171,8 +140,7 @@ class Supervisor:
             self._executor_ended(child, code)
 
     def _executor_ended(self, child: Child, code: int) -> None:
-        if self._budget and self._slots.has_reserved(child.slot):
-            self._budget.release()  # or the worker starts one job less than --max-jobs, and waits for it forever
+        self._slots.give_back(child.slot)  # or the worker starts one job less than --max-jobs, and waits for it forever
         if child.kill_reason is None and code:
             child.kill_reason = KillReason(Kind.KILLED, f"its process died: {describe_exit(code)}")
         elif child.kill_reason is None:
@@ -182,7 +150,7 @@ class Supervisor:
         self._redis.to_reap.append(child)
 
     def _enforce_limits(self) -> None:
-        limit = self._plan.max_memory_per_child
+        limit = self._options.max_memory_per_child
         for child, job in self._children.running_jobs():
             if time.monotonic() > job.started + job.timeout + OVERRUN:
                 error = f"the job ran for more than its timeout of {job.timeout:.0f} s and had to be killed."
@@ -218,9 +186,9 @@ class Supervisor:
         self._shutdown.request()
 
     def _leave_after_max_jobs(self) -> None:
-        if self._plan.max_jobs and not self._shutdown.has_begun:
-            started = sum(self._slots.counted(FIRST_EXECUTOR + index) for index in range(self._plan.workers))
-            if started >= self._plan.max_jobs:
+        if self._options.max_jobs and not self._shutdown.has_begun:
+            started = sum(self._slots.started(slot) for slot in self._slots.all)
+            if started >= self._options.max_jobs:
                 logger.info("%s has started %d jobs and exits.", self._name, started)
                 self._shutdown.begin()
 

@@ -24,7 +24,8 @@ from django_batches.models import Lease as LeaseRow
 from django_batches.transitions import applying, frontier, job_updates, repairing
 from django_batches.transport.client import Keys
 from django_batches.transport.outcomes import Kind
-from django_batches.worker.executor import Executor, ExecutorSettings
+from django_batches.worker.executor import Executor
+from django_batches.worker.options import Options
 from django_batches.worker.slots import SlotTable
 
 from .. import tasks
@@ -453,7 +454,7 @@ class TestLoop:
         assert len(looks) == 4
 
     def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
-        executor = Executor(ExecutorSettings(0, "executor", (), SlotTable(1), os.getppid()))
+        executor = Executor(Options(), SlotTable(1), 0, "executor", os.getppid())
         batch = fill()
         coordinator.turn()
         assert [executor.step(), executor.step()] == ["job", "idle"]
@@ -466,7 +467,7 @@ class TestLoop:
 
     def test_how_fast_jobs_are_handed_back_says_nothing_of_how_fast_they_run(self, coordinator, redis):
         """Without it the queue would be given far more than a second of work after a cancel."""
-        executor = Executor(ExecutorSettings(0, "executor", (), SlotTable(1), os.getppid()))
+        executor = Executor(Options(), SlotTable(1), 0, "executor", os.getppid())
         cancelled = fill(4)
         coordinator.turn()
         cancelled.cancel()

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import time
-from multiprocessing import Semaphore
 
 import pytest
 from django.db import OperationalError, connection
@@ -21,10 +20,11 @@ from django_batches.models import BatchJob
 from django_batches.transitions import applying, children, repairing
 from django_batches.transport.outcomes import Kind
 from django_batches.worker.children import COORDINATOR, FIRST_EXECUTOR, MAINTENANCE, Child
-from django_batches.worker.executor import Executor, ExecutorSettings
+from django_batches.worker.options import Options
 from django_batches.worker.processes import describe_exit, fork
 from django_batches.worker.redis_link import PATIENCE
-from django_batches.worker.supervisor import Plan, Supervisor
+from django_batches.worker.slots import SlotTable
+from django_batches.worker.supervisor import Supervisor
 
 from .. import tasks
 from ..road import claim, outcome_of
@@ -352,8 +352,8 @@ def test_two_projects_on_one_redis_leave_each_others_jobs_alone(road, redis):
 
 
 def test_a_job_that_is_not_started_takes_nothing_of_the_budget_of_all_executors(road, redis, keys):
-    budget = Semaphore(2)
-    executor = road.new_executor(1, "limited", budget=budget)
+    road.slots = SlotTable(4, max_jobs=2)
+    executor, budget = road.new_executor(1, "limited"), road.slots._budget
     batch = Batch.open().__enter__()
     batch.map(tasks.ok, range(3))
     batch.seal()
@@ -363,20 +363,19 @@ def test_a_job_that_is_not_started_takes_nothing_of_the_budget_of_all_executors(
     redis.hset(b"rq:job:" + second, "batches_pushed_at", 0)  # so long ago that the row is asked
     BatchJob.objects.filter(position=1).update(dispatch=7)
     assert [executor.step() for _ in range(3)] == ["job"] * 3
-    assert road.slots.counted(1) == 1 and budget.get_value() == 1
-    assert executor.step() == "idle" and budget.get_value() == 1 and not road.slots.has_reserved(1)
+    assert road.slots.started(1) == 1 and budget.get_value() == 1
+    assert executor.step() == "idle" and budget.get_value() == 1
 
 
 @pytest.mark.parametrize("is_in_its_job", [False, True])
 def test_an_executor_that_dies_before_its_job_gives_back_what_it_had_of_the_budget(redis, is_in_its_job):
-    supervisor = Supervisor(Plan(workers=1, max_jobs=3))
-    budget, slot = supervisor._budget, FIRST_EXECUTOR
-    dying = Executor(ExecutorSettings(slot, "dying", (), supervisor._slots, os.getppid(), budget=budget))
-    assert dying._reserve()
+    supervisor = Supervisor(Options(workers=1, max_jobs=3))
+    slots, slot = supervisor._slots, FIRST_EXECUTOR
+    assert slots.reserve(slot)
     if is_in_its_job:
-        dying._count()
+        slots.count(slot)
     supervisor._child_ended(Child(0, slot, "dying"), -signal.SIGKILL)
-    assert budget.get_value() == (2 if is_in_its_job else 3)
+    assert slots._budget.get_value() == (2 if is_in_its_job else 3)
 
 
 def test_a_run_after_one_that_told_the_database_of_its_success_is_not_started(road, ledger):
@@ -571,7 +570,7 @@ def test_a_connection_that_is_lost_after_the_function_fails_no_job_that_returns_
 
 
 def test_maintenance_and_coordinator_that_hang_are_killed_after_an_interruption(redis):
-    supervisor = Supervisor(Plan())
+    supervisor = Supervisor(Options())
     hanging = [fork(lambda: time.sleep(60), "hanging") for _ in (COORDINATOR, MAINTENANCE)]
     for slot, pid in zip((COORDINATOR, MAINTENANCE), hanging, strict=True):
         supervisor._children[slot] = Child(pid, slot, "hanging")

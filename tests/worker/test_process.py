@@ -1,4 +1,4 @@
-"""`manage.py batchworker` as a real process with real children: started, killed, frozen, asked to leave."""
+"""`manage.py batchworker` as a real process with real children: started, killed, frozen and stopped."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from ..processes import WorkerProcess, is_alive, wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MEMORY = 256
-"""MB, some times what an executor of the tests takes without a job."""
+"""MB, several times what an executor uses without a job."""
 
 
 def fill(func, count=1, *args, **options):
@@ -59,7 +59,7 @@ def test_a_batch_runs_from_the_first_enqueue_to_the_callback(start_worker, ledge
     assert sorted(map(int, ledger.lines[:-1])) == list(range(200))
 
 
-def test_it_works_the_named_queues_only(start_worker, redis):
+def test_a_worker_works_only_the_named_queues(start_worker, redis):
     start_worker("images", "mail", "--workers", 1)
     mail, other = fill(tasks.ok, queue="mail"), fill(tasks.ok, queue="other")
     wait_for_end(mail)
@@ -69,7 +69,7 @@ def test_it_works_the_named_queues_only(start_worker, redis):
     assert [queue.name for queue in worker.queues] == ["images", "mail"]
 
 
-def test_sigterm_finishes_the_job_at_hand_and_leaves_with_the_stream_empty(start_worker, ledger, redis, keys):
+def test_sigterm_finishes_the_running_job_and_applies_its_outcome(start_worker, ledger, redis, keys):
     worker = start_worker("--workers", 1)
     batch = fill(tasks.begin_and_end, 1, ledger.path, 1.0)
     wait_for_run(ledger)
@@ -82,7 +82,7 @@ def test_sigterm_finishes_the_job_at_hand_and_leaves_with_the_stream_empty(start
     assert "finishes its running jobs" in worker.log
 
 
-def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_worker, ledger):
+def test_a_second_sigterm_interrupts_the_job_and_it_runs_again(start_worker, ledger):
     first = start_worker("--workers", 1)
     batch = fill(tasks.begin_and_end, 1, ledger.path, 30.0)
     wait_for_run(ledger)
@@ -96,7 +96,7 @@ def test_a_second_sigterm_interrupts_and_the_job_runs_again_elsewhere(start_work
     wait_for_run(ledger, count=2)
 
 
-def test_the_grace_period_interrupts(start_worker, ledger):
+def test_the_end_of_the_grace_period_interrupts_the_job(start_worker, ledger):
     worker = start_worker("--workers", 1, "--grace", 0.5)
     batch = fill(tasks.begin_and_end, 1, ledger.path, 30.0)
     wait_for_run(ledger)
@@ -105,12 +105,12 @@ def test_the_grace_period_interrupts(start_worker, ledger):
     assert batch.jobs.get().losses == 1
 
 
-def test_a_supervisor_that_is_stopped_and_continued_works_on(start_worker):
+def test_a_supervisor_keeps_working_after_sigstop_and_sigcont(start_worker):
     worker = start_worker("--workers", 1)
     wait_for_end(fill(tasks.ok))
     for _ in range(3):
         worker.signal(signal.SIGSTOP)
-        time.sleep(0.3)  # longer than the wait for a signal that is under way
+        time.sleep(0.3)  # longer than the supervisor waits for a signal
         worker.signal(signal.SIGCONT)
         wait_for_end(fill(tasks.ok))
     assert worker.process.poll() is None and "received" not in worker.log
@@ -118,12 +118,12 @@ def test_a_supervisor_that_is_stopped_and_continued_works_on(start_worker):
     assert worker.wait() == 0
 
 
-def test_a_killed_executor_is_noticed_at_once_and_replaced(start_worker, ledger):
+def test_a_killed_executor_is_replaced_at_once(start_worker, ledger):
     worker = start_worker("--workers", 1)
     batch = fill(tasks.write_pid_and_sleep, 1, ledger.path, max_attempts=2)
     wait_until(lambda: ledger.lines)
     os.kill(int(ledger.lines[0]), signal.SIGKILL)
-    wait_until(lambda: len(ledger.lines) == 2)  # the lease goes on for 45 s
+    wait_until(lambda: len(ledger.lines) == 2)  # its lease lasts 45 s
     os.kill(int(ledger.lines[1]), signal.SIGKILL)
     wait_for_end(batch)
     job = batch.jobs.get()
@@ -135,13 +135,13 @@ def test_a_killed_executor_is_noticed_at_once_and_replaced(start_worker, ledger)
 
 
 @pytest.mark.parametrize("func", [tasks.segfault, tasks.hard_exit], ids=["segfault", "os._exit"])
-def test_however_a_process_dies_its_job_is_counted(start_worker, func):
+def test_a_job_whose_process_dies_is_counted(start_worker, func):
     start_worker("--workers", 1)
     batch = wait_for_end(fill(func))
     assert batch.failed == 1 and "WorkerKilled" in batch.jobs.get().error
 
 
-def test_a_killed_supervisor_leaves_no_orphan(start_worker, ledger):
+def test_the_children_of_a_killed_supervisor_die(start_worker, ledger):
     worker = start_worker("--workers", 2)
     fill(tasks.write_pid_and_sleep, 2, ledger.path)
     wait_until(lambda: len(ledger.lines) == 2)
@@ -160,7 +160,7 @@ def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monk
     lost.process.kill()
     lost.wait()
     start_worker("--workers", 1, command=WorkerProcess.SHORT_TIMES)
-    # As when the leases of 45 s have run out.
+    # As if the leases of 45 s had expired.
     for key in redis.keys("rq:execution:*"):
         redis.delete(key)
     Lease.objects.update(expires_at=batch.created_at)
@@ -169,7 +169,7 @@ def test_a_job_of_a_lost_host_runs_again(start_worker, ledger, redis, keys, monk
 
 
 @pytest.mark.slow
-def test_a_job_that_swallows_its_timeout_is_killed(start_worker, monkeypatch):
+def test_a_job_that_ignores_its_timeout_is_killed(start_worker, monkeypatch):
     start_worker("--workers", 1)
     batch = wait_for_end(fill(tasks.swallow_timeout, timeout=1), 40)
     assert "had to be killed" in batch.jobs.get().error
@@ -177,7 +177,7 @@ def test_a_job_that_swallows_its_timeout_is_killed(start_worker, monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["RQ", "position", "id"])
-def test_stop_job_stops_that_job_for_good(start_worker, ledger, redis, by):
+def test_a_stopped_job_fails_for_good(start_worker, ledger, redis, by):
     start_worker("--workers", 1)
     batch = fill(tasks.begin_and_end, 1, ledger.path, 60.0, max_attempts=5)
     wait_for_run(ledger)
@@ -206,7 +206,7 @@ def test_suspend_and_resume(start_worker, redis):
     wait_for_end(batch)
 
 
-def test_rq_sees_its_workers(start_worker, ledger, redis):
+def test_executors_are_registered_as_rq_workers(start_worker, ledger, redis):
     start_worker("--workers", 2, "--name", "shop")
     fill(tasks.begin_and_end, 1, ledger.path, 60.0)
     wait_for_run(ledger)
@@ -217,7 +217,7 @@ def test_rq_sees_its_workers(start_worker, ledger, redis):
     assert Worker.count(queue=Queue("default", connection=redis)) == 2
 
 
-def test_the_shutdown_command_of_rq(start_worker, redis):
+def test_rqs_shutdown_command_stops_the_worker(start_worker, redis):
     worker = start_worker("--workers", 1)
     (found,) = wait_until(lambda: executors(redis))
     wait_until(lambda: redis.pubsub_numsub(f"rq:pubsub:{found.name}")[0][1])
@@ -225,7 +225,7 @@ def test_the_shutdown_command_of_rq(start_worker, redis):
     assert worker.wait() == 0
 
 
-def test_burst_leaves_when_nothing_is_left(start_worker, ledger):
+def test_a_burst_exits_when_no_work_is_left(start_worker, ledger):
     with Batch.open(max_attempts=2) as batch:
         batch.on_finish(tasks.told, ledger.path)
         batch.enqueue(tasks.grow, ledger.path, 20)
@@ -236,7 +236,7 @@ def test_burst_leaves_when_nothing_is_left(start_worker, ledger):
     assert start_worker("--burst").wait() == 0
 
 
-def test_max_jobs_leaves_after_so_many(start_worker):
+def test_max_jobs_stops_the_worker_after_so_many_jobs(start_worker):
     batch = fill(tasks.ok, 10)
     worker = start_worker("--workers", 2, "--max-jobs", 4)
     assert worker.wait() == 0
@@ -245,18 +245,18 @@ def test_max_jobs_leaves_after_so_many(start_worker):
     assert repairing.drift(batch.pk) == {}
 
 
-@pytest.mark.parametrize("is_asked", [False, True])
-def test_a_worker_that_is_spent_gives_its_last_job_all_the_time_it_takes(start_worker, ledger, is_asked):
-    worker = start_worker("--workers", 1, "--max-jobs", 1, *([] if is_asked else ["--grace", 0.5]))
+@pytest.mark.parametrize("is_requested", [False, True])
+def test_after_max_jobs_the_last_job_has_unlimited_time(start_worker, ledger, is_requested):
+    worker = start_worker("--workers", 1, "--max-jobs", 1, *([] if is_requested else ["--grace", 0.5]))
     fill(tasks.begin_and_end, 1, ledger.path, 2.0)
     wait_until(lambda: "started 1 jobs and exits" in worker.log)
-    if is_asked:
-        worker.signal(signal.SIGTERM)  # the first: nobody has lost patience
+    if is_requested:
+        worker.signal(signal.SIGTERM)  # the first one; only a second one interrupts
     assert worker.wait() == 0
     assert ledger.lines == ["begin", "end"]
 
 
-def test_a_burst_runs_what_depends_on_an_ordinary_job(start_worker, redis, ledger):
+def test_a_burst_runs_the_dependents_of_an_rq_job(start_worker, redis, ledger):
     queue = Queue("default", connection=redis)
     first = queue.enqueue("tests.tasks.begin_and_end", ledger.path, 2.0)
     then = queue.enqueue("tests.tasks.append", ledger.path, "then", depends_on=first)
@@ -270,7 +270,7 @@ def test_max_jobs_per_child_replaces_the_process(start_worker):
     assert len(set(batch.results())) == 4
 
 
-def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start_worker):
+def test_a_job_above_the_memory_limit_is_killed_and_fails_at_the_third_loss(start_worker):
     worker = start_worker("--workers", 1, "--max-memory-per-child", MEMORY)
     batch = wait_for_end(fill(tasks.hoard, 1, 2 * MEMORY, 30.0, max_attempts=10))
     job = batch.jobs.get()
@@ -280,20 +280,20 @@ def test_a_job_above_the_memory_limit_is_killed_and_fails_as_a_poison_pill(start
     wait_for_end(fill(tasks.ok))
 
 
-def test_an_executor_that_has_grown_is_replaced_between_two_jobs(start_worker):
+def test_a_large_executor_is_replaced_between_two_jobs(start_worker):
     worker = start_worker("--workers", 1, "--max-memory-per-child", 512)
     with Batch.open() as batch:
-        for _ in range(4):  # two are above three quarters of the limit, three above all of it, and none is killed
+        for _ in range(4):  # two exceed three quarters of the limit, three all of it; none is killed
             batch.enqueue(tasks.hoard, 195, keep=True)
     wait_for_end(batch)
     assert batch.status == "succeeded" and 1 < len(set(batch.results())) <= 4
     assert "killed" not in worker.log
 
 
-def test_a_memory_limit_that_no_executor_can_keep_is_refused(start_worker):
+def test_a_memory_limit_that_is_too_low_is_refused(start_worker):
     worker = start_worker("--workers", 1, "--max-memory-per-child", 1)
     assert worker.wait() == 1
-    assert "--max-memory-per-child 1 is too little: this project takes" in worker.log
+    assert "--max-memory-per-child 1 is too low: this project uses" in worker.log
 
 
 def test_a_timeout_replaces_the_process(start_worker):
@@ -312,7 +312,7 @@ def test_a_killed_coordinator_is_replaced(start_worker, redis):
     assert ".coordinator died" in worker.log and "it is replaced" in worker.log
 
 
-def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worker, ledger, gate):
+def test_a_coordinator_that_is_killed_during_the_shutdown_is_not_replaced(start_worker, ledger, gate):
     worker = start_worker("--workers", 1)
     fill(tasks.begin_and_end_at, 1, ledger.path, gate.path)
     wait_for_run(ledger)
@@ -327,11 +327,11 @@ def test_a_coordinator_that_is_killed_while_the_worker_leaves_is_not(start_worke
 
 
 def is_coordinator(worker, pid):
-    """The first child that was forked."""
+    """It is forked first."""
     return pid == min(worker.children())
 
 
-def test_two_workers_one_keeps_the_books_and_the_other_takes_over(start_worker):
+def test_the_standby_coordinator_takes_over(start_worker):
     first, second = start_worker("--workers", 1), start_worker("--workers", 1)
     wait_for_end(fill(tasks.ok, 50))
     holder = Lease.objects.get().holder
@@ -342,7 +342,7 @@ def test_two_workers_one_keeps_the_books_and_the_other_takes_over(start_worker):
     assert f".{staying.pid}." in Lease.objects.get().holder
 
 
-def test_ordinary_rq_jobs_run_with_rqs_scheduler_and_retries(start_worker, redis, ledger):
+def test_rq_jobs_run_with_rqs_scheduler_and_retries(start_worker, redis, ledger):
     start_worker("--workers", 1)
     queue = Queue("default", connection=redis)
     plain = queue.enqueue("tests.tasks.append", ledger.path, "plain")
@@ -355,7 +355,7 @@ def test_ordinary_rq_jobs_run_with_rqs_scheduler_and_retries(start_worker, redis
     assert sorted(ledger.lines) == ["later", "plain"]
 
 
-def test_an_ordinary_rq_job_is_stopped_by_stop_job(start_worker, redis, ledger):
+def test_stop_job_stops_an_rq_job(start_worker, redis, ledger):
     start_worker("--workers", 1)
     wait_until(lambda: executors(redis))
     job = Queue("default", connection=redis).enqueue("tests.tasks.begin_and_end", ledger.path, 60)
@@ -366,8 +366,8 @@ def test_an_ordinary_rq_job_is_stopped_by_stop_job(start_worker, redis, ledger):
     wait_for_end(fill(tasks.ok))
 
 
-def test_an_ordinary_rq_job_may_be_stopped_twice(start_worker, redis, ledger, gate):
-    """The second comes while its callback runs: RQ would kill the group of its horse, which is gone."""
+def test_an_rq_job_may_be_stopped_twice(start_worker, redis, ledger, gate):
+    """The second command arrives during its callback: RQ would kill the process group of its horse, which has ended."""
     worker = start_worker("--workers", 1)
     wait_until(lambda: executors(redis))
     (name,) = [executor.name for executor in executors(redis)]
@@ -389,7 +389,7 @@ def test_an_ordinary_rq_job_may_be_stopped_twice(start_worker, redis, ledger, ga
 
 
 @pytest.mark.slow
-def test_redis_wiped_in_the_middle_every_job_ends_and_is_counted_once(start_worker, redis, ledger):
+def test_after_redis_is_wiped_every_job_ends_and_is_counted_once(start_worker, redis, ledger):
     start_worker("--workers", 2, command=WorkerProcess.SHORT_TIMES)
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path + ".told")
@@ -398,14 +398,14 @@ def test_redis_wiped_in_the_middle_every_job_ends_and_is_counted_once(start_work
     redis.flushall()
     wait_for_end(batch, 90)
     assert (batch.status, batch.succeeded) == ("succeeded", 300)
-    with open(ledger.path + ".told") as told:
-        assert told.read().splitlines() == [":succeeded:300/300"]
+    with open(ledger.path + ".told") as calls:
+        assert calls.read().splitlines() == [":succeeded:300/300"]
     assert set(map(int, ledger.lines)) == set(range(300))
     assert batch.callbacks.count() == 1
 
 
 @pytest.mark.postgresql  # SQLite has one writer at a time
-def test_a_job_that_holds_its_batch_delays_no_other(start_worker, ledger, gate):
+def test_a_job_that_locks_its_batch_delays_no_other_batch(start_worker, ledger, gate):
     start_worker("--workers", 2)
     slow = fill(tasks.hold_batch, 1, ledger.path, gate.path)
     wait_for_run(ledger, "holding")
@@ -417,7 +417,7 @@ def test_a_job_that_holds_its_batch_delays_no_other(start_worker, ledger, gate):
 
 
 @pytest.mark.parametrize("verb", ["cancel", "pause"])
-def test_nothing_starts_after_cancel_or_pause_that_was_not_running_already(start_worker, ledger, verb):
+def test_no_job_starts_after_cancel_or_pause(start_worker, ledger, verb):
     start_worker("--workers", 2)
     with Batch.open() as batch:
         for item in range(300):
@@ -427,7 +427,7 @@ def test_nothing_starts_after_cancel_or_pause_that_was_not_running_already(start
     begun = {line for line in ledger.lines if line.startswith("begin")}
     wait_until(lambda: not Batch.objects.get(pk=batch.pk).in_flight)
     after = {line for line in ledger.lines if line.startswith("begin")} - begun
-    assert len(after) <= 2  # taken before the verb, and not yet at their first line
+    assert len(after) <= 2  # taken before the verb, but not at their first line yet
     batch.refresh_from_db()
     assert repairing.drift(batch.pk) == {}
     assert batch.succeeded == len(begun | after) < 300
@@ -440,7 +440,7 @@ def test_nothing_starts_after_cancel_or_pause_that_was_not_running_already(start
         assert (batch.status, batch.cancelled) == ("cancelled", 300 - batch.succeeded)
 
 
-def test_a_child_shares_no_database_connection_with_its_parent():
+def test_a_child_has_a_database_connection_of_its_own():
     connection.ensure_connection()
     reader, writer = os.pipe()
 
@@ -456,7 +456,7 @@ def test_a_child_shares_no_database_connection_with_its_parent():
 
 
 @pytest.mark.postgresql
-def test_terminated_backends_lose_nothing(start_worker, ledger):
+def test_terminated_database_connections_lose_no_job(start_worker, ledger):
     worker = start_worker("--workers", 2)
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path + ".told")
@@ -475,7 +475,7 @@ def test_terminated_backends_lose_nothing(start_worker, ledger):
 
 
 @pytest.mark.postgresql
-def test_a_job_after_a_restart_of_the_database_gets_a_new_connection(start_worker):
+def test_a_job_gets_a_new_connection_after_a_restart_of_the_database(start_worker):
     start_worker("--workers", 1)
     assert wait_for_end(fill(tasks.observe)).succeeded == 1
     with connection.cursor() as cursor:
@@ -486,10 +486,10 @@ def test_a_job_after_a_restart_of_the_database_gets_a_new_connection(start_worke
     assert wait_for_end(fill(tasks.observe)).succeeded == 1
 
 
-def test_max_jobs_waits_for_its_jobs(start_worker):
+def test_max_jobs_counts_only_jobs_that_have_started(start_worker):
     worker = start_worker("--workers", 4, "--max-jobs", 1)
     wait_until(lambda: "is the active coordinator" in worker.log)
-    time.sleep(1.5)  # a time in which idle executors must not leave
+    time.sleep(1.5)  # long enough for idle executors to exit wrongly
     assert worker.process.poll() is None
     batch = fill(tasks.ok, 3)
     assert worker.wait() == 0
@@ -503,19 +503,19 @@ def test_a_program_that_a_job_starts_can_be_terminated(start_worker):
     assert batch.jobs.get().result == -signal.SIGTERM
 
 
-def test_a_queue_of_a_hundred_wide_characters(start_worker):
+def test_a_queue_name_of_a_hundred_wide_characters(start_worker):
     start_worker("--workers", 1)
     wait_for_end(fill(tasks.ok, queue="€" * 100))
 
 
-def test_the_shutdown_command_to_each_of_two_workers_interrupts_nothing(start_worker, redis, ledger):
+def test_a_shutdown_command_to_each_executor_interrupts_no_job(start_worker, redis, ledger):
     worker = start_worker("--workers", 2)
     batch = fill(tasks.begin_and_end, 2, ledger.path, 1.5)
     wait_for_run(ledger, count=2)
     found = wait_until(lambda: len(executors(redis)) == 2 and executors(redis))
     names = [executor.name for executor in found]
     wait_until(lambda: all(redis.pubsub_numsub(f"rq:pubsub:{name}")[0][1] for name in names))
-    redis.publish(f"rq:pubsub:{names[0]}", "no command")
+    redis.publish(f"rq:pubsub:{names[0]}", "not a command")
     for name in names:
         send_shutdown_command(redis, name)
     assert worker.wait() == 0
@@ -523,7 +523,7 @@ def test_the_shutdown_command_to_each_of_two_workers_interrupts_nothing(start_wo
     wait_for_end(batch, 0.1)
 
 
-def test_refused_options(start_worker):
+def test_invalid_options_are_refused(start_worker):
     for options, words in [
         (["--workers", -1], "--workers must be 0 or more"),
         (["--max-jobs", 0], "--max-jobs must be 1 or more"),
@@ -535,7 +535,7 @@ def test_refused_options(start_worker):
 
 
 @pytest.mark.parametrize("place", ["inside the block", "after the seal"])
-def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(start_worker, ledger, place):
+def test_the_child_batch_of_a_killed_attempt_is_cancelled(start_worker, ledger, place):
     with Batch.open(max_attempts=2) as batch:
         batch.on_finish(tasks.told, ledger.path, "finish")
         batch.enqueue(tasks.killed_with_a_child, ledger.path, place)
@@ -547,11 +547,11 @@ def test_an_attempt_killed_with_a_child_leaves_no_orphan_and_nobody_waiting(star
     assert (orphan.status, orphan.is_awaited, child.parent.batch_id) == ("cancelled", False, batch.pk)
     assert Batch.objects.get(pk=child.pk).status == "succeeded"
     assert len(batch.jobs.get().result) == 20
-    # What the orphan had in its queues when its opener died may have run; the rest did not.
+    # Jobs of the orphan that were queued when its parent died may have run; the others did not.
     assert ledger.count("run") == 2 and orphan.succeeded + orphan.cancelled == 20
 
 
-def test_a_worker_leaves_while_the_others_are_busy(start_worker, tmp_path):
+def test_a_worker_can_shut_down_while_others_are_busy(start_worker, tmp_path):
     leaving = start_worker("--workers", 1)
     wait_until(lambda: "is the active coordinator" in leaving.log)
     other = WorkerProcess(tmp_path / "other.log", "--workers", 2)

@@ -1,4 +1,4 @@
-"""The memory in which the supervisor sees what its executors run."""
+"""The memory that the supervisor and its children share."""
 
 import multiprocessing
 import time
@@ -9,35 +9,35 @@ JOBS = [None, *(RunningJob(f"batch-{name * 32}-1", name * 9, 1000.0 * at, at) fo
 READS = 100_000
 
 
-def test_a_board_shows_what_was_written():
-    board = SlotTable(2)
-    assert [board.read(0), board.read(1)] == [None, None]
+def test_a_slot_returns_what_was_written():
+    slots = SlotTable(2)
+    assert [slots.read(0), slots.read(1)] == [None, None]
     for job in JOBS:
-        board.write(1, job)
-        assert [board.read(0), board.read(1)] == [None, job]
-    board.stop(1)
-    board.count(1), board.count(1)
-    assert (board.should_stop(0), board.should_stop(1), board.counted(0), board.counted(1)) == (False, True, 0, 2)
-    board.clear(1)
-    assert (board.read(1), board.should_stop(1), board.counted(1)) == (None, False, 2)
+        slots.write(1, job)
+        assert [slots.read(0), slots.read(1)] == [None, job]
+    slots.stop(1)
+    slots.count(1), slots.count(1)
+    assert (slots.should_stop(0), slots.should_stop(1), slots.started(0), slots.started(1)) == (False, True, 0, 2)
+    slots.clear(1)
+    assert (slots.read(1), slots.should_stop(1), slots.started(1)) == (None, False, 2)
 
 
-def test_nobody_reads_half_of_one_job_and_half_of_the_next():
-    """The supervisor kills what has run for too long: the timeout of one job and the start of none looked like that."""
-    board = SlotTable(1)
+def test_a_reader_never_sees_a_mixture_of_two_jobs():
+    """The timeout of one job with the start of an empty record looks overdue, and the supervisor would kill it."""
+    slots = SlotTable(1)
 
-    def write_for_ever():
+    def write_forever():
         while True:
             for job in JOBS:
-                board.write(0, job)
+                slots.write(0, job)
 
-    writer = multiprocessing.get_context("fork").Process(target=write_for_ever, daemon=True)
+    writer = multiprocessing.get_context("fork").Process(target=write_forever, daemon=True)
     writer.start()
     try:
         seen, deadline = set(), time.monotonic() + 60
-        # On a busy machine the writer gets its turn now and then only.
+        # On a busy machine the writer runs only now and then.
         while not seen.issuperset(JOBS) and time.monotonic() < deadline:
-            seen |= {board.read(0) for _ in range(READS)}
+            seen |= {slots.read(0) for _ in range(READS)}
     finally:
         writer.kill()
         writer.join()
