@@ -113,3 +113,9 @@ def test_only_the_transitions_write_rows():
     ]
     allowed = ("creating.create(", "super().delete(", "deleting.delete(", ".delete()", "cancelling.", "hashlib")
     assert [line for line in found if not any(words in line for words in allowed)] == []
+
+
+def test_the_root_stays_small_and_no_file_exceeds_300_lines():
+    assert len(list(ROOT.glob("*.py"))) <= 12
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()}
+    assert {name: lines for name, lines in sizes.items() if lines > 300} == {}
