@@ -1,12 +1,12 @@
-"""The corners of what is supported: the lowest versions of everything, and the newest Python and Django there are.
+"""Runs the tests with the lowest and the newest supported versions of everything.
 
     make test-all                   every session, on SQLite and PostgreSQL
-    .venv/bin/nox -s newest         one of them
+    .venv/bin/nox -s newest         one session
     .venv/bin/nox -s newest -- -m "not slow"    with other options for pytest
     DATABASES=sqlite .venv/bin/nox -s oldest    on one database only
 
-A session takes the newest Python of this machine that it can have: from the PATH, a folder of pyenv, or from beside a
-folder of the PATH (versions/3.11.7/bin, versions/3.13.0/bin).
+A session uses the newest suitable Python on this machine: on the PATH, in a pyenv folder, or in a sibling of a
+folder on the PATH (versions/3.11.7/bin, versions/3.13.0/bin).
 """
 
 import functools
@@ -20,18 +20,18 @@ import nox
 ROOT = Path(__file__).parent
 PYTHONS = ["3.14", "3.13", "3.12", "3.11"]
 SERVERS = [sys.executable, "-m", "example_project.servers"]
-"""By the Python of nox: there are no wheels with a Redis for the newest ones."""
+"""Run by the Python of nox, because the newest Pythons have no wheel with a Redis server."""
 RUNTIME = ["--extra", "cli", "--extra", "demo", "--extra", "prometheus", "--extra", "tasks"]
 PARALLEL = ["-n", "4", "--dist", "worksteal"]
 
 nox.options.default_venv_backend = "uv"
-# uv brings certificates of its own, and behind a proxy those of the machine count.
+# uv bundles certificates, but behind a proxy those of the machine are needed.
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
 
 
 @functools.cache
 def python(*versions: str) -> str:
-    """The first of these versions that this machine has, as a path; else the first one's name, which nox misses."""
+    """Return the path of the first version on this machine, else the first version, which nox reports as missing."""
     beside = [Path(folder).parent.parent for folder in os.environ["PATH"].split(os.pathsep)]
     folders = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions", *beside}
     for version in versions:
@@ -43,7 +43,7 @@ def python(*versions: str) -> str:
 
 
 def path_of(program: str, version: str) -> str | None:
-    """Where it lies, if it runs: a shim of pyenv is on the PATH and runs nothing where its version is not chosen."""
+    """Return the path of a program if it runs. A pyenv shim on the PATH fails if its version is not selected."""
     code = "import sys; print(sys.executable, sys.version_info[:2], sys.implementation.name, sep='|')"
     try:
         said = subprocess.run([program, "-c", code], capture_output=True, text=True, timeout=30).stdout.strip()
@@ -58,7 +58,7 @@ OLDEST = python("3.11")
 
 @nox.session(python=OLDEST)
 def oldest(session: nox.Session) -> None:
-    """Python 3.11, Django 5.2.0 and the lowest versions of every dependency that pyproject.toml names."""
+    """Python 3.11, Django 5.2.0 and the lowest version of every dependency in pyproject.toml."""
     lowest = Path(session.create_tmp()).resolve() / "lowest.txt"
     options = ["--quiet", "--resolution", "lowest-direct", "--no-header", "--no-annotate", "--output-file", str(lowest)]
     session.run("uv", "pip", "compile", *options, *RUNTIME, "pyproject.toml", external=True)
@@ -68,14 +68,14 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(python=python("3.12", "3.13"))
 def between(session: nox.Session) -> None:
-    """Django 6.0, and the newest versions of the rest."""
+    """Django 6.0, and the newest version of everything else."""
     install(session, "django~=6.0.0")
     test(session)
 
 
 @nox.session(python=python(*PYTHONS))
 def newest(session: nox.Session) -> None:
-    """The newest Python, the newest Django it can run, and the newest versions of the rest."""
+    """The newest Python, the newest Django for it, and the newest version of everything else."""
     if session.python == OLDEST:
         session.skip("this machine has no Python 3.12 or newer, so Django 6 was NOT tested")
     install(session, "--upgrade")
