@@ -1,7 +1,7 @@
-"""Due rows to RQ: how many, from which queue, and onto it.
+"""Dispatches due jobs: how many, from which queue, and the push to Redis.
 
-A queue holds less than a second of work, so that a new batch starts within a second behind a huge one, and Redis stays
-small whatever the size of a batch.
+A queue contains less than a second of work, so that a new batch starts within a second behind a huge one, and Redis
+stays small whatever the size of a batch.
 """
 
 import time
@@ -21,44 +21,45 @@ from ..transport.scripts import Pushed, Scripts
 from .lease import Lease, LeaseLost
 
 FLOOR = 4
-"""Jobs per worker that a queue holds at least."""
+"""Jobs per worker that a queue gets at least."""
 SECONDS_OF_WORK = 0.8
-"""That a queue holds. A new batch waits until half of it is left, and then behind that half."""
+"""The target length of a queue. A new batch waits until half of it is left, and then behind that half."""
 HORIZON = 1.0
-"""Seconds for which it counts how fast a queue was."""
+"""Seconds over which the rate of a queue is measured."""
 RECOUNT = 0.5
-"""Seconds between two counts of the jobs in a queue that are not ours."""
+"""Seconds between two counts of the other jobs in a queue."""
 FAR = 1_000
-"""How far such a count looks from both ends of a queue."""
+"""Jobs that such a count reads from each end of a queue."""
 SHORTEST = 0.005
-"""Seconds below which a rate would be a guess."""
+"""Seconds: a rate over less is a guess."""
 MAX_CLAIM = 1_000
 LARGEST = 32 << 20
 """Characters of messages in one push."""
 CALLBACKS = 200
+"""Callbacks in one claim."""
 
 
 @dataclass
 class Flow:
-    """How fast a queue is worked off."""
+    """The length of a queue and how fast workers take its jobs."""
 
     length: int = 0
     since: float = 0.0
-    """The moment of `length`: the last change of it, or the last look at an empty queue."""
+    """Time of the last change of `length`, or of the last look if it is 0."""
     taken: deque[tuple[float, float, int]] = field(default_factory=deque)
-    """How many were taken: (until, in how many seconds, count)."""
+    """Jobs that were taken within the horizon: (end, seconds, count)."""
     others: int = 0
-    """Of `length` those that are not ours: ordinary RQ jobs, and jobs of other projects."""
+    """Jobs in the queue that are not of our batches: RQ jobs, and jobs of other projects."""
     counted_at: float = -RECOUNT
     frontier: Frontier = field(default_factory=Frontier)
 
     def look(self, length: int, now: float) -> None:
-        """Notes how many were taken since the last look or push."""
+        """Measures how many jobs were taken since the last look or push."""
         while self.taken and self.taken[0][0] < now - HORIZON:
             self.taken.popleft()
         count, seconds = self.length - length, now - self.since
         if not length and self.taken:
-            # It has run dry, nobody knows when: maybe long ago, where nothing was due meanwhile.
+            # It became empty at an unknown time, maybe long ago, if nothing was due meanwhile.
             seconds = min(seconds, count * self._seconds() / self._count())
         if count > 0 and seconds < HORIZON:
             self.taken.append((now, seconds, count))
@@ -67,16 +68,15 @@ class Flow:
         self.length = length
 
     def pushed(self, count: int, now: float) -> None:
-        """Notes that jobs were added."""
         self.length, self.since = self.length + count, now
 
     def forget(self) -> None:
-        """As at first; the next look notes nothing but the length."""
+        """Forgets the rate; the next look only sets the length."""
         self.taken.clear()
         self.length = 0
 
     def rate(self, workers: int) -> float:
-        """Jobs that are ended per second while there are any; those that the workers have just taken only begin."""
+        """Jobs that end per second; those that the workers have just taken have only started."""
         return max(0, self._count() - workers) / max(self._seconds(), SHORTEST)
 
     def _seconds(self) -> float:
@@ -86,9 +86,9 @@ class Flow:
         return sum(count for _, _, count in self.taken)
 
     def room(self, workers: int) -> int:
-        """How many jobs to add; 0 while it is more than half full, so that claims are few and large."""
+        """How many jobs to add: 0 while the queue is more than half full, so that claims are few and large."""
         target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * self.rate(workers)))
-        # Ours alone: a queue that is never empty of ordinary jobs would never get one of a batch.
+        # Only ours: otherwise a queue that always has RQ jobs would never get a batch job.
         own = max(0, self.length - self.others)
         if own * 2 > min(target, claiming.WINDOW):
             return 0
@@ -96,7 +96,7 @@ class Flow:
 
 
 class Dispatcher:
-    """Claims and pushes."""
+    """Claims due rows and pushes their jobs."""
 
     def __init__(self, redis: Redis, lease: Lease) -> None:
         self._redis = redis
@@ -105,7 +105,7 @@ class Dispatcher:
         self._flows: dict[str, Flow] = {}
 
     def dispatch_callbacks(self) -> int:
-        """All due callbacks, to the front of their queues."""
+        """Dispatches all due callbacks; returns how many."""
         total = 0
         while claimed := claiming.claim_callbacks(CALLBACKS, self._lease):
             self.push_callbacks(claimed)
@@ -115,31 +115,31 @@ class Dispatcher:
         return total
 
     def push_callbacks(self, claimed: list[Claimed]) -> None:
-        """To the front of their queues."""
+        """Pushes callbacks to the front of their queues."""
         for queue in dict.fromkeys(job.queue for job in claimed):
             self._push(queue, [job for job in claimed if job.queue == queue], front=True)
 
     def dispatch_jobs(self) -> int:
-        """As many jobs as the queues have room for, of those that are known to wait; see `look_everywhere`."""
+        """Dispatches as many of the jobs known to wait as the queues have room for; returns how many."""
         queues = [queue for queue, flow in self._flows.items() if not flow.frontier.is_reached]
         if not queues:
             return 0
         return sum(self._fill(queue, room) for queue, room in self._rooms(queues).items() if room)
 
     def look_everywhere(self) -> None:
-        """The next dispatch looks at all queues from the start."""
+        """Makes the next dispatch scan all queues from their start."""
         for flow in self._flows.values():
             flow.frontier.is_reached = True
         for queue in frontier.queues():
             self._flow(queue).frontier.restart()
 
     def forget_rates(self) -> None:
-        """Jobs were handed back without being run: how fast that went says nothing of how fast jobs are run."""
+        """For jobs that were returned without running: that is faster than workers run jobs."""
         for flow in self._flows.values():
             flow.forget()
 
     def include(self, places: Iterable[Place]) -> None:
-        """Jobs wait from these places on."""
+        """Notes that jobs wait from these places on."""
         for batch_id, position, queue in places:
             for name in list(self._flows) if queue is None else [queue]:
                 self._flow(name).frontier.include(batch_id, position)
@@ -156,9 +156,8 @@ class Dispatcher:
         found = pipeline.execute()
         now = time.monotonic()
         rooms = {}
-        for index, queue in enumerate(queues):
+        for queue, length, workers in zip(queues, found[::2], found[1::2], strict=True):
             flow = self._flow(queue)
-            length, workers = found[2 * index], found[2 * index + 1]
             flow.look(length, now)
             if now > flow.counted_at + RECOUNT and (flow.others or not flow.room(workers)):
                 flow.others, flow.counted_at = self._others_in(queue, length), now
@@ -166,7 +165,7 @@ class Dispatcher:
         return rooms
 
     def _others_in(self, queue: str, length: int) -> int:
-        """How many of the jobs in a queue are not ours; in the middle of a long one all of them, by this count."""
+        """How many jobs in a queue are not ours. Counts all in the middle of a long queue, which it does not read."""
         key, prefix = self._scripts.keys.queue(queue), self._scripts.keys.rq_ids.encode()
         ids = cast("list[bytes]", self._redis.lrange(key, 0, FAR - 1))
         if length > FAR:
@@ -178,9 +177,9 @@ class Dispatcher:
         try:
             claimed = claiming.claim_jobs(queue, room, self._lease, flow.frontier)
         except IntegrityError:
-            # A CHECK refuses counters that differ from their rows: no batch of the queue would move any more.
-            asked = flow.frontier.look(queue)
-            repaired = [key for key in asked if repairing.repair_counters(key, skip_locked=True)]
+            # A CHECK refuses counters that differ from their rows, and would block all batches of the queue.
+            batches = flow.frontier.look(queue)
+            repaired = [key for key in batches if repairing.repair_counters(key, skip_locked=True)]
             if not repaired:
                 raise
             return 0
@@ -206,7 +205,7 @@ class Dispatcher:
 
 
 def _parts(jobs: list[Pushed]) -> list[list[Pushed]]:
-    """So many at a time that Redis takes them: it ends a connection that sends it a gigabyte at once."""
+    """Splits a push by size: Redis closes a connection that sends a gigabyte at once."""
     parts: list[list[Pushed]] = []
     size = LARGEST
     for job in jobs:

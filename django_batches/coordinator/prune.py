@@ -1,4 +1,4 @@
-"""The timer of prune: what is older than the setting RETENTION goes, little by little."""
+"""Deletes batches that are older than the setting RETENTION, in small steps."""
 
 import time
 from datetime import timedelta
@@ -10,17 +10,17 @@ from .lease import database_time
 
 PAGE = 500
 BUDGET = 0.02
-"""Seconds of one turn, after which nothing further is begun: outcomes wait meanwhile."""
+"""Seconds per turn, after which no further step starts: outcomes wait meanwhile."""
 
 
 class Pruner:
-    """Walks over the old batches of each status, in the order in which they ended."""
+    """Walks over the old batches of each status, in the order of their end."""
 
     def __init__(self) -> None:
         self._after: dict[str, Ended] = {}
 
     def turn(self) -> bool:
-        """One short transaction, or a few very short ones; False once it is through."""
+        """Prunes in one short transaction, or a few very short ones. Returns False once nothing is left."""
         deadline = time.monotonic() + BUDGET
         for status, age in settings().RETENTION.items():
             if age is not None and self._walk(status, age, deadline):
@@ -29,7 +29,7 @@ class Pruner:
         return False
 
     def _walk(self, status: str, age: timedelta, deadline: float) -> bool:
-        """Goes on over the batches of one status; False where none is left."""
+        """Returns False if no batch of this status is left."""
         before = database_time() - age
         while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
             for group in pruning.groups(pruning.deletable(page)):

@@ -1,7 +1,7 @@
-"""Jobs without a trace in Redis, and since when: handed from one coordinator to the next.
+"""Jobs that are absent from Redis, and since when: each coordinator hands them over to the next.
 
-Two looks must find no trace before a job counts as lost. Where coordinators come and go faster than that, each would
-begin anew, and nothing lost would ever come back.
+A job is lost if two looks do not find it. If coordinators changed faster than that and each started anew, a lost job
+would never run again.
 """
 
 import time
@@ -14,38 +14,38 @@ from ..transport.client import Keys
 
 TTL = 3_600
 SERVER = "server"
-"""The field with the run id of the Redis server; the others are ids of jobs."""
+"""The field with the run id of the Redis server; the other fields are RQ ids."""
 
 
 class Suspects:
-    """Kept by the process, and in Redis for whoever keeps the books after it."""
+    """In this process, and in Redis for the next coordinator."""
 
     def __init__(self) -> None:
         self.since: dict[str, float] = {}
-        """By the monotonic clock."""
+        """By RQ id; monotonic time."""
 
     def take_over(self, redis: Redis) -> None:
-        """Those of the coordinator before, instead of what this process has known in a time before that.
+        """Replaces this process's suspects, which may be old, by those of the previous coordinator.
 
-        Not where the server was started since: one that was rolled back has old ones, of jobs that may run now.
+        Not if the server has restarted: a restored one has old suspects, which may run now.
         """
         kept: Any = redis.hgetall(Keys().suspects)
         found = {rq_id.decode(errors="replace"): since for rq_id, since in kept.items()}
-        if found.pop(SERVER, b"").decode(errors="replace") != _server(redis):
+        if found.pop(SERVER, b"").decode(errors="replace") != _run_id(redis):
             return
         offset = time.monotonic() - _now(redis)
         self.since = {}
         for rq_id, since in found.items():
-            with suppress(ValueError):  # anybody may write there
+            with suppress(ValueError):  # others may write to this key
                 self.since[rq_id] = float(since) + offset
 
     def hand_over(self, redis: Redis) -> None:
-        """Leaves them for the next coordinator."""
+        """Writes them to Redis."""
         key, offset = Keys().suspects, _now(redis) - time.monotonic()
-        found: dict[Any, Any] = {rq_id: f"{since + offset:.3f}" for rq_id, since in self.since.items()}
+        fields: dict[Any, Any] = {rq_id: f"{since + offset:.3f}" for rq_id, since in self.since.items()}
         pipeline = redis.pipeline()
         pipeline.delete(key)
-        pipeline.hset(key, mapping=found | {SERVER: _server(redis)})
+        pipeline.hset(key, mapping=fields | {SERVER: _run_id(redis)})
         pipeline.expire(key, TTL)
         pipeline.execute()
 
@@ -55,6 +55,6 @@ def _now(redis: Redis) -> float:
     return float(seconds) + float(microseconds) / 1e6
 
 
-def _server(redis: Redis) -> str:
+def _run_id(redis: Redis) -> str:
     server: Any = redis.info("server")
     return str(server["run_id"])

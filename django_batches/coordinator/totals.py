@@ -1,6 +1,6 @@
-"""What the coordinators have counted, in Redis: numbers that only grow, for the metrics.
+"""Counters for the metrics, in Redis. They only grow, until Redis is emptied.
 
-They begin again at 0 where Redis is emptied; what was counted within the last second before a crash is missing.
+A crash loses the counts of the last second.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ TTL = 30 * 86_400
 
 
 def add(redis: Redis, counts: Counter[str]) -> None:
-    """Adds the counts to the hash and forgets them."""
+    """Adds the counts to the hash and clears them."""
     if not any(counts.values()):
         return
     key = Keys().totals
@@ -29,6 +29,5 @@ def add(redis: Redis, counts: Counter[str]) -> None:
 
 
 def read(redis: Redis) -> dict[str, int]:
-    """The counts since Redis was emptied last."""
     found: Any = redis.hgetall(Keys().totals)
     return {name.decode(): int(count) for name, count in found.items()}

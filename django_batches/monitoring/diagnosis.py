@@ -17,7 +17,7 @@ from ..conf import settings
 from ..coordinator import lease
 from ..states import JobStatus
 from ..transitions import frontier
-from ..transport.probe import ProbeCache, ProbeResult, ask
+from ..transport.probe import ProbeCache, ProbeResult, probe_workers
 from .blocked_children import AwaitedBatches, named
 from .finding import GRACE, Finding
 from .formatting import duration, moment, number
@@ -44,7 +44,7 @@ def diagnose(batch: "Batch") -> list[Finding]:
     tree = [batch, *awaited.batches]
     due = due_queues(tree)
     needs = due | busy_queues(tree)
-    probe = ask(sorted({queue for _batch, queue in needs}))
+    probe = probe_workers(sorted({queue for _batch, queue in needs}))
     blocking = [*infrastructure(probe, now), *_missing_workers(batch, awaited, needs, probe, now)]
     findings = [*blocking, *_stopped(batch, now), *awaited.blocked(now), *_waiting(batch, now), *awaited.waiting_for()]
     is_due = any(key == batch.pk for key, _queue in due) and not batch.in_flight

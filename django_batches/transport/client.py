@@ -1,6 +1,6 @@
-"""The Redis side: the client, through django-redis, and the names of the keys.
+"""The Redis clients, the names of the keys, and wake-ups of the coordinator.
 
-The rows are the truth. A poke only makes the coordinator look sooner than its poll of every second would.
+The rows are the truth; Redis only transports. A wake-up makes the coordinator act before its next poll.
 """
 
 import json
@@ -23,21 +23,38 @@ from ..conf import SETTING, settings
 logger = logging.getLogger("django_batches")
 
 WAKE_TIMEOUT = 0.1
-"""Seconds for each of connecting and answering: what a web request may lose at most while Redis is away, times two."""
+"""Seconds for each of connecting and answering: a web request loses at most twice that while Redis is away."""
 MAX_WAKE_UPS = 1_000
-"""That are kept: each tells of other jobs, and a turn of the coordinator may take longer than many creators."""
+"""Wake-ups that are kept. Each names other jobs, and many may be sent during one turn of the coordinator."""
 WAKE_PAUSE = 10.0
-"""Seconds without further pokes after one that failed."""
+"""Seconds without wake-ups after one that failed."""
 ANYTHING, JOBS, RECONCILE_NOW = b"wake_coordinator", b"jobs", b"reconcile"
-"""What a poke asks for: all that may be due, jobs to start (of one batch, on these queues), a comparison of the books
-with Redis."""
-
+"""What a wake-up requests: to check all that may be due, to dispatch these jobs, to compare the rows with Redis."""
 
 _BATCH_JOB = re.compile(r"batch-[A-Za-z0-9]+-[0-9a-f]{32}-\d+")
 
 
 class Keys:
-    """The names of our keys, and of those keys of RQ that we touch."""
+    """The names of our keys, and of RQ's keys that we use. Ours begin with `batches:<namespace>:`.
+
+    * `outcomes`, stream: one entry per run. From executors, plain RQ workers and the reap script to the coordinator,
+      which deletes what it has applied.
+    * `wake_ups`, stream: what may be due. From `wake_coordinator` to the coordinator.
+    * `wake`, stream: something was pushed. From the push script to idle executors.
+    * `idle`, stream: an executor found no further job. From the turn script to the coordinator, which then stops
+      waiting for more outcomes.
+    * `on_hold`, set: cancelled and paused batches. `wake_coordinator` adds to it and the coordinator corrects it; the
+      turn script and plain RQ workers do not start their jobs.
+    * `fence`, string: the newest lease token. From the active coordinator to the push script, which refuses older ones.
+    * `pushed`, string: the id of the last push. The push script skips a call that redis-py repeats.
+    * `slot:<worker>`, string: the RQ id of the job that an executor runs. For the turn, renew and reap scripts.
+    * `turn`, string: counts calls of the turn script, so that it starts with another queue each time.
+    * `suspects`, hash: RQ ids that are absent from Redis, and since when. From one coordinator to the next.
+    * `totals`, hash: counts of outcomes and repairs. From the coordinator to the metrics.
+
+    In RQ's hash of a job, the push script adds the fields `batches` (the message), `batches_owner` (the batch, and 1
+    for a callback or 0) and `batches_pushed_at`.
+    """
 
     RQ = RQ_KEY_PREFIX
 
@@ -45,23 +62,15 @@ class Keys:
         self.namespace = namespace or settings().NAMESPACE
         self.own = f"batches:{self.namespace}"
         self.rq_ids = f"batch-{self.namespace}-"
-        """With which the ids of our jobs in RQ begin."""
+        """The prefix of our RQ ids."""
         self.outcomes = f"{self.own}:outcomes"
-        """Stream of what became of each run; read by the coordinator alone."""
         self.wake_ups = f"{self.own}:wake_ups"
-        """Stream that wakes the coordinator."""
         self.wake = f"{self.own}:wake"
-        """Stream that wakes idle executors."""
         self.idle = f"{self.own}:idle"
-        """Stream that tells the coordinator that an executor has told its outcome and found no other job."""
         self.fence = f"{self.own}:fence"
-        """The newest token of a coordinator that has written here."""
         self.on_hold = f"{self.own}:on_hold"
-        """Set of the cancelled and paused batches, whose jobs must not be started."""
         self.suspects = f"{self.own}:suspects"
-        """Hash of the jobs that had no trace in Redis at the last look, and since when."""
         self.totals = f"{self.own}:totals"
-        """Hash of what the coordinators have counted, for the metrics."""
 
     def rq_id(self, job_id: UUID, dispatch: int) -> str:
         return f"{self.rq_ids}{job_id.hex}-{dispatch}"
@@ -71,11 +80,11 @@ class Keys:
         return UUID(key), int(dispatch)
 
     def is_own(self, rq_id: str) -> bool:
-        """Whether it is a batch job of this project."""
+        """Whether it is the id of a batch job of this project."""
         return bool(_BATCH_JOB.fullmatch(rq_id)) and rq_id.startswith(self.rq_ids)
 
     def is_foreign(self, rq_id: str) -> bool:
-        """Whether it is a batch job of another project on this Redis."""
+        """Whether it is the id of a batch job of another project on this Redis."""
         return bool(_BATCH_JOB.fullmatch(rq_id)) and not rq_id.startswith(self.rq_ids)
 
     def job(self, rq_id: str) -> str:
@@ -101,36 +110,36 @@ class Keys:
 
 
 def known_queues(redis: Redis) -> list[str]:
-    """The names of all queues that RQ knows, and `default`, in order."""
+    """The sorted names of all queues that RQ knows, and `default`."""
     prefix = len(f"{Keys.RQ}:queue:")
     known: Any = redis.smembers(f"{Keys.RQ}:queues")
     return sorted({"default", *(key.decode()[prefix:] for key in known)})
 
 
 def client(**options: Any) -> Redis:
-    """A client of its own on the configured server, for a process that lives long.
+    """A new client for the configured server, for long-lived processes. Raises `ImproperlyConfigured`.
 
-    Not the pool of the cache: that one has the timeouts and retries of a cache. `options` go to each connection.
+    It does not share the cache's pool, which has the timeouts and retries of a cache. `options` are for connections.
     """
     alias = settings().CACHE
     try:
         pool = get_redis_connection(alias, write=True).connection_pool
     except NotImplementedError as error:
         raise ImproperlyConfigured(
-            f'CACHES["{alias}"] is no django-redis cache with one server (ShardClient spreads its keys over several); '
-            f'{SETTING}["CACHE"] names the alias of one.'
+            f'CACHES["{alias}"] is not a django-redis cache with one server (ShardClient distributes its keys over '
+            f'several). Set {SETTING}["CACHE"] to the alias of one.'
         ) from error
     except ValueError as error:
         raise ImproperlyConfigured(
-            f'CACHES["{alias}"]["LOCATION"] is no address of a Redis ({error}). '
-            'Write "redis://localhost:6379/1", for instance.'
+            f'CACHES["{alias}"]["LOCATION"] is not the address of a Redis server ({error}). '
+            'An example: "redis://localhost:6379/1".'
         ) from error
     defaults = {
         "socket_connect_timeout": 5.0,
         "socket_timeout": 10.0,
         "retry": Retry(ExponentialBackoff(base=0.05, cap=0.5), 3),
     }
-    # The cache's own code may ask for text; ours and RQ's read bytes.
+    # The cache may return text; our code and RQ's read bytes.
     kwargs = {**pool.connection_kwargs, **defaults, **options, "decode_responses": False}
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
@@ -144,23 +153,8 @@ def quick_client(timeout: float, **options: Any) -> Redis:
     return client(**timeouts | options)
 
 
-def request_reconcile(redis: Redis) -> None:
-    """Makes the coordinator compare its books with Redis now; raises `RedisError` where Redis is away."""
-    _add(redis, RECONCILE_NOW)
-
-
-def _add(redis: Redis, what: bytes, text: str = "") -> None:
-    pokes = Keys().wake_ups
-    redis.xadd(pokes, {what: text}, maxlen=MAX_WAKE_UPS)
-    redis.expire(pokes, 86_400)
-
-
-_wake_client: Redis | None = None
-_silent_until = 0.0
-
-
 class Added(NamedTuple):
-    """Jobs that were added to a batch: the text of a poke."""
+    """Jobs that were added to a batch, in a wake-up."""
 
     batch_id: UUID
     position: int
@@ -172,18 +166,33 @@ class Added(NamedTuple):
 
     @classmethod
     def loads(cls, text: bytes) -> "Added":
-        """Raises `ValueError` where it is no such text."""
+        """Raises `ValueError` if another version wrote the text."""
         found = json.loads(text)
         if not isinstance(found, list) or [type(part) for part in found] != [str, int, list]:
-            raise ValueError("it is not the list that a creator writes")
+            raise ValueError("it is not a list as `dumps` writes it")
         return cls(UUID(found[0]), found[1], [str(queue) for queue in found[2]])
 
 
-def wake_coordinator(*held: UUID, added: Added | None = None) -> None:
-    """Tells the coordinator that there is something to do; silent and quick also where Redis is away.
+def request_reconcile(redis: Redis) -> None:
+    """Makes the coordinator compare rows and Redis now. Raises `RedisError` if Redis is away."""
+    _add_wake_up(redis, RECONCILE_NOW)
 
-    `held` are batches that were cancelled or paused: from this moment their jobs are not started any more. `added` is
-    all that there is to do, where it is given.
+
+def _add_wake_up(redis: Redis, name: bytes, text: str = "") -> None:
+    key = Keys().wake_ups
+    redis.xadd(key, {name: text}, maxlen=MAX_WAKE_UPS)
+    redis.expire(key, 86_400)
+
+
+_wake_client: Redis | None = None
+_silent_until = 0.0
+
+
+def wake_coordinator(*on_hold: UUID, added: Added | None = None) -> None:
+    """Wakes the coordinator. Quick and silent even while Redis is away.
+
+    `on_hold` are batches that were cancelled or paused: from now on their jobs are not started. `added` are jobs to
+    dispatch; without it, the coordinator checks all that may be due.
     """
     global _wake_client, _silent_until
     if time.monotonic() < _silent_until:
@@ -191,12 +200,11 @@ def wake_coordinator(*held: UUID, added: Added | None = None) -> None:
     try:
         if _wake_client is None:
             _wake_client = quick_client(WAKE_TIMEOUT)
-        keys = Keys()
         pipeline = _wake_client.pipeline(transaction=False)
-        if held:
-            pipeline.sadd(keys.on_hold, *(batch_id.hex for batch_id in held))
-        _add(pipeline, *((JOBS, added.dumps()) if added else (ANYTHING,)))
+        if on_hold:
+            pipeline.sadd(Keys().on_hold, *(batch_id.hex for batch_id in on_hold))
+        _add_wake_up(pipeline, *((JOBS, added.dumps()) if added else (ANYTHING,)))
         pipeline.execute()
     except (RedisError, OSError) as error:
         _silent_until = time.monotonic() + WAKE_PAUSE
-        logger.debug("Redis did not take a poke (%s); the coordinator's poll will see the rows.", error)
+        logger.debug("Redis did not accept a wake-up (%s); the coordinator's poll will find the rows.", error)

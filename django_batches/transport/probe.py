@@ -1,4 +1,4 @@
-"""What Redis says about the workers: asked with short timeouts, because somebody waits for the answer."""
+"""Queries Redis about the workers, with short timeouts because a user waits for the answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ TIMEOUT = 0.3
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What Redis says about the workers of some queues."""
+    """The workers of some queues."""
 
     error: str = ""
-    """Why it could not be asked."""
+    """Why the query failed."""
     is_suspended: bool = False
     workers: dict[str, int] = field(default_factory=dict)
     """Workers that are alive, per queue."""
 
 
-def ask(queues: Sequence[str]) -> ProbeResult:
-    """Asks Redis for the workers of the queues; two round trips with short timeouts."""
+def probe_workers(queues: Sequence[str]) -> ProbeResult:
+    """Queries the workers of the queues, in two round trips."""
     redis = None
     try:
         redis = quick_client(TIMEOUT)
@@ -34,7 +34,7 @@ def ask(queues: Sequence[str]) -> ProbeResult:
         for queue in queues:
             pipeline.smembers(keys.workers_of(queue))
         suspended, *members = pipeline.execute()
-        # The set keeps the names of workers whose host was lost; their record has run out.
+        # The set still has workers whose host was lost; their own key has expired.
         for names in members:
             pipeline.exists(*(names or [f"{keys.own}:nobody"]))
         alive = pipeline.execute() if members else []
@@ -47,17 +47,16 @@ def ask(queues: Sequence[str]) -> ProbeResult:
 
 
 class ProbeCache:
-    """What Redis has said, for looks at many batches: each queue is asked once, and a silent server not again."""
+    """Queries each queue once, for many batches, and does not query again after an error."""
 
     def __init__(self) -> None:
-        self._said: ProbeResult | None = None
+        self._result: ProbeResult | None = None
 
     def __call__(self, queues: Sequence[str]) -> ProbeResult:
-        said = self._said
-        new = [queue for queue in queues if said is None or queue not in said.workers]
-        if said is None or (new and not said.error):
-            told = ask(new)
-            said = self._said = ProbeResult(
-                told.error, told.is_suspended, {**(said.workers if said else {}), **told.workers}
-            )
-        return ProbeResult(said.error, said.is_suspended, {queue: said.workers.get(queue, 0) for queue in queues})
+        known = self._result.workers if self._result else {}
+        unknown = [queue for queue in queues if queue not in known]
+        result = self._result
+        if result is None or (unknown and not result.error):
+            new = probe_workers(unknown)
+            result = self._result = ProbeResult(new.error, new.is_suspended, known | new.workers)
+        return ProbeResult(result.error, result.is_suspended, {queue: result.workers.get(queue, 0) for queue in queues})

@@ -112,7 +112,7 @@ def test_keys_spread_over_several_servers_are_an_error():
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location, "OPTIONS": options}
     with override_settings(CACHES={"batches": cache}, DJANGO_BATCHES={"CACHE": "batches"}):
         ((id, message, hint),) = [(each.id, each.msg, each.hint) for each in check_settings(None)]
-        with pytest.raises(ImproperlyConfigured, match="ShardClient spreads its keys over several"):
+        with pytest.raises(ImproperlyConfigured, match="ShardClient distributes its keys over several"):
             client()
     assert id == "django_batches.E005" and "a queue lives on one" in message and "one LOCATION" in hint
 

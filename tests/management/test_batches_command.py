@@ -158,12 +158,12 @@ class TestStuck:
         assert "queue “nobody”" in batches("list", "--stuck").out
 
     def test_redis_is_queried_once_for_many_batches(self, redis, monkeypatch):
-        asked, ask = [], probe.ask
-        monkeypatch.setattr(probe, "ask", lambda queues: asked.append(queues) or ask(queues))
+        calls, query = [], probe.probe_workers
+        monkeypatch.setattr(probe, "probe_workers", lambda queues: calls.append(queues) or query(queues))
         for _ in range(6):
             batch_of(created=1)
         assert batches("list", "--stuck").code == 1
-        assert len(asked) == 1
+        assert len(calls) == 1
 
 
 class TestShow:

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from django_batches import Batch, database
 from django_batches.models import Lease
-from django_batches.monitoring.diagnosis import ask, diagnose
+from django_batches.monitoring.diagnosis import diagnose, probe_workers
 from django_batches.transitions import deleting
 from django_batches.transport.client import Keys, client
 
@@ -324,5 +324,5 @@ def test_no_connection_stays_open(redis):
 
     before = count()
     for _ in range(20):
-        ask(["default"])
+        probe_workers(["default"])
     assert count() <= before + 2

@@ -102,7 +102,7 @@ def test_a_batch_runs_from_end_to_end_on(kind, start_worker, ledger, monkeypatch
     with kind(tmp_path) as caches, override_settings(CACHES=caches):
         worker = started(start_worker, caches, monkeypatch)
         wait_for_a_batch(ledger)
-        assert diagnosis.ask(["default"]).workers == {"default": 1}
+        assert diagnosis.probe_workers(["default"]).workers == {"default": 1}
         leave(worker)
 
 
@@ -159,8 +159,8 @@ def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_wo
         assert killed.jobs.get().error.startswith("WorkerKilled")
         assert paused.cancel() >= 0 and paused.wait(60)
         # The new executor is among the workers a moment after the killed one.
-        wait_until(lambda: diagnosis.ask(["default"]).workers == {"default": 1})
-        said = diagnosis.ask(["default", "nobody works it"])
+        wait_until(lambda: diagnosis.probe_workers(["default"]).workers == {"default": 1})
+        said = diagnosis.probe_workers(["default", "nobody works it"])
         assert (said.error, said.workers) == ("", {"default": 1, "nobody works it": 0})
         assert client._silent_until == 0.0, "a poke was refused"
         assert [problem.id for problem in check_redis(None)] == []
