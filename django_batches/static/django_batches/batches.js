@@ -1,73 +1,73 @@
-// Moves the bars of batches: one request per address for all bars of the page, every two seconds, less often while
-// nothing changes, not at all while the page is hidden or once all of them have ended.
+// Updates the progress bars: one request per URL for all bars of the page. It polls every two seconds, less often while
+// nothing changes, and not at all while the page is hidden or after all batches have ended.
 
-const FIRST = 2000;
-const LAST = 15000;
-const SLOWER = 1.5;
-const LIMIT = 100; // batches that one request may ask for
+const MIN_INTERVAL = 2000;
+const MAX_INTERVAL = 15000;
+const BACKOFF = 1.5;
+const LIMIT = 100; // the server's limit of batches per request
 
-/** All batches of the page whose status comes from one address. */
+/** All batches of the page that are polled from one URL. */
 class Feed {
-  constructor(address) {
-    this.address = address;
-    this.pause = FIRST;
+  constructor(url) {
+    this.url = url;
+    this.interval = MIN_INTERVAL;
     this.timer = 0;
-    this.isAsking = false;
+    this.isPolling = false;
     this.last = "";
-    this.turn = 0; // the first of those that the next request asks for, where there are more than one may
+    this.offset = 0; // of the next request, if there are more batches than LIMIT
     this.states = new Map();
   }
 
   get bars() {
-    return [...document.querySelectorAll("[data-batch-live]")].filter((bar) => bar.dataset.batchLive === this.address);
+    return [...document.querySelectorAll("[data-batch-live]")].filter((bar) => bar.dataset.batchLive === this.url);
   }
 
-  schedule(pause) {
+  schedule(delay) {
     clearTimeout(this.timer);
     if (!document.hidden && this.bars.length) {
-      this.timer = setTimeout(() => this.ask(), pause);
+      this.timer = setTimeout(() => this.poll(), delay);
     }
   }
 
-  async ask() {
-    if (this.isAsking) return;
-    this.isAsking = true;
+  async poll() {
+    if (this.isPolling) return;
+    this.isPolling = true;
     try {
-      const url = new URL(this.address, document.baseURI);
-      const asked = this.next();
-      for (const id of asked) url.searchParams.append("id", id);
+      const url = new URL(this.url, document.baseURI);
+      const ids = this.next();
+      for (const id of ids) url.searchParams.append("id", id);
       const response = await fetch(url, { headers: { Accept: "application/json" }, credentials: "same-origin" });
       const isJson = (response.headers.get("Content-Type") || "").startsWith("application/json");
       if ([401, 403, 404].includes(response.status) || (response.ok && !isJson)) {
-        this.stop(); // logged out, not allowed (any more), or deleted
+        this.stop(); // logged out, forbidden or deleted
       } else if (response.ok) {
-        this.show(await response.text(), asked);
+        this.show(await response.text(), ids);
       } else {
-        this.pause = LAST;
+        this.interval = MAX_INTERVAL;
       }
     } catch {
-      this.pause = LAST; // no network: the next time
+      this.interval = MAX_INTERVAL; // no network
     } finally {
-      this.isAsking = false;
+      this.isPolling = false;
     }
-    this.schedule(this.pause);
+    this.schedule(this.interval);
   }
 
-  /** The batches of the next request, in turns. */
+  /** The batches of the next request. */
   next() {
     const ids = [...new Set(this.bars.map((bar) => bar.dataset.batch))];
-    const first = this.turn < ids.length ? this.turn : 0;
-    this.turn = first + LIMIT;
-    return ids.slice(first, this.turn);
+    const start = this.offset < ids.length ? this.offset : 0;
+    this.offset = start + LIMIT;
+    return ids.slice(start, this.offset);
   }
 
-  show(text, asked) {
-    this.pause = text === this.last ? Math.min(this.pause * SLOWER, LAST) : FIRST;
+  show(text, ids) {
+    this.interval = text === this.last ? Math.min(this.interval * BACKOFF, MAX_INTERVAL) : MIN_INTERVAL;
     this.last = text;
     const { batches, panels } = JSON.parse(text);
     for (const bar of this.bars) {
       const id = bar.dataset.batch;
-      if (asked.includes(id) && !(id in batches)) bar.removeAttribute("data-batch-live"); // deleted
+      if (ids.includes(id) && !(id in batches)) bar.removeAttribute("data-batch-live"); // deleted
     }
     for (const batch of Object.values(batches)) this.showBatch(batch);
     for (const [name, html] of Object.entries(panels || {})) showPanel(name, html);
@@ -81,8 +81,8 @@ class Feed {
     }
     const before = this.states.get(batch.id) || document.querySelector(`[data-batch-bar][data-batch="${CSS.escape(batch.id)}"]`)?.dataset.batchState;
     this.states.set(batch.id, batch.state);
-    const isAsked = this.bars.some((bar) => bar.dataset.batch === batch.id); // not those of a tree: too many words
-    if (before && before !== batch.state && isAsked) announce(batch);
+    const isPolled = this.bars.some((bar) => bar.dataset.batch === batch.id); // a tree would announce too much
+    if (before && before !== batch.state && isPolled) announce(batch);
     for (const bar of this.bars) {
       if (bar.dataset.batch !== batch.id) continue;
       bar.dataset.batchState = batch.state;
@@ -120,29 +120,29 @@ function showBar(svg, batch) {
   svg.setAttribute("aria-valuetext", `${batch.text.percent}: ${batch.text.summary}`);
 }
 
-/** Replaces a panel by what the server has drawn (and escaped), unless somebody is reading or about to click in it. */
+/** Replaces a panel with the (escaped) HTML from the server, unless the user is reading or about to click in it. */
 function showPanel(name, html) {
   const panel = document.querySelector(`[data-batch-panel="${CSS.escape(name)}"]`);
   if (!panel || panels.get(panel) === html) return;
   const selection = document.getSelection();
   const isSelected = selection && !selection.isCollapsed && panel.contains(selection.anchorNode);
   if (panel.contains(document.activeElement) || panel.matches(":hover:has(a:hover)") || panel.querySelector("details[open]") || isSelected) return;
-  const drawn = document.createElement("template");
-  drawn.innerHTML = html;
+  const rendered = document.createElement("template");
+  rendered.innerHTML = html;
   for (const old of panel.querySelectorAll("[data-batch-bar]")) {
-    const fresh = drawn.content.querySelector(`[data-batch-bar][data-batch="${CSS.escape(old.dataset.batch)}"]`);
+    const fresh = rendered.content.querySelector(`[data-batch-bar][data-batch="${CSS.escape(old.dataset.batch)}"]`);
     if (!fresh) continue;
-    // The bar on the page stays, so that it glides; whether it goes on asking is the new one's to say.
+    // Keep the old bar, so that its changes are animated, but stop polling if the new one does.
     if (!fresh.hasAttribute("data-batch-live")) old.removeAttribute("data-batch-live");
     fresh.replaceWith(old);
   }
-  panel.replaceChildren(drawn.content);
+  panel.replaceChildren(rendered.content);
   panels.set(panel, html);
 }
 
 const panels = new WeakMap();
 
-/** Tells a change of state to those who do not see it. */
+/** Announces a change of state to screen readers. */
 function announce(batch) {
   const bar = document.querySelector(`[data-batch-bar][data-batch="${CSS.escape(batch.id)}"]`);
   let announcer = document.querySelector("[data-batch-announcer]");
@@ -169,17 +169,17 @@ function submitOnce(event) {
 }
 
 function start() {
-  const addresses = new Set([...document.querySelectorAll("[data-batch-live]")].map((bar) => bar.dataset.batchLive));
-  const feeds = [...addresses].map((address) => new Feed(address));
-  for (const feed of feeds) feed.schedule(FIRST / 2);
+  const urls = new Set([...document.querySelectorAll("[data-batch-live]")].map((bar) => bar.dataset.batchLive));
+  const feeds = [...urls].map((url) => new Feed(url));
+  for (const feed of feeds) feed.schedule(MIN_INTERVAL / 2);
   document.addEventListener("visibilitychange", () => {
     for (const feed of feeds) {
-      feed.pause = FIRST;
+      feed.interval = MIN_INTERVAL;
       feed.schedule(0);
     }
   });
   document.addEventListener("submit", submitOnce);
-  // Back from another page with the browser's memory of this one: the form may be sent again.
+  // The browser restored this page from its back/forward cache: allow the form to be sent again.
   window.addEventListener("pageshow", () => {
     for (const form of document.querySelectorAll("form[data-batch-once]")) {
       form.dataset.batchOnce = "";
