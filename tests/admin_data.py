@@ -1,4 +1,4 @@
-"""Batches in any state, written straight to the tables, for the pages that show them."""
+"""Creates batches in any state by writing to the tables, for tests of the pages."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "shop/tasks.py", line 7,
 
 
 def user_with(*codenames, name=None, **fields):
-    """A member of the staff who has these permissions alone."""
+    """A staff user with only these permissions."""
     name = name or "-".join(codenames) or "nobody"
     user = get_user_model().objects.create_user(name, password=name, is_staff=True, **fields)
     found = Permission.objects.filter(codename__in=codenames)
@@ -31,7 +31,7 @@ def batch_of(
     description="Images", *, succeeded=0, failed=0, cancelled=0, running=0, queued=0, created=0, scheduled=0, waiting=0,
     **fields,
 ):  # fmt: skip
-    """A batch with so many jobs of each status, in the order in which they would have ended."""
+    """A batch with this many jobs of each status, in this order."""
     now = timezone.now()
     counts = {
         "succeeded": succeeded, "failed": failed, "cancelled": cancelled,
@@ -54,13 +54,13 @@ def batch_of(
 
 
 def child_of(opener, description="Child", **options):
-    """A batch that a job (or callback) has opened; it is awaited where the job waits."""
+    """A child batch opened by a job or callback. It is awaited if the job is waiting."""
     family = {"parent": opener, "parent_dispatch": opener.dispatch, "is_awaited": opener.status == "waiting"}
     return batch_of(description, **{**family, **options})
 
 
 def chain(depth, **last):
-    """A batch whose job waits for a batch whose job waits for a batch, and so on; all from the top."""
+    """Batches of which each waits for the next, the topmost first."""
     batches = [batch_of("level 0", waiting=1)]
     for level in range(1, depth + 1):
         options = {"waiting": 1} if level < depth else last or {"created": 1}
@@ -133,7 +133,7 @@ FIELDS = {
 
 
 def batchworker_is_there(seconds=10):
-    """The lease of a coordinator that lives."""
+    """Creates the lease of an active coordinator."""
     Lease.objects.update_or_create(
         name="coordinator",
         defaults={"holder": "host", "token": 1, "expires_at": timezone.now() + timedelta(seconds=seconds)},
@@ -141,6 +141,6 @@ def batchworker_is_there(seconds=10):
 
 
 def analyze():
-    """Statistics, as autovacuum would have made them."""
+    """Updates the statistics of the planner, as autovacuum does."""
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")

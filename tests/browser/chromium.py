@@ -4,7 +4,7 @@ import os
 import shutil
 from contextlib import contextmanager
 
-# Playwright's sync API runs an event loop in this thread, in which Django would refuse to touch the database.
+# Playwright's sync API runs an event loop in this thread, in which Django would refuse database access.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
 
 FLAGS = [
@@ -14,13 +14,13 @@ FLAGS = [
 
 
 def program():
-    """Where Chromium is, or None."""
+    """The path of Chromium, or None."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @contextmanager
 def browser():
-    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (an import that fails here says what is missing)
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (only needed here)
 
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=program(), args=FLAGS)

@@ -1,4 +1,4 @@
-"""A live server under a strict policy, a real batchworker, and Chromium."""
+"""A live server with a strict Content-Security-Policy, a real batchworker, and Chromium."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ from .chromium import browser, program
 
 MANAGE = Path(__file__).parents[2] / "manage.py"
 PATIENCE = 60_000
-"""Milliseconds, on a machine that does other things too."""
+"""In milliseconds, for a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    # Not for the session: Playwright's event loop in this thread would be met by all tests that come after.
+    # Not for the session: Playwright's event loop would stay in this thread and affect all later tests.
     if program() is None:
         missing = "There is no Chromium: apt-get install -y --no-install-recommends chromium"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
@@ -34,7 +34,7 @@ def chromium():
 
 @pytest.fixture
 def site(live_server, settings):
-    """The server; every answer carries the strict policy, and the bars on users' pages may be asked for."""
+    """The server. Every response carries the strict policy, and the status view allows users to see their batches."""
     settings.ROOT_URLCONF = "tests.browser.urls"
     settings.MIDDLEWARE = ["tests.browser.csp.strict_policy", *django_settings.MIDDLEWARE]
     settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "tests.browser.urls.may_see"}
@@ -48,7 +48,7 @@ def root(site):
 
 @pytest.fixture
 def browse(chromium, site):
-    """Opens pages for users; fails where the console shows an error, a policy that was broken among them."""
+    """Opens pages for users. Fails if the console shows an error, such as a violation of the policy."""
     contexts, errors = [], []
 
     def open_page(user, **options):
@@ -76,7 +76,7 @@ def is_error(message):
 
 @pytest.fixture
 def batchworker(transactional_db, redis, tmp_path):
-    """Starts real batchworkers on the database of the tests, for the length of a block."""
+    """A context manager that runs a real batchworker on the test database."""
 
     @contextmanager
     def start(workers=2):

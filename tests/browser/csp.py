@@ -1,4 +1,4 @@
-"""The policy under which every page must work."""
+"""The Content-Security-Policy under which every page must work."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self';"

@@ -1,4 +1,4 @@
-"""Pictures of the admin for the docs: list, page, jobs and confirmation; light, dark and narrow.
+"""Screenshots of the admin for the docs: list, page, jobs and confirmation; light, dark and narrow.
 
 python -m example_project.servers -- python manage.py test --settings tests.settings tests.browser.screenshots
 """
@@ -72,13 +72,13 @@ class Screenshots(StaticLiveServerTestCase):
 
 
 def shrink(picture):
-    """To 256 colours, a third of the bytes: every picture stays in the history of the repository for ever."""
+    """Reduces a picture to 256 colours, a third of the bytes: all versions stay in the history of the repository."""
     with Image.open(picture) as full:
         full.convert("RGB").quantize(256).save(picture, optimize=True)
 
 
 def fill():
-    """A day in a shop; returns the batch whose page is shown."""
+    """Creates the batches of a day in a shop. Returns the one whose page is shown."""
     batchworker_is_there(3600)
     worker = Keys().worker("web-1:batch.1")
     client().hset(worker, "birth", "now")
@@ -101,8 +101,8 @@ def fill():
                     queue="images", max_attempts=3, created_at=now - timedelta(minutes=7),
                     sealed_at=now - timedelta(minutes=7), started_at=now - timedelta(minutes=6, seconds=57),
                     metadata={"catalogue": "autumn 2026", "started_by": "ada", "products": 1320})  # fmt: skip
-    tell_failures(main, now)
-    tell_time(main, now)
+    add_failures(main, now)
+    add_timeline(main, now)
     new_callback(main, "failure", "shop.tasks.tell_the_photographer", status="succeeded", attempts=1,
                  worker="web-1:batch.2", started_at=now - timedelta(minutes=5), finished_at=now - timedelta(minutes=5),
                  result_text="null")  # fmt: skip
@@ -114,7 +114,7 @@ def fill():
 
 
 def fill_tree():
-    """An import in batches of batches, late; returns the topmost."""
+    """Creates an overdue import with a tree of batches. Returns the topmost batch."""
     now = timezone.now()
     ago = {"created_at": now - timedelta(minutes=34), "sealed_at": now - timedelta(minutes=34),
            "started_at": now - timedelta(minutes=33)}  # fmt: skip
@@ -145,7 +145,7 @@ def fill_tree():
     return top
 
 
-def tell_failures(batch, now):
+def add_failures(batch, now):
     FailureGroup.objects.filter(batch=batch).delete()
     failed = list(batch.jobs.filter(status="failed").order_by("position").values_list("pk", flat=True))
     for error_type, text, count, file, line in ERRORS:
@@ -165,7 +165,7 @@ def tell_failures(batch, now):
         )  # fmt: skip
 
 
-def tell_time(batch, now):
+def add_timeline(batch, now):
     TimeBucket.objects.filter(batch=batch).delete()
     start = now.replace(second=now.second - now.second % 10, microsecond=0) - timedelta(minutes=6, seconds=50)
     for index in range(42):

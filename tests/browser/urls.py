@@ -1,4 +1,4 @@
-"""The admin, the status view, and a user's page with a bar."""
+"""The admin, the status view, and user pages with progress bars."""
 
 from django.contrib import admin
 from django.http import HttpResponse

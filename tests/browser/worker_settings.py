@@ -1,4 +1,4 @@
-"""Settings of a batchworker beside the tests: the same, on the database that the tests made."""
+"""Settings of a batchworker next to the tests: the same settings, on the test database."""
 
 from tests.settings import *
 

@@ -1,4 +1,4 @@
-"""What can be done in the admin, by whom, and that it is done once."""
+"""The actions of the admin: who may perform them, and that each is performed once."""
 
 import threading
 from datetime import timedelta
@@ -28,7 +28,7 @@ from ..road import claim, outcome_of
 pytestmark = pytest.mark.django_db
 
 LIST = "admin:django_batches_batch_changelist"
-ACTS = {
+ACTIONS = {
     "retry": "retry_batch", "retry-group": "retry_batch", "retry-job": "retry_batch",
     "cancel": "cancel_batch", "cancel-job": "cancel_batch", "pause": "cancel_batch", "resume": "cancel_batch",
     "seal": "cancel_batch", "delete": "delete_batch",
@@ -45,29 +45,29 @@ def url(name, batch, *args, **query):
     return reverse(f"admin:django_batches_batch_{name}", args=[batch.pk, *args], query=query or None)
 
 
-def said(response):
+def messages_of(response):
     return [str(message) for message in get_messages(response.wsgi_request)]
 
 
-def target(act):
-    """A batch to which the act can be done, and its address."""
+def target(action):
+    """A batch that allows the action, and the URL of the action."""
     query = {}
-    if act == "seal":
+    if action == "seal":
         batch = batch_of(created=2, status="open", sealed_at=None)
-    elif act == "delete":
+    elif action == "delete":
         batch = batch_of(succeeded=2)
     else:
-        batch = batch_of(succeeded=1, failed=2, created=3, is_paused=act == "resume")
-    if act == "retry-group":
+        batch = batch_of(succeeded=1, failed=2, created=3, is_paused=action == "resume")
+    if action == "retry-group":
         query["fingerprint"] = batch.failure_groups.get().fingerprint
-    if act.endswith("-job"):
-        status = "failed" if act == "retry-job" else "created"
+    if action.endswith("-job"):
+        status = "failed" if action == "retry-job" else "created"
         query["job"] = batch.jobs.filter(status=status).first().pk
-    return batch, url("act", batch, act, **query)
+    return batch, url("act", batch, action, **query)
 
 
-def picture():
-    """Everything that an act could change."""
+def rows():
+    """Everything that an action could change."""
     return (
         list(Batch.objects.order_by("pk").values()),
         list(BatchJob.objects.order_by("pk").values("pk", "status", "dispatch")),
@@ -75,82 +75,82 @@ def picture():
     )
 
 
-@pytest.mark.parametrize("act", ACTS)
-def test_without_its_permission_there_is_no_button_no_question_and_no_act(client, act):
-    others = {"retry_batch", "cancel_batch", "delete_batch"} - {ACTS[act]}
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_is_neither_offered_nor_possible_without_its_permission(client, action):
+    others = {"retry_batch", "cancel_batch", "delete_batch"} - {ACTIONS[action]}
     client.force_login(user_with("view_batch", *others))
-    batch, address = target(act)
-    before = picture()
+    batch, address = target(action)
+    before = rows()
     assert client.get(address).status_code == client.post(address).status_code == 403
-    assert picture() == before
+    assert rows() == before
     for page in ("change", "jobs"):
         assert address.replace("&", "&amp;") not in client.get(url(page, batch)).content.decode()
 
 
-@pytest.mark.parametrize("act", ACTS)
-def test_with_its_permission_alone_one_cannot_even_see_the_batch(client, act):
-    client.force_login(user_with(ACTS[act]))
-    batch, address = target(act)
-    before = picture()
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_permission_of_an_action_alone_does_not_allow_viewing_the_batch(client, action):
+    client.force_login(user_with(ACTIONS[action]))
+    batch, address = target(action)
+    before = rows()
     pages = [address, reverse(LIST), url("change", batch), url("jobs", batch), url("live_page", batch),
              reverse("admin:django_batches_batch_live")]  # fmt: skip
     assert {client.get(page).status_code for page in pages} == {403}
     assert client.post(address).status_code == 403
-    assert picture() == before
+    assert rows() == before
 
 
-@pytest.mark.parametrize("act", ACTS)
-def test_with_its_permission_it_is_done_logged_and_said(client, act):
-    user = user_with("view_batch", ACTS[act])
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_with_its_permission_is_performed_logged_and_reported(client, action):
+    user = user_with("view_batch", ACTIONS[action])
     client.force_login(user)
-    _batch, address = target(act)
-    before = picture()
+    _batch, address = target(action)
+    before = rows()
     assert client.get(address).status_code == 200
-    assert picture() == before  # asking changes nothing
+    assert rows() == before  # the confirmation page changes nothing
     response = client.post(address)
-    assert response.status_code == 302 and len(said(response)) == 1
-    assert picture() != before
+    assert response.status_code == 302 and len(messages_of(response)) == 1
+    assert rows() != before
     assert LogEntry.objects.filter(user=user).count() == 1
 
 
-@pytest.mark.parametrize("act", ACTS)
-def test_nobody_who_is_not_logged_in_gets_further_than_the_login(client, act):
-    _, address = target(act)
-    before = picture()
+@pytest.mark.parametrize("action", ACTIONS)
+def test_anonymous_users_are_redirected_to_the_login(client, action):
+    _, address = target(action)
+    before = rows()
     assert "/login/" in client.get(address)["Location"] and "/login/" in client.post(address)["Location"]
-    assert picture() == before
+    assert rows() == before
 
 
-@pytest.mark.parametrize("act", ACTS)
-def test_no_act_without_the_csrf_token(act):
+@pytest.mark.parametrize("action", ACTIONS)
+def test_actions_require_the_csrf_token(action):
     client = Client(enforce_csrf_checks=True)
     client.force_login(get_user_model().objects.create_superuser("root", password="root"))
-    _, address = target(act)
-    before = picture()
+    _, address = target(action)
+    before = rows()
     assert client.post(address).status_code == 403
-    assert picture() == before
+    assert rows() == before
 
 
-@pytest.mark.parametrize("act", [act for act in ACTS if act != "delete"])
-def test_a_double_click_does_it_once(admin, act):
-    _, address = target(act)
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "delete"])
+def test_a_double_click_performs_an_action_once(admin, action):
+    _, address = target(action)
     admin.post(address)
-    once = picture()
+    once = rows()
     response = admin.post(address)
     assert response.status_code == 302
-    after = picture()
+    after = rows()
     assert after == once
     assert LogEntry.objects.count() == 1
 
 
-def test_nobody_adds_or_edits_rows_by_hand(admin):
+def test_batches_cannot_be_added_or_edited(admin):
     batch = batch_of(succeeded=1)
     assert admin.get("/admin/django_batches/batch/add/").status_code == 403
     assert admin.post(url("change", batch), {"description": "x", "status": "open"}).status_code == 403
     assert "_save" not in admin.get(url("change", batch)).content.decode()
 
 
-def test_arguments_and_results_are_hidden_from_those_who_may_not_see_them(client):
+def test_arguments_and_results_are_hidden_without_the_permission(client):
     batch = batch_of(failed=1)
     database.jobs().update(arguments='[["secret"],{}]', result_text='"classified"')
     new_callback(batch, arguments='[["secret"],{}]')
@@ -162,14 +162,14 @@ def test_arguments_and_results_are_hidden_from_those_who_may_not_see_them(client
             assert is_shown or "classified" not in html, page
 
 
-def test_ids_from_the_browser_are_looked_up_among_what_the_user_may_see(admin, monkeypatch):
+def test_ids_from_requests_are_looked_up_in_get_queryset(admin, monkeypatch):
     mine, other = batch_of("mine", failed=1), batch_of("other", failed=1)
     from django_batches.admin import BatchAdmin  # noqa: PLC0415
 
     monkeypatch.setattr(
         BatchAdmin, "get_queryset", lambda self, request: Batch.objects.filter(description="mine"), raising=False
     )
-    before = picture()
+    before = rows()
     for name, args in (("change", ()), ("jobs", ()), ("live_page", ()), ("act", ("retry",)), ("delete", ())):
         assert admin.get(url(name, mine, *args)).status_code == 200, name
         assert admin.get(url(name, other, *args)).status_code in (302, 404), name
@@ -178,10 +178,10 @@ def test_ids_from_the_browser_are_looked_up_among_what_the_user_may_see(admin, m
     assert list(admin.get(live).json()["batches"]) == [str(mine.pk)]
     chosen = {"action": "retry_batches", "_selected_action": [str(other.pk)], "confirmed": "yes"}
     admin.post(reverse(LIST), chosen)
-    assert picture() == before
+    assert rows() == before
 
 
-def test_permissions_per_object_are_asked(admin, monkeypatch):
+def test_object_permissions_are_checked(admin, monkeypatch):
     mine, other = batch_of("mine", failed=1), batch_of("other", failed=1)
     from django_batches.admin import BatchAdmin  # noqa: PLC0415
 
@@ -197,21 +197,21 @@ def test_permissions_per_object_are_asked(admin, monkeypatch):
     mine = batch_of("mine", failed=1)
     chosen = {"action": "retry_batches", "_selected_action": [str(mine.pk), str(other.pk)], "confirmed": "yes"}
     response = admin.post(reverse(LIST), chosen)
-    assert said(response)[-1] == "Retry failed: 1 batch, 1 skipped. 1 job re-queued, 0 skipped."
+    assert messages_of(response)[-1] == "Retry failed: 1 batch, 1 skipped. 1 job re-queued, 0 skipped."
     other.refresh_from_db()
     assert other.failed == 1
 
 
-def test_retry_says_how_many_were_queued_and_how_many_skipped(admin):
+def test_retry_reports_how_many_jobs_were_queued_and_skipped(admin):
     batch = batch_of(succeeded=1, failed=3, cancelled=2)
     response = admin.post(url("act", batch, "retry"), {"expected": "3"})
-    assert said(response) == ["3 jobs re-queued, 0 skipped."]
+    assert messages_of(response) == ["3 jobs re-queued, 0 skipped."]
     batch.refresh_from_db()
     assert (batch.status, batch.pending, batch.cancelled) == ("running", 3, 2)
-    assert said(admin.post(url("act", batch, "retry"), {"expected": "3"}))[-1] == "0 jobs re-queued, 3 skipped."
+    assert messages_of(admin.post(url("act", batch, "retry"), {"expected": "3"}))[-1] == "0 jobs re-queued, 3 skipped."
 
 
-def test_cancelled_jobs_are_retried_where_it_was_ticked(admin):
+def test_cancelled_jobs_are_retried_if_the_box_is_checked(admin):
     batch = batch_of(succeeded=1, failed=1, cancelled=2)
     assert "Also retry 2 cancelled jobs" in admin.get(url("act", batch, "retry")).content.decode()
     admin.post(url("act", batch, "retry"), {"include_cancelled": "on"})
@@ -219,7 +219,7 @@ def test_cancelled_jobs_are_retried_where_it_was_ticked(admin):
     assert (batch.pending, batch.cancelled) == (3, 0)
 
 
-def test_a_group_of_failures_is_retried_alone(admin):
+def test_a_failure_group_is_retried_alone(admin):
     batch = batch_of(failed=4)
     odd = batch.jobs.filter(position=2)
     odd.update(fingerprint="odd")
@@ -240,7 +240,7 @@ def test_a_failed_callback_is_retried(admin):
     assert callback.status == "created"
 
 
-def test_a_callback_that_is_to_run_later_is_cancelled_after_the_end_of_its_batch(admin):
+def test_a_scheduled_callback_can_be_cancelled_after_its_batch_has_ended(admin):
     batch = batch_of(succeeded=1, open_callbacks=1)
     callback = new_callback(batch, status="scheduled", due_at=timezone.now() + timedelta(hours=1))
     address = url("act", batch, "cancel-job", job=callback.pk)
@@ -251,23 +251,23 @@ def test_a_callback_that_is_to_run_later_is_cancelled_after_the_end_of_its_batch
     assert callback.status == "cancelled" and batch.open_callbacks == 0
 
 
-def test_a_cancel_says_by_whom_and_why(admin):
+def test_a_cancel_records_the_user_and_the_reason(admin):
     batch = batch_of(running=1, created=3)
     response = admin.post(url("act", batch, "cancel"), {"reason": "wrong file"})
-    assert said(response) == ["3 jobs cancelled. Running jobs finish first."]
+    assert messages_of(response) == ["3 jobs cancelled. Running jobs finish first."]
     batch.refresh_from_db()
     assert batch.reason == "Cancelled by root. wrong file" and batch.cancelled == 3 and batch.pending == 1
 
 
-def test_a_cancel_of_a_batch_whose_jobs_all_run_is_logged_too(admin):
+def test_cancelling_a_batch_whose_jobs_are_all_running_is_logged(admin):
     batch = batch_of(running=2)
-    assert said(admin.post(url("act", batch, "cancel"))) == ["0 jobs cancelled. Running jobs finish first."]
+    assert messages_of(admin.post(url("act", batch, "cancel"))) == ["0 jobs cancelled. Running jobs finish first."]
     batch.refresh_from_db()
     assert batch.cancelled_at and LogEntry.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_large_acts_are_not_tied_together_by_a_transaction_around_the_request(admin, monkeypatch):
+def test_atomic_requests_do_not_put_a_large_action_into_one_transaction(admin, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
     seen = []
     monkeypatch.setattr(deleting, "delete", lambda batch_id: seen.append(connections["default"].in_atomic_block) or 0)
@@ -278,19 +278,19 @@ def test_large_acts_are_not_tied_together_by_a_transaction_around_the_request(ad
     assert seen == [False, False, False]
 
 
-def test_actions_of_the_list_ask_first_and_then_act_on_each(admin):
+def test_changelist_actions_ask_for_confirmation_and_then_act_on_each_batch(admin):
     batches = [batch_of(f"b{index}", failed=2, created=1) for index in range(3)]
     done = batch_of("done", succeeded=1)
     chosen = {"action": "retry_batches", "_selected_action": [str(b.pk) for b in [*batches, done]]}
-    before = picture()
+    before = rows()
     html = admin.post(reverse(LIST), chosen).content.decode()
-    assert picture() == before and "6 jobs" in html and "b0" in html
+    assert rows() == before and "6 jobs" in html and "b0" in html
     response = admin.post(reverse(LIST), {**chosen, "confirmed": "yes"})
-    assert said(response) == ["Retry failed: 3 batches, 1 skipped. 6 jobs re-queued, 0 skipped."]
+    assert messages_of(response) == ["Retry failed: 3 batches, 1 skipped. 6 jobs re-queued, 0 skipped."]
     assert LogEntry.objects.count() == 3
 
 
-def test_an_action_on_all_of_them_needs_no_list_of_ids(admin):
+def test_a_changelist_action_on_all_batches_needs_no_ids(admin):
     for index in range(3):
         batch_of(f"b{index}", created=1)
     chosen = {"action": "pause_batches", "select_across": "1", "_selected_action": [str(Batch.objects.first().pk)]}
@@ -299,7 +299,7 @@ def test_an_action_on_all_of_them_needs_no_list_of_ids(admin):
     assert Batch.objects.filter(is_paused=True).count() == 3
 
 
-def test_an_action_is_done_to_as_many_as_the_list_counts(admin, monkeypatch):
+def test_a_changelist_action_affects_as_many_batches_as_the_changelist_counts(admin, monkeypatch):
     monkeypatch.setattr(confirmation, "MAX_BATCHES", 3)
     monkeypatch.setattr(confirmation, "SHOWN", 2)
     batches = [batch_of(f"b{index}", created=1) for index in range(5)]
@@ -310,64 +310,64 @@ def test_an_action_is_done_to_as_many_as_the_list_counts(admin, monkeypatch):
     assert set(Batch.objects.filter(is_paused=True)) == set(batches[2:])
 
 
-def test_the_list_offers_the_actions_that_the_user_may_do(client):
+def test_the_changelist_offers_only_permitted_actions(client):
     batch_of(succeeded=1)
     client.force_login(user_with("view_batch", "cancel_batch"))
     html = client.get(reverse(LIST)).content.decode()
     assert "cancel_batches" in html and "pause_batches" in html
     assert "retry_batches" not in html and "delete_selected" not in html
     chosen = {"action": "retry_batches", "_selected_action": [str(Batch.objects.get().pk)], "confirmed": "yes"}
-    before = picture()
+    before = rows()
     client.post(reverse(LIST), chosen)
-    assert picture() == before
+    assert rows() == before
 
 
-def test_the_delete_of_the_list_is_ours(admin, monkeypatch):
-    """Django's own would load every job."""
+def test_the_changelist_does_not_use_djangos_delete_action(admin, monkeypatch):
+    """Django's own action would load every job."""
     ended, alive = batch_of("ended", succeeded=3), batch_of("alive", created=1)
     chosen = {"action": "delete_selected", "_selected_action": [str(ended.pk), str(alive.pk)]}
     assert "data-batch-once" in admin.post(reverse(LIST), chosen).content.decode()
     response = admin.post(reverse(LIST), {**chosen, "confirmed": "yes"})
-    assert said(response) == ["Delete: 1 batch, 1 skipped. Deleted."]
+    assert messages_of(response) == ["Delete: 1 batch, 1 skipped. Deleted."]
     assert Batch.objects.get() == alive
 
 
-def test_delete_takes_every_row_and_logs_it(admin):
+def test_delete_removes_every_row_and_is_logged(admin):
     batch = batch_of("gone", succeeded=3, failed=1)
     new_callback(batch, status="succeeded")
     response = admin.post(url("delete", batch))
-    assert response["Location"] == reverse(LIST) and said(response) == ["Deleted."]
+    assert response["Location"] == reverse(LIST) and messages_of(response) == ["Deleted."]
     assert not any(model.objects.exists() for model in (Batch, BatchJob, TimeBucket, FailureGroup))
     assert LogEntry.objects.get().object_repr == "gone"
 
 
 @pytest.mark.parametrize("on_delete", [CASCADE, PROTECT])
-def test_a_delete_takes_no_row_of_the_project_along(admin, monkeypatch, on_delete):
+def test_a_delete_does_not_cascade_to_rows_of_the_project(admin, monkeypatch, on_delete):
     monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", on_delete)
     batch, free = batch_of("held", failed=1), batch_of("free", failed=1)
     below = child_of(batch.jobs.get(), "below", succeeded=1)
     Product.objects.create(name="Teapot", image_batch=below)
-    (text,) = said(admin.post(url("delete", batch)))
+    (text,) = messages_of(admin.post(url("delete", batch)))
     assert text.startswith("shop.Product.image_batch references this batch, its jobs or a batch below it")
     chosen = {"action": "delete_selected", "_selected_action": [str(batch.pk), str(free.pk)], "confirmed": "yes"}
-    *_, refused, done = said(admin.post(reverse(LIST), chosen))
+    *_, refused, done = messages_of(admin.post(reverse(LIST), chosen))
     assert refused.startswith("held: shop.Product.image_batch references")
     assert done.startswith("Delete: 1 batch, 1 skipped")
     assert set(Batch.objects.all()) == {batch, below} and Product.objects.exists()
     assert LogEntry.objects.get().object_repr == "free"
 
 
-def test_a_delete_that_is_refused_is_not_logged(admin):
+def test_a_refused_delete_is_not_logged(admin):
     parent = batch_of(waiting=1)
     child = child_of(parent.jobs.get(), "child", succeeded=1)
-    assert "takes its outcome" in said(admin.post(url("delete", child)))[0]
+    assert "takes its outcome" in messages_of(admin.post(url("delete", child)))[0]
     assert Batch.objects.filter(pk=child.pk).exists() and not LogEntry.objects.exists()
 
 
-def test_a_batch_that_has_not_ended_is_not_deleted(admin):
+def test_a_batch_that_has_not_ended_cannot_be_deleted(admin):
     batch = batch_of(created=1)
     assert "This is not possible now" in admin.get(url("delete", batch)).content.decode()
-    assert "cannot be deleted" in said(admin.post(url("delete", batch)))[0]
+    assert "cannot be deleted" in messages_of(admin.post(url("delete", batch)))[0]
     assert batch.jobs.count() == 1 and not LogEntry.objects.exists()
 
 
@@ -377,10 +377,10 @@ def begin_to_delete(batch):
     batch.refresh_from_db()
 
 
-def test_nothing_moves_a_batch_whose_deletion_has_begun(admin):
+def test_nothing_changes_a_batch_while_it_is_being_deleted(admin):
     batch = batch_of(succeeded=2, failed=2, cancelled=1)
     begin_to_delete(batch)
-    before = picture()
+    before = rows()
     for verb in (
         batch.retry_failed,
         batch.jobs.filter(status="failed").first().retry,
@@ -395,13 +395,13 @@ def test_nothing_moves_a_batch_whose_deletion_has_begun(admin):
     assert cancelling.cancel_abandoned(timezone.now(), 1) == 0 and cancelling.unfinished_cancels() == []
     with pytest.raises(IntegrityError), transaction.atomic():
         database.batches().filter(pk=batch.pk).update(finished_at=None)
-    assert picture() == before
+    assert rows() == before
     html = admin.get(url("change", batch)).content.decode()
     assert "being deleted" in html and "Retry" not in html
     assert deleting.unfinished_deletions() == [batch.pk]
 
 
-def test_a_delete_that_was_cut_off_goes_on_when_called_again(monkeypatch):
+def test_an_interrupted_delete_continues_when_called_again(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 3)
     batch = batch_of(succeeded=6, failed=4)
     begin_to_delete(batch)
@@ -410,22 +410,22 @@ def test_a_delete_that_was_cut_off_goes_on_when_called_again(monkeypatch):
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
 
-def test_a_batch_that_comes_to_match_during_a_delete_is_not_deleted_with_its_jobs(monkeypatch):
+def test_a_batch_that_matches_only_after_a_delete_has_started_is_kept(monkeypatch):
     batch_of("old", succeeded=1)
     late = []
     delete = deleting.delete
 
-    def and_another_comes(batch_id):
+    def delete_while_another_is_added(batch_id):
         late.append(batch_of("old", created=2))
         return delete(batch_id)
 
-    monkeypatch.setattr(deleting, "delete", and_another_comes)
+    monkeypatch.setattr(deleting, "delete", delete_while_another_is_added)
     Batch.objects.filter(description="old").delete()
     assert Batch.objects.get() == late[0] and BatchJob.objects.count() == 2
 
 
 def at_once(*calls):
-    """Runs the calls in threads that start at the same moment."""
+    """Runs the calls in threads that start at the same time."""
     barrier, errors = threading.Barrier(len(calls)), []
 
     def run(call):
@@ -448,7 +448,7 @@ def at_once(*calls):
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round", range(20))
-def test_two_users_press_retry_at_once_and_each_failed_job_is_queued_once(monkeypatch, round):
+def test_two_concurrent_retries_queue_each_failed_job_once(monkeypatch, round):
     monkeypatch.setattr(database, "CHUNK", 7)
     with Batch.open() as batch:
         batch.map(tasks.boom, range(50))
@@ -467,7 +467,7 @@ def test_two_users_press_retry_at_once_and_each_failed_job_is_queued_once(monkey
     batch.refresh_from_db()
     assert (batch.pending, batch.failed, batch.round) == (50, 0, 1)
     assert set(batch.jobs.values_list("status", "dispatch")) == {("created", 1)}
-    queued = sum(int(said(response)[0].split()[0]) for response in responses.values())
+    queued = sum(int(messages_of(response)[0].split()[0]) for response in responses.values())
     assert queued == 50
     assert len(claim(batch)) == 50 and repairing.drift(batch.pk) == {}
 
@@ -475,7 +475,7 @@ def test_two_users_press_retry_at_once_and_each_failed_job_is_queued_once(monkey
 @pytest.mark.postgresql
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round", range(20))
-def test_a_delete_and_a_retry_at_once_leave_a_whole_batch_or_none(monkeypatch, round):
+def test_a_concurrent_delete_and_retry_leave_a_whole_batch_or_none(monkeypatch, round):
     monkeypatch.setattr(database, "CHUNK", 7)
     batch = batch_of(succeeded=20, failed=20)
     errors = at_once(batch.delete, lambda: Batch.objects.get(pk=batch.pk).retry_failed())

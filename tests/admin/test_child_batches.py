@@ -1,4 +1,4 @@
-"""Child batches in the admin: the batches above and below, what a job waits for, and what an act does to them."""
+"""Child batches in the admin: parents, trees, the jobs that wait for them, and the effect of actions on them."""
 
 import re
 from datetime import timedelta
@@ -38,7 +38,7 @@ def text_of(response):
 
 
 def words_of(html):
-    """The text of a page, without markup and with single spaces."""
+    """The text of a page without markup."""
     return " ".join(re.sub(r"<[^>]*>", " ", html).replace("&amp;", "&").split())
 
 
@@ -47,13 +47,13 @@ def names_in_the_list(html):
 
 
 def wide(count, **fields):
-    """A batch whose jobs wait for one child each."""
+    """A batch in which each job waits for one child batch."""
     batch = batch_of("wide", waiting=count, **fields)
     database.batches().bulk_create([row_of_child(job) for job in batch.jobs.all()])
     return batch
 
 
-def test_the_page_shows_the_line_of_the_batches_above(client):
+def test_the_batch_page_shows_the_parent_batches(client):
     batches = chain(3)
     html = text_of(client.get(url("change", batches[3])))
     trail = words_of(html[html.index("batch-trail") : html.index("</nav>", html.index("batch-trail"))])
@@ -62,7 +62,7 @@ def test_the_page_shows_the_line_of_the_batches_above(client):
     assert "batch-trail" not in text_of(client.get(url("change", batches[0])))
 
 
-def test_a_long_line_keeps_its_ends(client):
+def test_of_many_parent_batches_the_topmost_and_the_nearest_are_shown(client):
     html = text_of(client.get(url("change", chain(12)[-1])))
     trail = words_of(html[html.index("batch-trail") : html.index("</nav>", html.index("batch-trail"))])
     assert re.findall(r"level \d+|\d+ more levels", trail) == [
@@ -70,7 +70,7 @@ def test_a_long_line_keeps_its_ends(client):
     ]  # fmt: skip
 
 
-def test_a_batch_that_a_callback_opened_says_so(client):
+def test_the_callback_that_opened_a_batch_is_shown(client):
     batch = batch_of("first stage", succeeded=1)
     callback = new_callback(batch, "success", status="waiting")
     html = text_of(client.get(url("change", child_of(callback, "second stage", created=1))))
@@ -82,7 +82,7 @@ def test_a_batch_that_a_callback_opened_says_so(client):
     assert callback.func in opener and "No matching jobs" not in opener
 
 
-def test_a_child_whose_opener_is_gone_has_a_page(client):
+def test_a_child_batch_keeps_its_page_when_the_job_that_opened_it_is_deleted(client):
     batches = chain(2)
     database.jobs().filter(batch=batches[1]).delete()
     html = text_of(client.get(url("change", batches[2])))
@@ -90,7 +90,7 @@ def test_a_child_whose_opener_is_gone_has_a_page(client):
     text_of(client.get(reverse(LIST, query={"level": "all"})))
 
 
-def test_the_page_shows_the_tree_below_with_counts(client):
+def test_the_batch_page_shows_the_tree_of_child_batches_with_counts(client):
     batch = batch_of("sort", waiting=2, succeeded=1)
     first, second = batch.jobs.filter(status="waiting")
     left = child_of(first, "left", succeeded=3, failed=1, running=4)
@@ -103,7 +103,7 @@ def test_the_page_shows_the_tree_below_with_counts(client):
     assert f"?inside={batch.pk}&amp;status__exact=running" in html
 
 
-def test_of_many_children_those_that_failed_and_those_that_run_are_shown(client):
+def test_of_many_child_batches_the_failed_and_running_ones_are_shown(client):
     batch = wide(1000)
     children = Batch.objects.filter(parent__batch=batch)
     ended = children.order_by("pk")[:997].values("pk")
@@ -118,18 +118,18 @@ def test_of_many_children_those_that_failed_and_those_that_run_are_shown(client)
     assert words.count("0 / 1") == 3
 
 
-def test_children_of_a_deeper_level_are_counted_where_they_are_not_shown(client):
+def test_child_batches_below_the_shown_levels_are_counted(client):
     batches = chain(6)
     words = words_of(client.get(url("live_page", batches[0])).json()["panels"]["children"])
     assert "level 3" in words and "level 4" not in words and words.endswith("1 child batch")
 
 
-def test_a_batch_without_children_has_no_such_panel(client):
+def test_a_batch_without_child_batches_has_no_tree(client):
     batch = batch_of(created=1)
     assert client.get(url("live_page", batch)).json()["panels"]["children"].strip() == ""
 
 
-def test_the_live_update_brings_the_numbers_of_the_children(client):
+def test_live_updates_contain_the_child_batches(client):
     batches = chain(2, succeeded=1, running=1)
     found = client.get(url("live_page", batches[0])).json()["batches"]
     assert {key: one["text"]["done"] for key, one in found.items()} == {
@@ -138,7 +138,7 @@ def test_the_live_update_brings_the_numbers_of_the_children(client):
 
 
 @pytest.mark.parametrize("name", ["change", "live_page", "jobs", "waiting jobs", "list", "inside", "confirm"])
-def test_a_page_costs_the_same_number_of_queries_for_ten_children_and_for_a_thousand(client, name, redis):
+def test_a_page_needs_as_many_queries_for_a_thousand_child_batches_as_for_ten(client, name, redis):
     batchworker_is_there()
     pages = {
         "change": lambda batch: url("change", batch),
@@ -149,21 +149,21 @@ def test_a_page_costs_the_same_number_of_queries_for_ten_children_and_for_a_thou
         "inside": lambda batch: reverse(LIST, query={"inside": str(batch.pk)}),
         "confirm": lambda batch: url("act", batch, "cancel"),
     }
-    most = {"change": 21, "live_page": 21, "jobs": 8, "waiting jobs": 8, "list": 9, "inside": 10, "confirm": 5}
-    made = []
+    limits = {"change": 21, "live_page": 21, "jobs": 8, "waiting jobs": 8, "list": 9, "inside": 10, "confirm": 5}
+    counts = []
     for count in (10, 1000):
         batch = wide(count)
         analyze()
         with statements() as queries:
             text_of(client.get(pages[name](batch)))
-        made.append(len(queries))
-    # The count of what is waited for, where a look does not reach all of it.
+        counts.append(len(queries))
+    # One more query counts the child batches, if there are more than the diagnosis loads.
     more = 1 if name in ("change", "live_page") else 0
-    assert made[1] <= made[0] + more and made[1] <= most[name], made
+    assert counts[1] <= counts[0] + more and counts[1] <= limits[name], counts
 
 
 @pytest.mark.parametrize("name", ["change", "live_page"])
-def test_the_page_of_a_deep_tree_costs_a_bounded_number_of_queries(client, name, redis):
+def test_the_page_of_a_deep_tree_needs_a_bounded_number_of_queries(client, name, redis):
     batchworker_is_there()
     batches = chain(12)
     for batch, most in ((batches[0], 34), (batches[6], 30), (batches[12], 20)):
@@ -172,7 +172,7 @@ def test_the_page_of_a_deep_tree_costs_a_bounded_number_of_queries(client, name,
         assert len(queries) <= most, len(queries)
 
 
-def test_the_list_shows_the_top_level_unless_one_asks_or_looks_for_a_batch(client):
+def test_the_changelist_shows_only_the_top_level_unless_filtered_or_searched(client):
     top = batch_of("top", waiting=1)
     child = child_of(top.jobs.get(), "lower", created=1)
 
@@ -188,14 +188,14 @@ def test_the_list_shows_the_top_level_unless_one_asks_or_looks_for_a_batch(clien
         assert shown(inside=nonsense) == []
 
 
-def test_the_list_says_whose_child_a_batch_is(client):
+def test_the_changelist_shows_the_parent_of_a_child_batch(client):
     top = batch_of("Nightly import", waiting=1)
     child_of(top.jobs.get(), "chunks", created=1)
     words = words_of(text_of(client.get(reverse(LIST, query={"level": "all"}))))
     assert "job #0 of “Nightly import”" in words
 
 
-def test_the_filter_for_what_is_overdue(client):
+def test_the_deadline_filter(client):
     now, given = timezone.now(), timedelta(minutes=4)
     batch_of("in time", created=1, deadline=600, deadline_at=now + given)
     batch_of("too late", created=1, deadline=240, deadline_at=now - given)
@@ -208,7 +208,7 @@ def test_the_filter_for_what_is_overdue(client):
         assert names_in_the_list(text_of(client.get(reverse(LIST, query={"deadline": value})))) == found
 
 
-def test_the_page_tells_the_deadline(client):
+def test_the_batch_page_shows_the_deadline(client):
     late = timezone.now() - timedelta(minutes=2)
     words = words_of(text_of(client.get(url("change", batch_of(created=1, deadline=240, deadline_at=late)))))
     assert "It has been overdue since" in words and "Deadline 4 min" in words and "missed" in words
@@ -217,7 +217,7 @@ def test_the_page_tells_the_deadline(client):
     assert "batch-milestone--planned" in html and "overdue since" not in html
 
 
-def test_a_job_says_what_it_waits_for_and_what_it_opened(client):
+def test_a_job_shows_the_child_batches_of_its_last_run(client):
     batch = batch_of(succeeded=1, waiting=1)
     done, waiting = batch.jobs.order_by("position")
     merge = child_of(waiting, "merge", created=1)
@@ -231,7 +231,7 @@ def test_a_job_says_what_it_waits_for_and_what_it_opened(client):
     assert "opened the child batch of its last run succeeded" in words and "of a run before" not in words
 
 
-def test_of_many_children_of_a_job_few_are_shown(client):
+def test_a_job_shows_only_a_few_of_many_child_batches(client):
     batch = batch_of(waiting=1)
     job = batch.jobs.get()
     for index in range(5):
@@ -240,7 +240,7 @@ def test_of_many_children_of_a_job_few_are_shown(client):
     assert "and 2 more" in words_of(html) and f"?inside={job.pk}" in html
 
 
-def test_a_job_that_failed_by_its_child_leads_to_it(client):
+def test_a_job_links_to_the_child_batch_that_made_it_fail(client):
     with Batch.open("top") as batch:
         batch.enqueue(tasks.two_children)
     drain(raise_failures=False)
@@ -250,7 +250,7 @@ def test_a_job_that_failed_by_its_child_leads_to_it(client):
     assert "good" not in words_of(html)
 
 
-def test_the_two_kinds_of_waiting_have_two_words_and_two_filters(client):
+def test_waiting_for_child_batches_and_waiting_to_run_are_counted_separately(client):
     batch = wide(2)
     other = batch_of(waiting=3, created=2, scheduled=1, running=1)
     for job in other.jobs.filter(status="waiting"):
@@ -265,7 +265,7 @@ def test_the_two_kinds_of_waiting_have_two_words_and_two_filters(client):
     assert len(re.findall(r'class="batch-job"', text_of(client.get(url("jobs", batch, status="waiting"))))) == 2
 
 
-def test_the_confirmation_says_what_becomes_of_the_children(client):
+def test_the_confirmation_explains_the_effect_on_child_batches(client):
     batches = chain(3)
     words = words_of(text_of(client.get(url("act", batches[0], "cancel"))))
     assert "The child batches of its jobs are cancelled too, at every level. This affects 3 batches below it." in words
@@ -285,7 +285,7 @@ def test_the_confirmation_of_a_delete_counts_the_whole_tree(client):
     assert not Batch.objects.exists()
 
 
-def test_the_confirmation_of_a_retry_says_that_it_goes_into_the_children(client):
+def test_the_confirmation_of_a_retry_counts_jobs_that_failed_because_of_child_batches(client):
     with Batch.open("top") as batch:
         batch.enqueue(tasks.two_children)
     drain(raise_failures=False)
@@ -300,7 +300,7 @@ def test_the_confirmation_of_a_retry_says_that_it_goes_into_the_children(client)
     assert Batch.objects.get(pk=bad.pk).round == 1
 
 
-def test_the_pages_of_children_have_no_inline_style_or_script_and_speak_german(client):
+def test_the_pages_of_child_batches_have_no_inline_style_or_script_and_are_translated(client):
     batches = chain(3)
     for path in (
         url("change", batches[0]),
@@ -314,7 +314,7 @@ def test_the_pages_of_children_have_no_inline_style_or_script_and_speak_german(c
     assert "Geöffnet von" in words and "Kind-Batches" in words and "wartet auf seinen Kind-Batch" in words
 
 
-def test_a_description_is_escaped_in_the_tree_the_line_and_the_list(client):
+def test_descriptions_are_escaped_in_the_tree_the_parents_and_the_changelist(client):
     payload = "<script>alert(1)</script>"
     top = batch_of(payload, waiting=1)
     middle = child_of(top.jobs.get(), payload, waiting=1)
@@ -324,7 +324,7 @@ def test_a_description_is_escaped_in_the_tree_the_line_and_the_list(client):
     assert payload not in "".join(client.get(url("live_page", middle)).json()["panels"].values())
 
 
-def test_what_the_user_may_not_see_is_neither_in_the_tree_nor_in_the_line(client, monkeypatch):
+def test_batches_that_the_user_may_not_view_are_missing_from_tree_and_parents(client, monkeypatch):
     from django_batches.admin import BatchAdmin  # noqa: PLC0415
 
     batches = chain(2)

@@ -1,4 +1,4 @@
-"""The pages of the admin: what they show, and what they cost."""
+"""The pages of the admin: their content, and the number of their queries."""
 
 import re
 from datetime import timedelta
@@ -43,7 +43,7 @@ def positions(html):
     return [int(number) for number in re.findall(r">#(\d+)</a>", html)]
 
 
-def test_the_list_shows_status_progress_and_failures(client):
+def test_the_changelist_shows_status_progress_and_failures(client):
     batch = batch_of("Images of product 7", succeeded=4, failed=2, created=4)
     html = text_of(client.get(reverse(LIST)))
     assert "Images of product 7" in html and str(batch.pk)[-8:] in html
@@ -79,12 +79,12 @@ def test_filters_and_search(client, query, found):
 @pytest.mark.parametrize(
     "lookup", ["registered_callbacks__contains", "metadata__api_token__startswith", "reason__contains", "jobs__error"]
 )
-def test_by_what_is_no_filter_nobody_feels_his_way(client, lookup):
+def test_lookups_that_are_not_filters_are_rejected(client, lookup):
     batch_of(metadata={"api_token": "s3cret"})
     assert client.get(reverse(LIST, query={lookup: "s"})).status_code == 400
 
 
-def test_a_batch_is_found_by_its_id_the_end_of_it_and_the_id_of_a_job(client):
+def test_search_finds_a_batch_by_its_id_the_end_of_it_or_the_id_of_a_job(client):
     batch, other = batch_of("wanted", succeeded=1), batch_of("other", succeeded=1)
     job, callback = batch.jobs.get(), new_callback(batch)
     keys = [
@@ -97,12 +97,12 @@ def test_a_batch_is_found_by_its_id_the_end_of_it_and_the_id_of_a_job(client):
     assert other.pk != batch.pk
 
 
-def test_a_word_that_looks_like_an_id_is_still_looked_for_in_the_descriptions(client):
+def test_search_also_finds_descriptions_that_look_like_an_id(client):
     batch_of("facade of the shop", succeeded=1)
     assert "facade of the shop" in text_of(client.get(reverse(LIST, query={"q": "facade"})))
 
 
-def test_the_page_of_a_batch(client):
+def test_the_batch_page_shows_progress_failures_callbacks_and_metadata(client):
     batch = batch_of(succeeded=4, failed=2, cancelled=1, running=1, scheduled=1, created=1, metadata={"product": 7})
     new_callback(batch, "failure", status="failed", error="E: no", attempts=1)
     html = text_of(client.get(url("change", batch)))
@@ -113,7 +113,7 @@ def test_the_page_of_a_batch(client):
     assert "Retry failed (2)" in html
 
 
-def test_large_numbers_have_separators_wherever_they_stand(client):
+def test_large_numbers_have_thousands_separators(client):
     batch = batch_of(failed=1, created=1)
     database.batches().filter(pk=batch.pk).update(
         total=12_345, pending=1_234, succeeded=9_876, failed=1_235, sealed_at=batch.created_at
@@ -125,7 +125,7 @@ def test_large_numbers_have_separators_wherever_they_stand(client):
     assert "batch-counter--cancelled batch-counter--zero" in text_of(client.get(url("change", batch)))
 
 
-def test_the_first_failure_is_shown_until_the_job_has_succeeded_in_a_retry(client):
+def test_the_first_failure_is_shown_until_a_retry_of_the_job_succeeds(client):
     batch = batch_of(failed=1, succeeded=1, created=1)
     failed, succeeded = batch.jobs.get(status="failed"), batch.jobs.get(status="succeeded")
     for job, is_shown in ((failed, True), (succeeded, False)):
@@ -133,7 +133,7 @@ def test_the_first_failure_is_shown_until_the_job_has_succeeded_in_a_retry(clien
         assert ("First failure" in text_of(client.get(url("change", batch)))) is is_shown
 
 
-def test_an_empty_batch_and_one_that_was_just_opened_have_pages(client):
+def test_empty_and_just_opened_batches_have_pages(client):
     for fields in ({}, {"status": "open", "sealed_at": None, "started_at": None, "finished_at": None}):
         batch = batch_of("", **fields)
         text_of(client.get(url("change", batch)))
@@ -141,7 +141,7 @@ def test_an_empty_batch_and_one_that_was_just_opened_have_pages(client):
     text_of(client.get(reverse(LIST)))
 
 
-def test_addresses_that_make_no_sense_are_not_found_or_passed_over(client):
+def test_invalid_urls_return_404_and_invalid_query_strings_are_ignored(client):
     batch = batch_of(failed=1)
     assert client.get("/admin/django_batches/batch/what/change/").status_code == 302
     assert client.get("/admin/django_batches/batch/what/delete/").status_code == 404
@@ -164,7 +164,7 @@ def test_addresses_that_make_no_sense_are_not_found_or_passed_over(client):
     text_of(client.get(reverse(LIST, query={"queue": "\0", "created": "x", "failures": "x", "moves": "x"})))
 
 
-def test_a_job_of_another_batch_is_not_found(client):
+def test_a_job_of_another_batch_returns_404(client):
     batch, other = batch_of(failed=1), batch_of(failed=1)
     job = other.jobs.get()
     assert client.post(url("act", batch, "retry-job", job=job.pk)).status_code == 404
@@ -175,24 +175,24 @@ def test_a_job_of_another_batch_is_not_found(client):
 COUNTS = {"succeeded": 60, "failed": 120, "cancelled": 70, "running": 60, "queued": 5, "scheduled": 60, "created": 80}
 
 
-def test_the_jobs_of_each_status_page_by_page_and_back(client):
+def test_the_jobs_page_pages_through_each_status_in_both_directions(client):
     batch = batch_of(**COUNTS)
     expected = {
         "": range(455), "failed": range(60, 180), "cancelled": range(180, 250), "succeeded": range(60),
         "in_flight": range(250, 315), "to_run": range(315, 455),
     }  # fmt: skip
-    for status, wanted in expected.items():
+    for status, positions_of_status in expected.items():
         seen, pages = walk(client, f"{url('jobs', batch)}?status={status}", "next")
-        assert seen == list(wanted), status
+        assert seen == list(positions_of_status), status
         back, _ = walk(client, pages[-1], "prev")
-        # Walked back page by page, the pages come in reverse, each in its own order.
-        assert sorted(back) == list(wanted), status
+        # The pages come in reverse order, the jobs of each page in forward order.
+        assert sorted(back) == list(positions_of_status), status
         last, _ = walk(client, f"{url('jobs', batch)}?status={status}&before=455", "next")
-        assert last == list(wanted)[-PAGE_SIZE:], status
+        assert last == list(positions_of_status)[-PAGE_SIZE:], status
 
 
 def walk(client, address, relation):
-    """The positions along the links of a relation, and the addresses of the pages."""
+    """Follows the links of a relation. Returns the positions of the jobs, and the URLs of the pages."""
     seen, pages = [], []
     while address:
         pages.append(address)
@@ -204,23 +204,23 @@ def walk(client, address, relation):
     return seen, pages
 
 
-def test_the_jobs_of_one_group_of_failures(client):
+def test_the_jobs_page_shows_the_jobs_of_a_failure_group(client):
     batch = batch_of(failed=3, succeeded=1)
     group = batch.failure_groups.get()
     html = text_of(client.get(url("jobs", batch, fingerprint=group.fingerprint)))
     assert positions(html) == [1, 2, 3] and "3 jobs failed with shop.errors.TooLarge in the same place." in html
 
 
-def test_a_look_for_few_among_many_stops_and_says_so(client, monkeypatch):
+def test_a_scan_for_rare_jobs_stops_early_and_says_so(client, monkeypatch):
     monkeypatch.setattr("django_batches.admin.jobs_page.SCAN_LIMIT", 100)
     batch = batch_of(failed=250, created=1)
     BatchJob.objects.filter(batch=batch, position=240).update(status="succeeded")
-    html, looks = text_of(client.get(url("jobs", batch, status="succeeded"))), 1
+    html, requests = text_of(client.get(url("jobs", batch, status="succeeded"))), 1
     while not positions(html):
         following = re.search(r'href="([^"]*)">Continue searching', html)
         html = text_of(client.get(url("jobs", batch) + following[1].replace("&amp;", "&")))
-        looks += 1
-    assert positions(html) == [240] and looks == 3
+        requests += 1
+    assert positions(html) == [240] and requests == 3
     assert SCAN_LIMIT > 10 * PAGE_SIZE
 
 
@@ -232,10 +232,10 @@ def test_long_arguments_and_results_are_shown_by_their_size(client):
     assert "xxx" not in html and "yyy" not in html
 
 
-def test_a_page_costs_the_same_number_of_queries_for_ten_jobs_and_for_a_hundred_thousand(client, redis):
-    """Pinned: a query more per page is a decision, a query per row a bug."""
+def test_a_page_needs_as_many_queries_for_a_hundred_thousand_jobs_as_for_ten(client, redis):
+    """Pinned: one more query per page is a decision, one per row is a bug."""
     batchworker_is_there(seconds=600)
-    ContentType.objects.get_for_model(Batch)  # once for each process
+    ContentType.objects.get_for_model(Batch)  # cached per process
     pages = {
         LIST: lambda batch: reverse(LIST),
         "change": lambda batch: url("change", batch),
@@ -245,8 +245,8 @@ def test_a_page_costs_the_same_number_of_queries_for_ten_jobs_and_for_a_hundred_
         "live_page": lambda batch: url("live_page", batch),
         "confirm": lambda batch: url("act", batch, "retry"),
     }
-    most = {LIST: 6, "change": 18, "jobs": 6, "failed jobs": 6, "live": 4, "live_page": 18, "confirm": 4}
-    made = {name: [] for name in pages}
+    limits = {LIST: 6, "change": 18, "jobs": 6, "failed jobs": 6, "live": 4, "live_page": 18, "confirm": 4}
+    queries_of = {name: [] for name in pages}
     for counts in (
         {"succeeded": 4, "failed": 2, "running": 1, "queued": 1, "scheduled": 1, "created": 1},
         {"succeeded": 60_000, "failed": 19_000, "running": 500, "queued": 500, "scheduled": 10_000, "created": 10_000},
@@ -258,19 +258,21 @@ def test_a_page_costs_the_same_number_of_queries_for_ten_jobs_and_for_a_hundred_
             address = page(batch)
             with statements() as queries:
                 text_of(client.get(address))
-            made[name].append(len(queries))
-    assert {name: few for name, (few, many) in made.items() if few != many or few > most[name]} == {}, made
+            queries_of[name].append(len(queries))
+    assert {name: few for name, (few, many) in queries_of.items() if few != many or few > limits[name]} == {}, (
+        queries_of
+    )
 
 
-def test_a_list_of_many_batches_costs_no_query_more_than_a_list_of_one(client):
-    made = []
+def test_the_changelist_needs_as_many_queries_for_many_batches_as_for_one(client):
+    counts = []
     for count in (1, 30):
         for index in range(count):
             batch_of(f"{index}", succeeded=3, failed=1, created=2)
         with statements() as queries:
             text_of(client.get(reverse(LIST)))
-        made.append(len(queries))
-    assert made[0] == made[1], made
+        counts.append(len(queries))
+    assert counts[0] == counts[1], counts
 
 
 def wipe():
@@ -279,7 +281,7 @@ def wipe():
             cursor.execute(f"DELETE FROM {table}")
 
 
-def test_every_page_is_drawn_with_redis_down(client, settings, asked_once):
+def test_every_page_renders_while_redis_is_down(client, settings, asked_once):
     settings.CACHES = {
         **settings.CACHES,
         "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1/1"},
@@ -326,7 +328,7 @@ PAYLOADS = [
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
-def test_what_users_and_exceptions_write_is_escaped_on_every_page(client, payload):
+def test_text_from_users_and_exceptions_is_escaped_on_every_page(client, payload):
     assert len(set(PAYLOADS)) == 30
     batch = batch_of(payload, failed=1, created=1, queue=payload[:100], metadata={payload: payload}, reason=payload,
                      cancelled_at=timezone.now())  # fmt: skip
@@ -347,12 +349,12 @@ def test_what_users_and_exceptions_write_is_escaped_on_every_page(client, payloa
             assert payload not in html.replace("&lt;script&gt;", ""), path
             assert "alert(1)>" not in html.replace("&gt;", ""), path
         assert 'href="javascript' not in html
-    drawn = client.get(url("live_page", batch)).json()["panels"]
+    panels = client.get(url("live_page", batch)).json()["panels"]
     if "<" in payload:
-        assert payload not in "".join(drawn.values())
+        assert payload not in "".join(panels.values())
 
 
-def test_the_timeline_has_sixty_columns_at_most_however_long_the_batch_runs():
+def test_the_timeline_has_at_most_sixty_columns():
     for seconds in (1, 590, 3 * 3600, 30 * 3600, 20 * 86_400):
         batch = batch_of(created=1)
         start = timezone.now().replace(second=0, microsecond=0) - timedelta(seconds=seconds)
@@ -364,7 +366,7 @@ def test_the_timeline_has_sixty_columns_at_most_however_long_the_batch_runs():
         assert counted == 2 * len(moments), seconds
 
 
-def test_numbers_for_machines_have_no_separators_in_any_language(client):
+def test_numbers_in_attributes_are_not_localized(client):
     batch = batch_of(succeeded=1234, failed=1234, created=1234)
     with translation.override("de"):
         client.cookies["django_language"] = "de"
@@ -380,7 +382,7 @@ def test_the_pages_work_without_time_zones(client, settings):
         text_of(client.get(path))
 
 
-def test_the_page_tells_the_limits_that_a_batch_has(client):
+def test_the_batch_page_shows_the_limits_of_the_batch(client):
     limits = {"concurrency": 5, "max_failures": 0, "key": "nightly", "no_retry": ValueError}
     with Batch.open(**limits, backoff=exponential(5, factor=3, limit=600)) as batch:
         batch.enqueue(tasks.ok)

@@ -1,4 +1,4 @@
-"""The admin as people use it: Chromium, a live server, a real Redis, a real batchworker."""
+"""The admin in Chromium, with a live server, a real Redis and a real batchworker."""
 
 import re
 
@@ -13,7 +13,7 @@ from django_batches.models import FailureGroup
 from django_batches.views import LIMIT
 
 from .. import tasks
-from ..admin.test_admin import PAYLOADS
+from ..admin.test_pages import PAYLOADS
 from ..admin_data import batch_of, child_of, new_callback, user_with
 from ..processes import wait_until
 
@@ -35,24 +35,24 @@ def badge_of(page, batch):
 
 
 LIVE = re.compile("/(live|status)/")
-"""The addresses that bars ask."""
+"""The URLs that bars poll."""
 
 
 def requests_of(page):
-    """The requests for JSON of a page, from now on."""
-    made = []
-    page.on("request", lambda request: made.append(request) if LIVE.search(request.url) else None)
-    return made
+    """Records the polls of a page from now on."""
+    polls = []
+    page.on("request", lambda request: polls.append(request) if LIVE.search(request.url) else None)
+    return polls
 
 
-def let_a_minute_pass(page):
-    """By the clock of the page; whatever it asks for is asked when this is back."""
+def advance_a_minute(page):
+    """By the clock of the page. All requests have been sent when this returns."""
     page.clock.run_for(60_000)
     page.evaluate("fetch('/admin/')")
 
 
 def bars_follow(page, batches, gate, steps=4):
-    """Lets the jobs end in steps; after each of them the bars of the page show what the rows say."""
+    """Lets the jobs end in steps. After each step, the bars of the page must show the counters."""
     jobs = Batch.objects.filter(pk__in=[batch.pk for batch in batches])
     total = jobs.aggregate(n=Sum("total"))["n"]
     for step in range(1, steps + 1):
@@ -69,54 +69,54 @@ def open_batch(description, gate, count=24, **options):
     return batch
 
 
-def test_all_bars_of_the_list_move_without_a_reload_by_one_request_at_a_time(browse, root, batchworker, gate):
+def test_one_request_at_a_time_updates_all_bars_of_the_changelist(browse, root, batchworker, gate):
     batches = [open_batch("first", gate), open_batch("second", gate)]
     page = browse(root)
-    made = requests_of(page)
+    polls = requests_of(page)
     page.goto(LIST)
     page.evaluate("window.isTheSame = true")
     with batchworker():
         bars_follow(page, batches, gate)
         expect(badge_of(page, batches[1])).to_contain_text("succeeded")
     assert page.evaluate("window.isTheSame") and page.get_by_text("24 / 24").count() == 2
-    assert all(str(batch.pk) in made[0].url for batch in batches)
+    assert all(str(batch.pk) in polls[0].url for batch in batches)
     assert "succeeded" in page.locator("[data-batch-announcer]").text_content()
 
 
-def test_nothing_is_asked_once_all_have_ended_or_while_the_page_is_hidden(browse, root):
+def test_polling_stops_when_all_batches_have_ended_or_the_page_is_hidden(browse, root):
     batch = batch_of("ended", succeeded=3)
     page = browse(root)
     page.clock.install()
-    made = requests_of(page)
+    polls = requests_of(page)
     page.goto(LIST)
-    let_a_minute_pass(page)
-    assert made == []
+    advance_a_minute(page)
+    assert polls == []
     batch = batch_of("running", created=3)
     page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden === true })")
     with page.expect_response(LIVE):
         page.goto(LIST)
-    assert str(batch.pk) in made[0].url
+    assert str(batch.pk) in polls[0].url
     page.evaluate("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
-    made.clear()
-    let_a_minute_pass(page)
-    assert made == []
+    polls.clear()
+    advance_a_minute(page)
+    assert polls == []
     with page.expect_request(LIVE):
         page.evaluate("window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
 
 
 @pytest.mark.slow
-def test_it_is_asked_less_and_less_often_while_nothing_changes(browse, root):
+def test_polling_slows_down_while_nothing_changes(browse, root):
     batch_of("stands still", created=3)
     page = browse(root)
-    made = requests_of(page)
-    with page.expect_request_finished(lambda request: request in made[3:]):
+    polls = requests_of(page)
+    with page.expect_request_finished(lambda request: request in polls[3:]):
         page.goto(LIST)
-    times = [request.timing["startTime"] for request in made]
-    # In milliseconds, instead of every two seconds. A slow machine makes them longer only.
+    times = [request.timing["startTime"] for request in polls]
+    # In milliseconds, compared with 2,000 at first. A slow machine only makes them longer.
     assert times[2] - times[1] > 2_900 and times[3] - times[2] > 4_400, times
 
 
-def test_failed_jobs_are_retried_from_the_page_and_the_batch_succeeds(browse, root, batchworker, tmp_path):
+def test_failed_jobs_are_retried_from_the_batch_page_and_the_batch_succeeds(browse, root, batchworker, tmp_path):
     with Batch.open("flaky") as batch:
         batch.map(tasks.ok, range(3))
         batch.enqueue(tasks.flaky, str(tmp_path / "runs"), 1)
@@ -136,7 +136,7 @@ def test_failed_jobs_are_retried_from_the_page_and_the_batch_succeeds(browse, ro
     assert (batch.status, batch.succeeded, batch.round) == ("succeeded", 4, 1)
 
 
-def test_a_group_of_failures_is_retried_alone(browse, root, batchworker, tmp_path):
+def test_a_failure_group_is_retried_alone(browse, root, batchworker, tmp_path):
     with Batch.open("two kinds") as batch:
         batch.map(tasks.boom, ["a", "b"])
         batch.enqueue(tasks.flaky, str(tmp_path / "runs"), 1)
@@ -156,7 +156,7 @@ def test_a_group_of_failures_is_retried_alone(browse, root, batchworker, tmp_pat
     assert set(batch.jobs.filter(status="failed").values_list("dispatch", flat=True)) == {1}
 
 
-def test_a_group_shows_its_jobs_and_a_job_its_traceback(browse, root):
+def test_a_failure_group_links_to_its_jobs_and_their_tracebacks(browse, root):
     batch = batch_of(failed=3, succeeded=2)
     page = browse(root)
     page.goto(page_of(batch))
@@ -169,7 +169,7 @@ def test_a_group_shows_its_jobs_and_a_job_its_traceback(browse, root):
     expect(page.get_by_text("Traceback (most recent call last)")).to_be_visible()
 
 
-def test_cancel(browse, root):
+def test_cancel_from_the_batch_page(browse, root):
     batch = batch_of("wrong file", created=5)
     page = browse(root)
     page.goto(page_of(batch))
@@ -182,20 +182,20 @@ def test_cancel(browse, root):
     assert batch.reason == "Cancelled by root. wrong file"
 
 
-def test_pause_and_resume_from_the_list(browse, root):
+def test_pause_and_resume_from_the_changelist(browse, root):
     batch = batch_of("long", created=5)
     page = browse(root)
     page.goto(LIST)
     for label, word in (("Pause selected batches", "paused"), ("Resume selected batches", "running")):
         page.locator("input.action-select").check()
         page.locator("select[name=action]").select_option(label=label)
-        page.locator(".actions button[type=submit]").click()  # "Go", and since Django 6.1 "Run"
+        page.locator(".actions button[type=submit]").click()  # "Go"; "Run" since Django 6.1
         page.locator(".batch-submit").click()
         expect(page.locator(".messagelist")).to_be_visible()
         expect(badge_of(page, batch)).to_contain_text(word)
 
 
-def test_who_has_no_permission_sees_no_button_and_gets_403(browse, site):
+def test_a_user_without_permissions_sees_no_buttons_and_gets_403(browse, site):
     batch = batch_of("not yours", failed=2, created=2)
     page = browse(user_with("view_batch"))
     for path in (page_of(batch), page_of(batch, "jobs/")):
@@ -208,7 +208,7 @@ def test_who_has_no_permission_sees_no_button_and_gets_403(browse, site):
         assert page.goto(page_of(batch, f"do/{act}/")).status == 403
 
 
-def test_the_page_of_a_batch_that_runs_is_drawn_anew_but_not_under_the_reader(browse, root):
+def test_live_updates_do_not_replace_a_panel_that_is_being_read(browse, root):
     batch = batch_of("live", failed=1, running=2, created=5)
     callback = new_callback(batch, status="failed", error="Down: no", attempts=1)
     page = browse(root)
@@ -226,7 +226,7 @@ def test_the_page_of_a_batch_that_runs_is_drawn_anew_but_not_under_the_reader(br
     expect(panel).to_contain_text("Other: no")
 
 
-def test_the_child_batches_come_and_move_on_the_page_of_the_batch_that_waits_for_them(browse, root, batchworker, gate):
+def test_child_batches_appear_and_progress_on_the_page_of_their_parent(browse, root, batchworker, gate):
     with Batch.open("in chunks") as batch:
         batch.enqueue(tasks.in_chunks, 2, gate.path, 12)
         batch.enqueue(tasks.boom)
@@ -245,13 +245,13 @@ def test_the_child_batches_come_and_move_on_the_page_of_the_batch_that_waits_for
         bars_follow(page, children, gate)
         expect(badge_of(page, batch)).to_contain_text("failed")
     assert page.evaluate("window.isTheSame")
-    # The bar that was there at first is the one that moved.
+    # The bar was updated in place, not replaced.
     assert handle.evaluate("bar => bar.isConnected && bar.ariaValueNow") == "100"
     expect(badge_of(page, child)).to_contain_text("succeeded")
     assert page.locator("[data-batch-announcer]").text_content().startswith("in chunks: failed.")
 
 
-def test_from_a_job_that_failed_to_the_child_that_failed_it_and_back(browse, root, batchworker):
+def test_links_lead_from_a_failed_job_to_the_failed_child_batch_and_back(browse, root, batchworker):
     with Batch.open("top") as batch:
         batch.enqueue(tasks.two_children)
     page = browse(root)
@@ -271,7 +271,7 @@ def test_from_a_job_that_failed_to_the_child_that_failed_it_and_back(browse, roo
     expect(page.locator("#result_list")).to_contain_text("job #0 of “top”")
 
 
-def test_a_bar_on_a_users_own_page_moves(browse, site, batchworker, gate):
+def test_the_progress_bar_on_a_users_own_page_is_updated(browse, site, batchworker, gate):
     user = user_with(name="ada")
     batch = open_batch("My upload", gate, metadata={"user": user.pk})
     page = browse(user)
@@ -281,30 +281,30 @@ def test_a_bar_on_a_users_own_page_moves(browse, site, batchworker, gate):
     expect(badge_of(page, batch)).to_contain_text("succeeded")
 
 
-def test_more_bars_than_one_request_may_ask_for_take_turns(browse, site):
+def test_more_bars_than_the_limit_are_polled_in_turns(browse, site):
     user = user_with(name="ada")
     batches = [batch_of(created=1, metadata={"user": user.pk}) for _ in range(LIMIT + 5)]
     page = browse(user)
-    asked = []
-    page.on("request", lambda request: asked.append(request.url.count("id=")) if LIVE.search(request.url) else None)
+    sizes = []
+    page.on("request", lambda request: sizes.append(request.url.count("id=")) if LIVE.search(request.url) else None)
     with page.expect_response(LIVE):
         page.goto(reverse("uploads"))
     database.batches().filter(pk=batches[-1].pk).update(is_paused=True)
     expect(badge_of(page, batches[-1])).to_contain_text("paused")
     assert page.locator("[data-batch-live]").count() == len(batches)
-    assert asked[:2] == [LIMIT, 5]
+    assert sizes[:2] == [LIMIT, 5]
 
 
-def test_a_bar_that_one_may_not_ask_for_stands_still_quietly(browse, site):
+def test_a_forbidden_bar_stops_polling_without_an_error(browse, site):
     batch = batch_of("Somebody else's", created=3, metadata={"user": 0})
     page = browse(user_with(name="ada"))
-    asked = []
-    page.on("response", lambda response: asked.append(response.status) if "/status/" in response.url else None)
+    statuses = []
+    page.on("response", lambda response: statuses.append(response.status) if "/status/" in response.url else None)
     page.clock.install()
     with page.expect_response(LIVE):
         page.goto(reverse("upload", args=[batch.pk]))
-    let_a_minute_pass(page)
-    assert asked == [403]
+    advance_a_minute(page)
+    assert statuses == [403]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -326,8 +326,8 @@ def test_no_page_is_wider_than_the_screen(browse, root, width, scheme):
 
 
 @pytest.mark.slow
-def test_thirty_payloads_in_every_field_never_run(browse, root, settings):
-    # Without the policy, which would hide what is not escaped.
+def test_script_payloads_in_any_field_never_run(browse, root, settings):
+    # The policy would hide missing escapes.
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "strict_policy" not in name]
     page = browse(root)
     ran = []
@@ -354,5 +354,5 @@ def test_thirty_payloads_in_every_field_never_run(browse, root, settings):
     assert page.locator("#result_list tbody tr").count() == len(PAYLOADS)
     with page.expect_response(LIVE):
         page.goto(page_of(batch))
-    page.evaluate("fetch('/admin/')")  # what a payload would do, it has done by now
+    page.evaluate("fetch('/admin/')")  # by now, a payload would have run
     assert ran == []
