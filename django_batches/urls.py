@@ -1,4 +1,4 @@
-"""`path("batches/", include("django_batches.urls"))`: the status view that `{% batch_progress %}` asks, the metrics."""
+"""`path("batches/", include("django_batches.urls"))`: the view that `{% batch_progress %}` polls, and the metrics."""
 
 from django.urls import path
 

@@ -1,7 +1,8 @@
-"""The status of batches as JSON, for bars on a user's own pages; the metrics for Prometheus."""
+"""The status of batches as JSON, for progress bars on your own pages, and the metrics for Prometheus."""
 
 import hmac
 import logging
+from contextlib import suppress
 from typing import cast
 from uuid import UUID
 
@@ -24,37 +25,31 @@ __all__ = ["metrics", "status"]
 logger = logging.getLogger("django_batches")
 
 LIMIT = 100
-"""Batches that one request may ask for."""
+"""Batches per request."""
 
 
-@login_not_required  # STATUS_PERMISSION says who may see what
+@login_not_required  # STATUS_PERMISSION decides
 @never_cache
 @require_GET
 def status(request: HttpRequest) -> JsonResponse:
-    """`?id=…&id=…`: those of the batches that the setting STATUS_PERMISSION lets the user see; 403 where it is none."""
-    batches = [batch for batch in asked_for(request) if may_see(request, batch)]
+    """`?id=…&id=…`: the batches that the STATUS_PERMISSION setting permits the user to see; 403 if there are none."""
+    batches = [batch for batch in Batch.objects.filter(pk__in=ids_of(request)) if may_see(request, batch)]
     if not batches:
         raise PermissionDenied
     return JsonResponse({"batches": snapshots(batches)})
 
 
-def asked_for(request: HttpRequest) -> list[Batch]:
-    return list(Batch.objects.filter(pk__in=ids_of(request)))
-
-
 def ids_of(request: HttpRequest) -> list[UUID]:
-    """The keys that a request asks for; what is no key is passed over."""
-    found = []
+    """The ids in the query string, without invalid ones."""
+    ids = []
     for text in request.GET.getlist("id")[:LIMIT]:
-        try:
-            found.append(UUID(text))
-        except ValueError:
-            continue
-    return found
+        with suppress(ValueError):
+            ids.append(UUID(text))
+    return ids
 
 
 def may_see(request: HttpRequest, batch: Batch) -> bool:
-    """What the function of the setting says; False without one, and where it cannot be found."""
+    """The answer of the STATUS_PERMISSION function; False if it is not set or cannot be imported."""
     path = settings().STATUS_PERMISSION
     if not path:
         return False
@@ -63,15 +58,15 @@ def may_see(request: HttpRequest, batch: Batch) -> bool:
     except (FunctionNotAllowed, ImportError) as error:
         logger.error('%s["STATUS_PERMISSION"]: %s', SETTING, error)
         return False
-    # Truthy is not enough: a forgotten call (`return request.user.has_perm`) would let everybody in.
+    # Truthy is not enough: with a missing call (`return request.user.has_perm`), everyone would be let in.
     return cast(object, permission(request, batch)) is True
 
 
-@login_not_required  # a scraper has a token and no session
+@login_not_required  # Prometheus sends a token and has no session
 @never_cache
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The metrics, for who sends the setting METRICS_TOKEN as a bearer, and for staff who may view batches."""
+    """The metrics, for requests with METRICS_TOKEN as bearer token and for staff who may view batches."""
     if not may_read_metrics(request):
         return HttpResponse("Send the METRICS_TOKEN.\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
     if not _metrics.is_available:

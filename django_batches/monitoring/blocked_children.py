@@ -101,10 +101,9 @@ def _waits_for(batch: Any) -> str:
         "position": batch.opener_position,
         "event": Event(batch.opener_event).label if batch.opener_event else "",
     }
-    if batch.finished_at and batch.open_callbacks:
-        words["how"] = _("%(state)s, its callbacks have not ended") % words
-    else:
-        words["how"] = _("%(state)s, %(done)s of %(total)s jobs") % words
+    has_callbacks = batch.finished_at and batch.open_callbacks
+    how = _("%(state)s, its callbacks have not ended") if has_callbacks else _("%(state)s, %(done)s of %(total)s jobs")
+    words["how"] = how % words
     if batch.opener_event:
         return _("A %(event)s callback waits for its child batch “%(batch)s” (%(how)s).") % words
     return _("Job %(position)s waits for its child batch “%(batch)s” (%(how)s).") % words

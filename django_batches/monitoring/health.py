@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -82,10 +83,8 @@ class Health:
 
     def _stream(self) -> tuple[bool, str]:
         redis = quick_client(probe.TIMEOUT)
-        try:
+        with closing(redis.connection_pool):
             stream = backlog.stream(redis)
-        finally:
-            redis.connection_pool.disconnect()
         if not stream.entries:
             return True, "Every outcome has been applied."
         age = timedelta(seconds=stream.age)

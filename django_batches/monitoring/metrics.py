@@ -5,6 +5,7 @@ jobs. To use your own exporter: `REGISTRY.register(BatchesCollector())`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -114,15 +115,10 @@ def _jobs() -> "Metric":
 
 def _redis() -> "Iterator[Metric]":
     found: list[Metric] = []
-    redis = None
-    try:
+    with suppress(RedisError, OSError):
         redis = quick_client(probe.TIMEOUT)
-        found = [*_stream(redis), *_totals(redis)]
-    except (RedisError, OSError):
-        pass
-    finally:
-        if redis is not None:
-            redis.connection_pool.disconnect()
+        with closing(redis.connection_pool):
+            found = [*_stream(redis), *_totals(redis)]
     yield GaugeMetricFamily("django_batches_redis_up", "1 if Redis answers.", value=int(bool(found)))
     yield from found
 

@@ -35,13 +35,13 @@ def due_queues(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -
 
 def busy_queues(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
     """(batch, queue) for each queue on which the batch has jobs in RQ, or callbacks that have not ended."""
-    found: set[tuple[UUID, str]] = set()
-    if running := [batch for batch in batches if batch.in_flight]:
-        found |= set(jobs_in_flight(running).values_list("batch_id", "queue")[:MAX_ROWS])
-    if ended := [batch for batch in batches if batch.open_callbacks]:
-        callbacks = database.jobs().filter(callback_of__in=ended).exclude(status__in=[*JOB_ENDED, JobStatus.WAITING])
-        found |= set(callbacks.order_by().values_list("callback_of_id", "queue")[:MAX_ROWS])
-    return found
+    running = [batch for batch in batches if batch.in_flight]
+    ended = [batch for batch in batches if batch.open_callbacks]
+    callbacks = database.jobs().filter(callback_of__in=ended).exclude(status__in=[*JOB_ENDED, JobStatus.WAITING])
+    return {
+        *jobs_in_flight(running).values_list("batch_id", "queue")[:MAX_ROWS],
+        *callbacks.order_by().values_list("callback_of_id", "queue")[:MAX_ROWS],
+    }
 
 
 def jobs_in_flight(batches: "Sequence[Batch]") -> "QuerySet[BatchJob]":

@@ -80,8 +80,6 @@ def ancestors(batch: "Batch") -> list[Opener]:
 def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
     """The opener of each child batch among the batches."""
     parents = {batch.parent_id for batch in batches if batch.parent_id}
-    if not parents:
-        return {}
     jobs = database.jobs().filter(pk__in=parents).annotate(owner=Coalesce("batch", "callback_of"))
     by_job = {row[0]: Opener(*row) for row in jobs.values_list("pk", "position", "event", "owner")}
     return {batch.pk: by_job[batch.parent_id] for batch in batches if batch.parent_id in by_job}
@@ -94,17 +92,16 @@ def child_batches(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> "QueryS
     return batches.filter(opened, parent__isnull=False)
 
 
-def children(batches: "QuerySet[Batch]", owners: Iterable[UUID], limit: int = MAX_CHILDREN) -> list[Child]:
-    """Those of the batches that were opened by jobs or callbacks of the owners, unordered."""
-    keys = list(owners)
-    return _children(child_batches(batches, keys), limit) if keys else []
+def children(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> list[Child]:
+    """Those of the batches that were opened by jobs or callbacks of the owners, unordered, `MAX_CHILDREN` at most."""
+    return _children(child_batches(batches, owners))
 
 
 def opened_by(batches: "QuerySet[Batch]", jobs: "Iterable[BatchJob]") -> dict[UUID, list[Child]]:
     """Per job or callback, those of the batches that its last run has opened, most urgent first."""
     runs = {job.pk: job.dispatch for job in jobs}
     found: dict[UUID, list[Child]] = {}
-    for child in _children(batches.filter(parent__in=list(runs)), MAX_CHILDREN) if runs else []:
+    for child in _children(batches.filter(parent__in=list(runs))):
         if runs[child.opener.job_id] == child.dispatch:
             found.setdefault(child.opener.job_id, []).append(child)
     for siblings in found.values():
@@ -116,7 +113,7 @@ def levels(root: UUID, among: "QuerySet[Batch]", limit: int = MAX_BATCHES) -> "I
     """The batches below the root, level by level, `limit` in all. A batch that is not `among` these ends its branch."""
     owners = [root]
     for _ in range(MAX_LEVELS_DOWN):
-        level = list(child_batches(among, owners).order_by()[:limit]) if owners and limit > 0 else []
+        level = list(child_batches(among, owners).order_by()[:limit])
         if not level:
             return
         yield sorted(level, key=lambda batch: batch.pk)
@@ -143,11 +140,11 @@ def count_waiting(batch: "Batch") -> int:
     return waiting_jobs(batch).order_by().count() if batch.pending > batch.in_flight else 0
 
 
-def _children(batches: "QuerySet[Batch]", limit: int) -> list[Child]:
+def _children(batches: "QuerySet[Batch]") -> list[Child]:
     rows: Any = batches.order_by().values_list(
         "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
         Coalesce("parent__batch_id", "parent__callback_of_id"),
-    )[:limit]  # fmt: skip
+    )[:MAX_CHILDREN]  # fmt: skip
     return [
         Child(key, status, finished_at is not None, dispatch, Opener(*opener))
         for key, status, finished_at, dispatch, *opener in rows

@@ -3,7 +3,7 @@
 import json
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -96,7 +96,7 @@ class Show(Verb):
         for name in ("created", "sealed", "started", "finished"):
             yield [name.capitalize(), stamp(getattr(batch, f"{name}_at")) or "not yet"]
         if batch.deadline_at:
-            yield ["Deadline", f"{stamp(batch.deadline_at)}, {_deadline(batch)}"]
+            yield ["Deadline", f"{stamp(batch.deadline_at)}, {_deadline(batch, batch.deadline_at)}"]
         if batch.reason:
             yield ["Reason", printable(batch.reason)]
         if batch.metadata:
@@ -134,13 +134,11 @@ def _callback_row(job: BatchJob) -> list[str]:
     return [job.event, job.func, str(job.status), took, of_round, _last_lines(job.error, 1)[0]]
 
 
-def _deadline(batch: Batch) -> str:
-    if batch.deadline_at and batch.finished_at and batch.is_overdue:
-        return f"missed by {duration(batch.finished_at - batch.deadline_at)}"
-    if batch.finished_at or not batch.deadline_at:
-        return "met"
-    left = batch.deadline_at - timezone.now()
-    return f"in {duration(left)}" if left > timedelta(0) else f"overdue for {duration(-left)}"
+def _deadline(batch: Batch, deadline: datetime) -> str:
+    late = (batch.finished_at or timezone.now()) - deadline
+    if batch.finished_at:
+        return f"missed by {duration(late)}" if late > timedelta(0) else "met"
+    return f"overdue for {duration(late)}" if late >= timedelta(0) else f"in {duration(-late)}"
 
 
 def _limits(batch: Batch) -> Iterator[str]:
@@ -148,10 +146,9 @@ def _limits(batch: Batch) -> Iterator[str]:
     yield counted(batch.max_attempts, "attempt")
     if backoff := pauses(json.loads(batch.backoff)):
         yield f"backoff {backoff}"
-    if batch.concurrency is not None:
-        yield f"concurrency {number(batch.concurrency)}"
-    if batch.max_failures is not None:
-        yield f"max_failures {number(batch.max_failures)}"
+    for name in ("concurrency", "max_failures"):
+        if (limit := getattr(batch, name)) is not None:
+            yield f"{name} {number(limit)}"
     if batch.deadline is not None:
         yield f"deadline {duration(timedelta(seconds=batch.deadline))}"
 

@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -94,10 +95,8 @@ class Reconcile(Verb):
     def run(self, **options: Any) -> bool:
         try:
             redis = client()
-            try:
+            with closing(redis.connection_pool):
                 return (self._dry_run if options["dry_run"] else self._repair)(redis, options["json"])
-            finally:
-                redis.connection_pool.disconnect()
         except (RedisError, OSError, ImproperlyConfigured) as error:
             raise CommandError(f"Redis does not answer ({type(error).__name__}: {error}).") from error
 

@@ -31,7 +31,7 @@ class Relatives:
         above = ancestors(batch)
         below = sorted(children(Batch.objects.all(), [batch.pk]), key=lambda child: child.urgency)
         keys = [opener.owner_id for opener in above[:MAX_LEVELS]] + [child.batch_id for child in below[:MAX_SHOWN]]
-        found = Batch.objects.in_bulk(keys) if keys else {}
+        found = Batch.objects.in_bulk(keys)
         return cls(
             [(opener, found[opener.owner_id]) for opener in above[:MAX_LEVELS] if opener.owner_id in found],
             max(0, len(above) - MAX_LEVELS),

@@ -2,7 +2,6 @@
 
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -146,17 +145,11 @@ def _problems(batch: Batch) -> list[str]:
 
 
 def _bar(batch: Batch) -> "Text":
-    bar = Text()
-    for name, length in _lengths(batch):
-        bar.append("━" * length, style=_COLOURS[name])
-    bar.append("━" * (BAR - len(bar)), style="bright_black")
-    return bar
-
-
-def _lengths(batch: Batch) -> Iterator[tuple[str, int]]:
-    """Columns of each segment: at least one if it counts any job, as long as there is room."""
-    left = BAR
+    """A segment that counts any job has at least one column, as long as there is room."""
+    bar, left = Text(), BAR
     for segment in segments(batch):
         length = min(left, max(round(segment.width * BAR / WIDTH), 1 if segment.count else 0))
+        bar.append("━" * length, style=_COLOURS[segment.name])
         left -= length
-        yield segment.name, length
+    bar.append("━" * left, style="bright_black")
+    return bar
