@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from django_batches import database
 from django_batches.database import inserting
+from django_batches.database.inserting import NewJob
 from django_batches.database.uuid7 import uuid7
 from django_batches.models import Batch, BatchJob, FailureGroup, Lease, TimeBucket
 from django_batches.transport.outcomes import fingerprint
@@ -88,7 +89,7 @@ def add_jobs(batch, counts, now):
             count=batch.failed,
         )
     if batch.total > batch.pending:
-        since = now.replace(second=now.second - now.second % 10, microsecond=0) - timedelta(minutes=4)
+        since = now.replace(second=now.second - now.second % TimeBucket.SECONDS, microsecond=0) - timedelta(minutes=4)
         TimeBucket.objects.create(
             batch=batch, starts_at=since, succeeded=batch.succeeded, failed=batch.failed, cancelled=batch.cancelled
         )
@@ -97,13 +98,19 @@ def add_jobs(batch, counts, now):
 def new_job(batch, position, func="tests.tasks.ok"):
     now = timezone.now()
     arguments = '[[1],{"size":"large"}]'
-    return [uuid7(), batch.pk, None, "", position, 0, func, arguments, batch.queue, 180, 1, "0", "[]", now]
+    return NewJob(
+        uuid7(), func, arguments, batch.queue, 180, 1, "0", "[]", now, None, batch_id=batch.pk, position=position
+    )  # fmt: skip
 
 
 def new_callback(batch, event="finish", func="tests.tasks.told", **fields):
     key = uuid7()
     now = timezone.now()
-    inserting.jobs([[key, None, batch.pk, event, 0, batch.round, func, "[[],{}]", "default", 180, 1, "0", "[]", now]])
+    new = NewJob(
+        key, func, "[[],{}]", "default", 180, 1, "0", "[]", now, None,
+        callback_of_id=batch.pk, event=event, round=batch.round,
+    )  # fmt: skip
+    inserting.jobs([new])
     database.jobs().filter(pk=key).update(**fields)
     return BatchJob.objects.get(pk=key)
 

@@ -119,3 +119,8 @@ def test_the_root_stays_small_and_no_file_exceeds_300_lines():
     assert len(list(ROOT.glob("*.py"))) <= 12
     sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in modules()}
     assert {name: lines for name, lines in sizes.items() if lines > 300} == {}
+
+
+def test_only_the_database_wing_tests_the_vendor():
+    found = {str(path.relative_to(ROOT)) for path in modules() if re.search(r"\bvendor\b", path.read_text())}
+    assert {name for name in found if not name.startswith("database/")} == set()

@@ -77,9 +77,9 @@ def _is_django_redis(backend: str) -> bool:
 def _check_database() -> Iterator[CheckMessage]:
     alias = database.alias()
     configured: dict[str, Any] = django_settings.DATABASES.get(alias, {})
-    if (vendor := database.connection().vendor) not in ("postgresql", "sqlite"):
+    if kind := database.unsupported():
         yield Error(
-            f'The batches would be kept in "{alias}", which is {vendor}: it lacks UPDATE ... RETURNING and unique '
+            f'The batches would be kept in "{alias}", which is {kind}: it lacks UPDATE ... RETURNING and unique '
             "constraints with a condition, by which each job is counted once.",
             hint="Keep them in PostgreSQL or SQLite, by a database router if need be.",
             id="django_batches.E014",

@@ -178,7 +178,7 @@ class Dispatcher:
             claimed = claiming.claim_jobs(queue, room, self._lease, flow.frontier)
         except IntegrityError:
             # A CHECK refuses counters that differ from their rows, and would block all batches of the queue.
-            batches = flow.frontier.look(queue)
+            batches = flow.frontier.find_batches(queue)
             repaired = [key for key in batches if repairing.repair_counters(key, skip_locked=True)]
             if not repaired:
                 raise

@@ -8,7 +8,6 @@ import logging
 from datetime import datetime, timedelta
 
 from django.db import IntegrityError
-from django.utils import timezone
 
 from .. import database
 from ..conf import settings
@@ -18,10 +17,6 @@ logger = logging.getLogger("django_batches")
 NAME = "coordinator"
 SECONDS = 15
 """How long a lease lasts without a touch: how late a standby may notice that the active coordinator has died."""
-
-_IDLE = "set_config('idle_in_transaction_session_timeout', %s, true)"
-"""Makes PostgreSQL end this transaction if its client falls silent. The session of a lost host would keep the row
-locked, and no standby could take over, until the server notices: by default after two hours."""
 
 SAME_NAMESPACE = 'Set DJANGO_BATCHES["NAMESPACE"] to the same text in all of them.'
 
@@ -57,9 +52,8 @@ class Lease:
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease if it is free or has expired, with a token above `newest_token`."""
         with database.atomic():
-            if database.connection().vendor == "postgresql":
-                database.execute(f"SELECT {_IDLE}", [str(SECONDS * 1000)])
-            now = database_time()
+            database.dialect().limit_idle_time(SECONDS)
+            now = database.dialect().now()
             leases = database.related("Lease")
             row = leases.select_for_update().filter(pk=NAME).first()
             if row is None:
@@ -89,19 +83,8 @@ class Lease:
 
     def __call__(self) -> datetime:
         """Checks and extends the lease; returns the database's time."""
-        if database.connection().vendor == "postgresql":
-            touched = database.execute(
-                "UPDATE django_batches_lease SET expires_at = clock_timestamp() + %s WHERE name = %s AND token = %s"
-                f" RETURNING clock_timestamp(), {_IDLE}",
-                [timedelta(seconds=SECONDS), NAME, self.token, str(SECONDS * 1000)],
-            )
-            if touched:
-                return touched[0][0]  # type: ignore[no-any-return]
-        else:
-            now = timezone.now()
-            own = database.related("Lease").filter(pk=NAME, token=self.token)
-            if own.update(expires_at=now + timedelta(seconds=SECONDS)):
-                return now
+        if now := database.dialect().touch_lease(NAME, self.token, SECONDS):
+            return now
         self.token = 0
         raise LeaseLost(f"{self.holder} is not the active coordinator any more.")
 
@@ -109,12 +92,6 @@ class Lease:
         """Gives the lease up, so that a standby does not wait until it expires."""
         if self.token:
             # By the database's clock: a host whose clock is ahead would block all others for the difference.
-            database.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=database_time())
+            now = database.dialect().now()
+            database.related("Lease").filter(pk=NAME, token=self.token).update(expires_at=now)
             self.token = 0
-
-
-def database_time() -> datetime:
-    """The time by the database's clock; on SQLite the host's, which is the same."""
-    if database.connection().vendor == "postgresql":
-        return database.execute("SELECT clock_timestamp()", [])[0][0]  # type: ignore[no-any-return]
-    return timezone.now()

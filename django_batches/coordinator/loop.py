@@ -20,7 +20,7 @@ from ..transitions.applying import Recorded
 from ..transport.client import Keys, client
 from . import totals
 from .dispatch import CALLBACKS, Dispatcher
-from .lease import Lease, LeaseLost, database_time
+from .lease import Lease, LeaseLost
 from .prune import Pruner
 from .reconcile import SECOND_LOOK, Reconciler
 from .record import Recorder
@@ -133,9 +133,9 @@ class Coordinator:
         entries, wake_ups = self._recorder.read(0 if self._should_stop() else int(wait * 1000))
         recorded = self._recorder.record(entries, claims=CALLBACKS)
         self._dispatcher.push_callbacks(recorded.claimed)
-        if recorded.has_held:
+        if recorded.has_on_hold:
             self._dispatcher.forget_rates()
-        has_callbacks = recorded.callbacks > len(recorded.claimed)
+        has_callbacks = recorded.claimable_callbacks > 0
         return Turn(len(entries), bool(wake_ups), recorded, self._poll.is_due(), has_callbacks)
 
     def _rewind_stream(self, turn: Turn) -> None:
@@ -179,7 +179,7 @@ class Coordinator:
     def _continue_operations(self, turn: Turn) -> None:
         """Continues cancels and retries that were requested or interrupted, and applies them to child batches."""
         # Not for every chunk of added jobs: these are a dozen statements.
-        if turn.checks_everything or turn.recorded.has_given_up:
+        if turn.checks_everything or turn.recorded.failed_too_often:
             self._sync_batches_on_hold()
             cancelling.continue_cancels()
             children.cancel_children()
@@ -224,7 +224,7 @@ class Coordinator:
             self._reconcile.soon(SECOND_LOOK)
 
     def _enforce_time_limits(self) -> None:
-        now = database_time()
+        now = database.dialect().now()
         cancelling.mark_overdue(now)
         if self._upkeep.is_due():
             children.cancel_orphans()
@@ -276,7 +276,7 @@ class Coordinator:
 
     def _log_once(self, error: Exception) -> None:
         trouble = "cannot reach Redis" if isinstance(error, RedisError) else "cannot reach the database"
-        if isinstance(error, Error) and database.is_missing_table(error):
+        if isinstance(error, Error) and database.dialect().is_missing_table(error):
             trouble = "misses tables of this version: run manage.py migrate"
         if self._trouble != trouble:
             logger.error("%s %s (%s: %s); retrying.", self.name, trouble, type(error).__name__, error)

@@ -3,10 +3,10 @@
 import time
 from datetime import timedelta
 
+from .. import database
 from ..conf import settings
 from ..transitions import pruning
 from ..transitions.pruning import Ended
-from .lease import database_time
 
 PAGE = 500
 BUDGET = 0.02
@@ -30,7 +30,7 @@ class Pruner:
 
     def _walk(self, status: str, age: timedelta, deadline: float) -> bool:
         """Returns False if no batch of this status is left."""
-        before = database_time() - age
+        before = database.dialect().now() - age
         while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
             for group in pruning.groups(pruning.deletable(page)):
                 pruning.prune(group, before, in_full=False)

@@ -131,7 +131,7 @@ class Recorder:
                 outcomes.append(outcome)
             else:
                 unreadable.append(entry)
-        recorded = applying.record(outcomes, self._lease, claims=claims) if outcomes else applying.Recorded([])
+        recorded = applying.record(outcomes, self._lease, claims=claims) if outcomes else applying.Recorded()
         done = unreadable + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
             # After the commit: a crash between a deletion and the commit would lose the outcomes.

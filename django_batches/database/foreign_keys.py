@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import models
 from django.db.models import Exists, ForeignObjectRel, OuterRef
 
-from . import statements
+from . import tables
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -20,7 +20,7 @@ _LET_GO = {
 def unheld(batches: "models.QuerySet[Batch]") -> list[UUID]:
     """Those that no row of the project holds."""
     for relation, path in _holding():
-        holders = relation.related_model._base_manager.using(statements.alias())
+        holders = relation.related_model._base_manager.using(tables.alias())
         batches = batches.exclude(Exists(holders.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
     return list(batches.values_list("pk", flat=True))
 
@@ -39,20 +39,20 @@ def _first(holding: list[tuple[ForeignObjectRel, str]], batch_ids: Iterable[UUID
     ids = list(batch_ids)
     for relation, path in holding:
         name, model = relation.field.name, relation.related_model
-        if model._base_manager.using(statements.alias()).filter(**{f"{name}{path}__in": ids}).exists():
+        if model._base_manager.using(tables.alias()).filter(**{f"{name}{path}__in": ids}).exists():
             return f"{model._meta.label}.{name}"
     return ""
 
 
 def _holding() -> list[tuple[ForeignObjectRel, str]]:
     """The foreign keys of the project that hold a batch, each with the path from there to the batch."""
-    on_batches = [(relation, "") for relation in _pointing_to(statements.batches().model) if not _lets_go(relation)]
+    on_batches = [(relation, "") for relation in _pointing_to(tables.batches().model) if not _lets_go(relation)]
     return on_batches + _holding_jobs()
 
 
 def _holding_jobs() -> list[tuple[ForeignObjectRel, str]]:
     """Jobs are deleted by one statement, so each constraint on them would break it."""
-    constraints = [relation for relation in _pointing_to(statements.jobs().model) if _is_constraint(relation)]
+    constraints = [relation for relation in _pointing_to(tables.jobs().model) if _is_constraint(relation)]
     return [(relation, path) for relation in constraints for path in ("__batch", "__callback_of")]
 
 
@@ -62,7 +62,7 @@ def _pointing_to(model: type[models.Model]) -> list[ForeignObjectRel]:
         for relation in model._meta.get_fields(include_hidden=True)
         if isinstance(relation, ForeignObjectRel)
         and not relation.many_to_many
-        and relation.related_model._meta.app_label != statements.APP
+        and relation.related_model._meta.app_label != tables.APP
         and not relation.related_model._meta.auto_created  # of a ManyToManyField: the link goes, not the row
     ]
 

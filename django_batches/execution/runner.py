@@ -215,7 +215,7 @@ class _NotStarted(Exception):
 def _batch_of(message: Message) -> Any:
     begun = time.monotonic()
     try:
-        batch = database.batch(message.batch_id)
+        batch = database.dialect().batch(message.batch_id)
     except Error as error:
         raise _NotStarted(_not_started(message, VanishReason.BATCH_UNREADABLE, error)) from error
     if time.monotonic() > begun + DELAYED and (outcome := check_row(message, "")):

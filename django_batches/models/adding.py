@@ -12,11 +12,11 @@ from django.utils import timezone
 from ..calls.arguments import dump_arguments
 from ..calls.functions import Func, TaskLike, as_task, bound_names, framework, path_of, task_at
 from ..calls.options import DEFAULT_QUEUE, Backoff, ErrorTypes, Options, RunAfter, Seconds, earliest_start
+from ..database.inserting import NewJob
 from ..database.uuid7 import uuid7
 from ..exceptions import BatchError
 from ..states import Event, JobStatus
 from ..transitions import creating
-from ..transitions.creating import NewJob
 from .block import FLUSH_AT, mark_as_written
 from .decorators import alters_data
 from .job import BatchJob
@@ -162,7 +162,11 @@ class Adder(AddingVerbs):
         arguments = dump_arguments(args, kwargs, bound_names(path, 0, args, kwargs))
         now, after = timezone.now(), self._run_after
         due_at = now + after if isinstance(after, timedelta) else after
-        return NewJob(uuid7(), path, arguments, **vars(self._options), created_at=now, due_at=due_at)
+        status = JobStatus.SCHEDULED if due_at else JobStatus.CREATED
+        return NewJob(
+            uuid7(), path, arguments, **vars(self._options), created_at=now, due_at=due_at,
+            batch_id=self._batch.pk, status=status.value,
+        )  # fmt: skip
 
     def _add_all(self, func: Any, calls: Iterable[tuple[Any, ...]], kwargs: dict[str, Any]) -> int:
         path, task, adder = self._resolve(func)
@@ -196,8 +200,8 @@ def add_job(
     """`verbs.enqueue` without the signal of the Tasks framework, which its backend sends itself."""
     path, task, adder = verbs._adder._resolve(func)
     new = adder._new_job(path, args, kwargs)
-    status = JobStatus.SCHEDULED if new.due_at else JobStatus.CREATED
-    job = BatchJob(batch=adder._batch, position=0, status=status, **new._asdict())
+    job = BatchJob(**new._asdict())
+    job.batch = adder._batch
     if block := adder._batch._open_block:
         block.add(new, job)
     else:

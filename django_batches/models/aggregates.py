@@ -4,11 +4,13 @@ from typing import ClassVar
 
 from django.db import models
 
+from ..transitions.statistics import BUCKET_SECONDS
+
 
 class TimeBucket(models.Model):
-    """How many jobs of a batch ended in one stretch of ten seconds; written with the outcomes themselves."""
+    """How many jobs of a batch ended in one time bucket; written in the transaction that ends them."""
 
-    SECONDS: ClassVar = 10
+    SECONDS: ClassVar = BUCKET_SECONDS
 
     batch = models.ForeignKey("Batch", models.DO_NOTHING, related_name="buckets", db_index=False)
     starts_at = models.DateTimeField()

@@ -15,10 +15,10 @@ from ..calls.arguments import dump_arguments
 from ..calls.functions import Func, bound_names, path_of
 from ..calls.options import Options, RunAfter
 from ..conf import settings
+from ..database.inserting import NewJob
 from ..exceptions import BatchError
 from ..states import Event
 from ..transitions import cancelling, creating
-from ..transitions.creating import NewJob
 from .context import open_block, running
 
 if TYPE_CHECKING:

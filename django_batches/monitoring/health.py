@@ -59,7 +59,7 @@ class Health:
         try:
             return Check(name, *check())
         except Error as error:
-            if database.is_missing_table(error):
+            if database.dialect().is_missing_table(error):
                 return Check(name, False, f"Tables are missing: run manage.py migrate ({_describe(error)}).")
             return Check(name, False, f"The database does not answer ({_describe(error)}).")
         except (RedisError, OSError, ImproperlyConfigured) as error:

@@ -12,12 +12,12 @@ from .. import database
 from ..calls.arguments import load_arguments
 from ..calls.functions import task_at
 from ..calls.options import Options
+from ..database.inserting import NewJob
 from ..exceptions import BatchError, FunctionNotAllowed
 from ..models import Batch, BatchJob
 from ..models.adding import add_job
 from ..models.block import Block
 from ..states import JobStatus
-from ..transitions.creating import NewJob
 from .framework import BaseTaskBackend, Task, TaskException, TaskResult, TaskResultDoesNotExist, normalize_json
 from .framework import task_enqueued as enqueued
 from .results import new_result, result_of

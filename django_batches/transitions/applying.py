@@ -1,13 +1,13 @@
-"""Outcomes into rows: what became of each run, in bulk, each counted once.
+"""Applies outcomes to rows in bulk, each exactly once.
 
-Group commit: many outcomes in one transaction, whatever their number in five statements (the lease, the locks, the
-rows, the counters, the time buckets). One transaction per job would be limited by the commits and by the lock of the
-batch row (Laravel #39722).
+Group commit: one transaction applies any number of outcomes in five statements: the lease, the locks, the jobs, the
+counters, the time buckets. With a transaction per job, the commits and the lock of the batch's row would limit the
+throughput (Laravel #39722).
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -18,7 +18,7 @@ from django.utils import timezone
 from .. import database
 from ..states import JobStatus
 from ..transport.outcomes import Kind, Outcome
-from . import claiming, finishing, job_updates, repairing
+from . import finishing, job_updates, repairing
 from .claiming import Claimed
 from .finishing import Tally
 from .frontier import Place
@@ -30,68 +30,85 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches")
 
-_CAME_TO_NOTHING = set(Kind) - {Kind.SUCCEEDED, Kind.ON_HOLD}
+_RUN_IS_VOID = set(Kind) - {Kind.SUCCEEDED, Kind.ON_HOLD}
 
 _REFUSALS = (DataError, IntegrityError, ValueError, OverflowError)
-"""What the database or its driver says to a value that it will not take."""
+"""What the database or its driver raises for a value that it does not take."""
 
 
 @dataclass
 class Recorded:
-    """What `record` made of the outcomes it was given."""
+    """The effects of applied outcomes."""
 
-    done: list[Outcome]
-    """Applied, superseded, doubled or about a row that is gone: never needed again."""
+    done: list[Outcome] = field(default_factory=list)
+    """Applied, superseded, duplicate, or of a row that does not exist: never needed again."""
     postponed: list[Outcome] = field(default_factory=list)
-    """Of batches that somebody holds locked: for the next round."""
-    failures: list[Change] = field(default_factory=list)
-    """Jobs that failed for good without a worker that could have logged it."""
-    callbacks: int = 0
-    """How many callbacks this scheduled or put back."""
-    claimed: list[Claimed] = field(default_factory=list)
-    """The callbacks that were claimed at once, to be pushed after the commit."""
-    has_given_up: bool = False
-    """A batch has more failures than it allows: the rest of its jobs must not start."""
-    given_up: list[UUID] = field(default_factory=list)
-    """Jobs one run of which has come to nothing: nobody waits for the children that it may have opened."""
-    is_for_parents: bool = False
-    """A job waits for children, or the child of one may have ended: its parent may have to be told."""
+    """Of batches that another transaction has locked: for the next round."""
+    won: list[Change] = field(default_factory=list)
+    """The changes that were written, except late successes."""
+    late: list[Change] = field(default_factory=list)
+    """Late successes that were written."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
-    """(job, dispatch, queue) of runs that must not start any more, because an earlier one came back with a success."""
-    put_back: list[Place] = field(default_factory=list)
-    """Where jobs wait to be claimed again."""
+    """(job, dispatch, queue) of runs that must not start any more, because of a late success."""
+    scheduled: int = 0
+    """New callbacks."""
+    claimed: list[Claimed] = field(default_factory=list)
+    """Those of them that were claimed at once, to be pushed after the commit."""
+    failed_too_often: list[UUID] = field(default_factory=list)
+    """Batches that now have more failures than they allow: their other jobs must not start."""
+    ended_children: list[UUID] = field(default_factory=list)
+    """Batches that have ended, with their callbacks, and whose parents must be notified."""
 
     @property
-    def has_held(self) -> bool:
-        """Jobs came back that were not started, because their batch is paused or cancelled."""
+    def failures(self) -> list[Change]:
+        """Jobs that failed for good without a worker that could have logged it."""
+        return [change for change in self.won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
+
+    @property
+    def given_up(self) -> list[UUID]:
+        """Jobs of which a run does not count: the children that it may have opened must be cancelled."""
+        void = [change for change in self.won if change.outcome.kind in _RUN_IS_VOID]
+        return [change.outcome.job_id for change in void + self.late]
+
+    @property
+    def put_back(self) -> list[Place]:
+        """Where jobs wait to be claimed again."""
+        return [(c.outcome.batch_id, *c.place) for c in self._claimable if c.outcome.is_job_of_batch]
+
+    @property
+    def claimable_callbacks(self) -> int:
+        """Callbacks that wait to be claimed, as far as is known here."""
+        return self.scheduled - len(self.claimed) + len(self._claimable) - len(self.put_back)
+
+    @property
+    def has_on_hold(self) -> bool:
+        """Whether jobs came back that were not started, because their batch is paused or cancelled."""
         return any(outcome.kind == Kind.ON_HOLD for outcome in self.done)
 
+    @property
+    def is_for_parents(self) -> bool:
+        """Whether a job waits for children now, or a child has ended: its parent may have to be notified."""
+        return bool(self.ended_children) or any(change.status == JobStatus.WAITING for change in self.won)
+
+    @property
+    def _claimable(self) -> list[Change]:
+        return [change for change in self.won if change.status == JobStatus.CREATED]
+
     def joined(self, other: "Recorded") -> "Recorded":
-        return Recorded(
-            self.done + other.done,
-            self.postponed + other.postponed,
-            self.failures + other.failures,
-            self.callbacks + other.callbacks,
-            self.claimed + other.claimed,
-            self.has_given_up or other.has_given_up,
-            self.given_up + other.given_up,
-            self.is_for_parents or other.is_for_parents,
-            self.superseded + other.superseded,
-            self.put_back + other.put_back,
-        )
+        return Recorded(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now, *, claims: int = 0) -> Recorded:
-    """Applies outcomes in one transaction; where the database refuses one, that job alone is failed.
+    """Applies outcomes in one transaction. If the database refuses one, only that job fails.
 
-    `fence` is called first in each transaction: it proves that the caller still keeps the books, and gives the time.
-    Up to `claims` of the callbacks that this schedules are claimed too: somebody waits for them, and another
-    transaction would be another wait for the disk. The caller has to push them.
+    Calls `fence` first in each transaction: it proves that the caller is the active coordinator, and returns the time.
+    Claims up to `claims` of the callbacks that it schedules, because the transaction of a separate claim would delay
+    them. The caller must push them.
     """
     try:
         return _apply(outcomes, fence, claims)
     except _REFUSALS as error:
-        # Halved until the culprit is alone: it would come back with every chunk and stop the books of all batches.
+        # Halves the outcomes until the culprit is alone: otherwise it would block those of all batches.
         if len(outcomes) > 1:
             middle = len(outcomes) // 2
             first = record(outcomes[:middle], fence, claims=claims)
@@ -100,9 +117,9 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
 
 
 def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], datetime]) -> Recorded:
-    """Fails the job of an outcome that the database would not take, so that the books of the others go on."""
+    """Fails the job of an outcome that the database refused."""
     if outcome.kind != Kind.REFUSED:
-        # Counters that differ from their rows are no fault of the job.
+        # A drift between counters and rows is not the job's fault.
         if isinstance(error, IntegrityError) and repairing.repair_counters(outcome.batch_id, skip_locked=True):
             return record([outcome], fence)
         return record([outcome.refused(error)], fence)
@@ -110,7 +127,7 @@ def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], date
     try:
         return _apply([outcome], fence)
     except _REFUSALS as again:
-        logger.error("The outcome of job %s is put aside, it cannot be written: %s (%s)", outcome.job_id, error, again)
+        logger.error("The outcome of job %s cannot be written and is dropped: %s (%s)", outcome.job_id, error, again)
         return Recorded([outcome])
 
 
@@ -120,42 +137,30 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         batches = database.lock_batches({outcome.batch_id for outcome in outcomes}, skip_locked=True)
         ready, postponed, orphans = _sort(outcomes, batches)
         tallies = {key: Tally(batch) for key, batch in batches.items()}
-        changes = decide(ready, batches, now)
-        won = job_updates.write(changes, tallies, now)
-        job_updates.begin_to_wait(won, now)
-        late = job_updates.late_successes(ready, won, tallies, now)
-        won += [change for change, _ in late]
-        aggregate(won, now)
-        touched = [tallies[key] for key in {change.outcome.batch_id for change in won}]
-        callbacks = finishing.write(touched, now, claims=claims)
-        claimed = claiming.claimed_as_written(callbacks)
-    failures = [change for change in won if change.status == JobStatus.FAILED and not change.outcome.was_logged]
-    superseded = [(c.outcome.job_id, c.outcome.dispatch, queue) for c, queue in late if queue]
-    gave_up = any(batch.cancelled_at == now for batch in batches.values())
-    given_up = [change.outcome.job_id for change in won if change.outcome.kind in _CAME_TO_NOTHING]
-    given_up += [change.outcome.job_id for change, _ in late]
-    is_for_parents = any(change.status == JobStatus.WAITING for change in won) or any(
-        batch.is_awaited and batch.finished_at and not batch.open_callbacks for batch in batches.values()
-    )
-    again = [change for change in won if change.status == JobStatus.CREATED]
-    put_back = [(change.outcome.batch_id, *change.place) for change in again if change.outcome.is_job_of_batch]
+        won = job_updates.write(decide(ready, batches, now), tallies, now)
+        late, superseded = job_updates.write_late_successes(ready, won, tallies, now)
+        aggregate(won + late, now)
+        touched = [tallies[key] for key in {change.outcome.batch_id for change in won + late}]
+        callbacks = finishing.update_batches(touched, now, claims=claims)
     return Recorded(
-        ready + orphans,
-        postponed,
-        failures,
-        len(callbacks) + len(again) - len(put_back),
-        claimed,
-        gave_up,
-        given_up,
-        is_for_parents,
-        superseded,
-        put_back,
+        done=ready + orphans,
+        postponed=postponed,
+        won=won,
+        late=late,
+        superseded=superseded,
+        scheduled=len(callbacks),
+        claimed=[Claimed.at_insert(row) for row in callbacks if row.status == JobStatus.QUEUED],
+        failed_too_often=[key for key, batch in batches.items() if batch.cancelled_at == now],
+        ended_children=[
+            key for key, batch in batches.items() if batch.is_awaited and batch.finished_at and not batch.open_callbacks
+        ],
     )
 
 
 def _sort(
     outcomes: Sequence[Outcome], batches: "dict[UUID, Batch]"
 ) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
+    """The outcomes of locked batches, of batches that another transaction has locked, and of none that exists."""
     ready = [outcome for outcome in outcomes if outcome.batch_id in batches]
     missing = {outcome.batch_id for outcome in outcomes} - set(batches)
     if not missing:

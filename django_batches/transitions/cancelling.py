@@ -77,7 +77,7 @@ def _cancel_chunk(batch: "Batch", now: datetime) -> int:
     tally.ended(JobStatus.CANCELLED, ended)
     if ended:
         count_ended({batch.pk: (0, 0, ended)}, now)
-    finishing.write([tally], now)
+    finishing.update_batches([tally], now)
     return ended
 
 
@@ -105,7 +105,7 @@ def cancel_job(job_id: UUID) -> bool:
             wake_on_commit()
         else:
             tally.open_callbacks = -1
-        finishing.write([tally], now)
+        finishing.update_batches([tally], now)
     return True
 
 
@@ -152,7 +152,7 @@ def mark_overdue(now: datetime) -> int:
             batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
-                finishing.write([Tally(batch, is_overdue=True)], now)
+                finishing.update_batches([Tally(batch, is_overdue=True)], now)
     return len(ids)
 
 

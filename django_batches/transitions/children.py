@@ -22,7 +22,7 @@ from ..states import IN_FLIGHT, BatchStatus, Event, JobStatus
 from ..transport.outcomes import Kind, Outcome, fingerprint
 from . import cancelling, finishing, job_updates, repairing, results
 from .finishing import Tally
-from .next_status import Change
+from .next_status import Change, runs_with_open_children
 from .statistics import aggregate
 from .steps import contain_errors, level_by_level, within_budget
 
@@ -96,12 +96,12 @@ def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
         database.batches().filter(pk__in=[child for child, _ in ended]).update(is_awaited=False)
         waiting = database.jobs().filter(pk__in={parent for _, parent in ended}, status=JobStatus.WAITING)
         parents = {(job.pk, job.dispatch): job for job in waiting.defer(*database.LARGE_JOB_FIELDS)}
-        awaiting = database.awaiting(parents)
+        awaiting = runs_with_open_children(parents)
         changes = _changes([job for key, job in parents.items() if key not in awaiting], locked)
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
         won = job_updates.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
-        finishing.write(tallies.values(), now)
+        finishing.update_batches(tallies.values(), now)
     for change in won:
         if change.status == JobStatus.FAILED:
             # Without a traceback: the job that failed below has logged its own.

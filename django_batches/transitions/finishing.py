@@ -1,20 +1,22 @@
-"""The counters of batches, and what follows from them: the verdict and the events.
+"""The counters of batches, and what depends on them: the end of a batch, its final status, and its events.
 
-Everything that changes job rows ends here, once per transaction: a `Tally` per locked batch says by how much, `write`
-moves all counters in one statement, ends the batches that have nothing pending and schedules their callbacks.
+Each transition that changes jobs ends here, once per transaction. It fills a `Tally` for each batch that it has
+locked. `update_batches` then moves all counters in one statement, ends the batches that have no pending jobs, and
+schedules callbacks. Only `_end` makes a batch `succeeded`, `failed` or `cancelled`.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import F
 
 from .. import database
 from ..database import inserting
+from ..database.inserting import NewJob
 from ..database.uuid7 import uuid7
 from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event, JobStatus
 
@@ -23,25 +25,35 @@ if TYPE_CHECKING:
 
 _COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
 
-_CHANGE = {
-    "id": "uuid",
-    **dict.fromkeys(_COUNTERS, "int"),
-    "status": "text",
-    "round": "int",
-    "failure_round": "int",
-    "attempted_round": "int",
-    "first_failure": "uuid",
-    "started_at": "timestamptz",
-    "finished_at": "timestamptz",
-    "cancelled_at": "timestamptz",
-    "gave_up": "boolean",
-    "reason": "text",
-}
+
+class _Row(NamedTuple):
+    """A change of a batch: by how much its counters move, and its other columns."""
+
+    id: UUID
+    pending: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    in_flight: int
+    open_callbacks: int
+    started_at: datetime | None
+    status: str
+    round: int
+    failure_round: int | None
+    attempted_round: int | None
+    first_failure_id: UUID | None
+    finished_at: datetime | None
+    cancelled_at: datetime | None
+    gave_up: bool
+    reason: str
+
+
+_WRITTEN = _Row._fields[8:]
 
 
 @dataclass
 class Tally:
-    """What one transaction changes about one batch, which the caller has locked."""
+    """What one transaction changes about one batch, which it has locked."""
 
     batch: "Batch"
     pending: int = 0
@@ -52,12 +64,12 @@ class Tally:
     open_callbacks: int = 0
     started_at: datetime | None = None
     first_failure: UUID | None = None
-    """A job that failed for good now."""
+    """A job that has failed for good."""
     is_overdue: bool = False
-    """It has missed its deadline now."""
+    """The batch has missed its deadline."""
 
     def ended(self, status: str, count: int = 1) -> None:
-        """`count` jobs that were pending have ended with `status`."""
+        """`count` pending jobs have ended with `status`."""
         self.pending -= count
         setattr(self, status, getattr(self, status) + count)
 
@@ -66,68 +78,46 @@ class Tally:
         self.ended(status, -count)
 
 
-def write(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[list[Any]]:
-    """Moves the counters, ends what can end, schedules the callbacks of what happened; returns their rows.
+def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[NewJob]:
+    """Moves the counters, ends what can end, and schedules callbacks. Returns the rows of the callbacks.
 
-    Up to `claims` of these that are due are claimed as they are written, for a caller that pushes them.
+    Claims up to `claims` of those that are due at once, for a caller that pushes them.
     """
-    callbacks: list[list[object]] = []
-    changes: list[list[object]] = []
+    callbacks: list[NewJob] = []
+    rows: list[_Row] = []
     for tally in tallies:
         batch = tally.batch
         for name in _COUNTERS:
             setattr(batch, name, getattr(batch, name) + getattr(tally, name))
-        if tally.failed > 0 and not batch.cancelled_at and _has_failed_too_often(batch):
-            # The others are cancelled in chunks, by whoever keeps the books.
-            batch.gave_up = True
-            batch.cancelled_at, batch.reason = now, f"More than {batch.max_failures} jobs failed (max_failures)."
-        scheduled = [row for event in _events(tally, now) for row in _callback_rows(batch, event, now)]
-        callbacks += scheduled
+        _give_up_after_failures(tally, now)
+        scheduled = [row for event in _events(tally, now) for row in _callbacks(batch, event, now)]
         batch.open_callbacks += len(scheduled)
         tally.open_callbacks += len(scheduled)
-        changes.append(
-            [
-                batch.pk, *(getattr(tally, name) for name in _COUNTERS), batch.status, batch.round, batch.failure_round,
-                batch.attempted_round, batch.first_failure_id, tally.started_at, batch.finished_at, batch.cancelled_at,
-                batch.gave_up, batch.reason,
-            ]
-        )  # fmt: skip
-    if changes:
-        _update(changes)
-    for row in [row for row in callbacks if len(row) == len(inserting.NEW_JOB)][:claims]:
-        row += [JobStatus.QUEUED.value, None, 1]
+        callbacks += scheduled
+        moves = [getattr(tally, name) for name in _COUNTERS]
+        rows.append(_Row._make([batch.pk, *moves, tally.started_at, *[getattr(batch, name) for name in _WRITTEN]]))
+    if rows:
+        _update(rows)
     if callbacks:
+        _claim(callbacks, claims)
         inserting.jobs(callbacks)
     return callbacks
 
 
-def _update(changes: list[list[object]]) -> None:
-    table, params = database.values(_CHANGE, changes)
-    moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
-    database.execute(
-        f"UPDATE {database.BATCH} SET {moves}, status = v_status, round = v_round, failure_round = v_failure_round,"
-        " attempted_round = v_attempted_round, first_failure_id = v_first_failure,"
-        " started_at = COALESCE(started_at, v_started_at), finished_at = v_finished_at, cancelled_at = v_cancelled_at,"
-        " gave_up = v_gave_up, reason = v_reason"
-        f" FROM {table} WHERE id = v_id",
-        params,
-    )
-
-
 def schedule_missed_failure_callbacks(batch: "Batch", now: datetime) -> None:
-    """Schedules failure callbacks that were registered after the failure had been told; `batch` is locked."""
+    """Schedules failure callbacks that were registered after the failure event of a locked batch."""
     if batch.failure_round != batch.round:
         return
-    told = database.jobs().filter(callback_of=batch, event=Event.FAILURE, round=batch.round)
-    positions = set(told.values_list("position", flat=True))
-    missed = [row for row in _callback_rows(batch, Event.FAILURE, now) if row[4] not in positions]
+    scheduled = database.jobs().filter(callback_of=batch, event=Event.FAILURE, round=batch.round)
+    positions = set(scheduled.values_list("position", flat=True))
+    missed = [row for row in _callbacks(batch, Event.FAILURE, now) if row.position not in positions]
     if missed:
         inserting.jobs(missed)
         database.batches().filter(pk=batch.pk).update(open_callbacks=F("open_callbacks") + len(missed))
 
 
 def can_end(batch: "Batch") -> bool:
-    """Nothing is pending, nobody adds any more, and no retry is half through its rows."""
+    """Whether no job is pending, none can be added, and no retry is under way."""
     return (
         batch.pending == 0
         and batch.finished_at is None
@@ -136,28 +126,40 @@ def can_end(batch: "Batch") -> bool:
     )
 
 
-def _has_failed_too_often(batch: "Batch") -> bool:
-    if not batch.pending and batch.sealed_at:
-        return False  # nothing is left to be cancelled, nor comes any more
-    # Not while a retry puts its failed jobs back: those that it has not come to yet are no new failures.
-    return batch.max_failures is not None and batch.failed > batch.max_failures and batch.retry_position is None
+def registers(batch: "Batch", event: Event) -> bool:
+    """Whether the batch has a callback for the event."""
+    return f'"event":"{event}"' in batch.registered_callbacks
 
 
-def verdict(batch: "Batch") -> BatchStatus:
+def _end(batch: "Batch", now: datetime) -> None:
+    batch.finished_at = now
     if batch.cancelled_at and not batch.gave_up:
-        return BatchStatus.CANCELLED
-    return BatchStatus.FAILED if batch.failed or batch.cancelled else BatchStatus.SUCCEEDED
+        batch.status = BatchStatus.CANCELLED
+    else:
+        batch.status = BatchStatus.FAILED if batch.failed or batch.cancelled else BatchStatus.SUCCEEDED
+
+
+def _give_up_after_failures(tally: Tally, now: datetime) -> None:
+    """Cancels a batch that has more failures than it allows. The coordinator cancels its other jobs in chunks."""
+    batch = tally.batch
+    if tally.failed <= 0 or batch.cancelled_at or batch.max_failures is None or batch.failed <= batch.max_failures:
+        return
+    if not batch.pending and batch.sealed_at:
+        return  # there is nothing to cancel, now or later
+    if batch.retry_position is not None:
+        return  # failed jobs that the retry has not reached yet are no new failures
+    batch.gave_up, batch.cancelled_at = True, now
+    batch.reason = f"More than {batch.max_failures} jobs failed (max_failures)."
 
 
 def _events(tally: Tally, now: datetime) -> list[Event]:
-    """The events that are due now; each is marked on the batch, so that it is told once per round."""
+    """Ends the batch if it can end. Returns the events that happen; each is marked, to happen once per round."""
     batch = tally.batch
     events = []
     if tally.first_failure and not batch.first_failure_id:
         batch.first_failure_id = tally.first_failure
-    ends = can_end(batch)
-    if ends:
-        batch.status, batch.finished_at = verdict(batch), now
+    if ends := can_end(batch):
+        _end(batch, now)
     failed = tally.first_failure is not None or tally.is_overdue or (ends and batch.status == BatchStatus.FAILED)
     if failed and batch.failure_round != batch.round:
         batch.failure_round = batch.round
@@ -185,28 +187,42 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
     )
 
 
-def _scheduled(run_after: float | str | None, now: datetime) -> list[object]:
-    """Status, due time and dispatch of a callback that runs later than its event: seconds after it, or at a moment."""
-    if not run_after:
-        return []
-    due = datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
-    return [JobStatus.SCHEDULED.value, due, 0]
-
-
-def registers(batch: "Batch", event: Event) -> bool:
-    """Whether the batch has a callback for the event."""
-    return f'"event":"{event}"' in batch.registered_callbacks
-
-
-def _callback_rows(batch: "Batch", event: Event, now: datetime) -> list[list[object]]:
+def _callbacks(batch: "Batch", event: Event, now: datetime) -> list[NewJob]:
     if batch.registered_callbacks == "[]":
         return []
     specs = [spec for spec in json.loads(batch.registered_callbacks) if spec["event"] == event]
-    return [
-        [
-            uuid7(), None, batch.pk, event.value, position, batch.round, spec["func"], spec["arguments"],
-            spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"], spec["no_retry"], now,
-            *_scheduled(spec["run_after"], now),
-        ]
-        for position, spec in enumerate(specs)
-    ]  # fmt: skip
+    return [_callback(batch, spec, position, now) for position, spec in enumerate(specs)]
+
+
+def _callback(batch: "Batch", spec: dict[str, Any], position: int, now: datetime) -> NewJob:
+    due_at = _due_at(spec["run_after"], now)
+    status = JobStatus.SCHEDULED if due_at else JobStatus.CREATED
+    return NewJob(
+        uuid7(), spec["func"], spec["arguments"], spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"],
+        spec["no_retry"], now, due_at, callback_of_id=batch.pk, event=spec["event"], round=batch.round,
+        status=status.value, position=position,
+    )  # fmt: skip
+
+
+def _due_at(run_after: float | str | None, now: datetime) -> datetime | None:
+    """When a callback starts: at once (None), some seconds after its event, or at a fixed time."""
+    if not run_after:
+        return None
+    return datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
+
+
+def _claim(callbacks: list[NewJob], claims: int) -> None:
+    due = [index for index, row in enumerate(callbacks) if row.due_at is None]
+    for index in due[:claims]:
+        callbacks[index] = callbacks[index]._replace(status=JobStatus.QUEUED.value, dispatch=1)
+
+
+def _update(rows: list[_Row]) -> None:
+    table, params = database.values(_Row, rows)
+    moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
+    fields = ", ".join(f"{name} = v_{name}" for name in _WRITTEN)
+    database.execute(
+        f"UPDATE {database.BATCH} SET {moves}, started_at = COALESCE(started_at, v_started_at), {fields}"
+        f" FROM {table} WHERE id = v_id",
+        params,
+    )

@@ -9,9 +9,9 @@ from .. import database
 
 NONE = UUID(int=0)
 BATCHES = 200
-"""Of a queue, that one claim looks at."""
+"""Batches of a queue that one claim considers."""
 LARGE, STEPS = 1_000, 4
-"""Jobs that a batch must have behind its frontier to be stepped over in a look, and how many batches are."""
+"""Jobs that a batch must have before its frontier for a search to step over it, and how many batches a search does."""
 
 Place = tuple[UUID, int, str | None]
 """Where a job waits: batch, position, queue (None: any)."""
@@ -19,51 +19,51 @@ Place = tuple[UUID, int, str | None]
 
 @dataclass
 class Frontier:
-    """Up to where the jobs of a queue have been claimed, as far as its coordinator knows.
+    """How far the jobs of a queue have been claimed, as far as the coordinator knows.
 
-    A claimed row stays in the index of due rows until a vacuum, and while a snapshot from before is open (a dump, a
-    long report) each look that passes it reads its page as well: looks from the start would take longer with each job
-    of a large batch. What comes back below is told by `include`, or found by the next look from the start.
+    A claimed row stays in the index of due rows until a vacuum. While an older snapshot is open (a dump, a long
+    report), each search that passes such a row also reads its page: searches from the start would take longer with
+    each job of a large batch. `include` adds jobs that wait again before the frontier; `restart` finds all others.
     """
 
     before: UUID = NONE
-    """Neither this batch nor one before it has jobs that wait."""
+    """Neither this batch nor an earlier one has waiting jobs."""
     positions: dict[UUID, int] = field(default_factory=dict)
-    """Of a batch the position below which no job waits."""
+    """Per batch the position before which no job waits."""
     turn: UUID | None = None
-    """The batch after which the next claim begins, where there are more than one claim looks at."""
+    """The batch after which the next claim begins, if there are more batches than one claim considers."""
     is_reached: bool = False
-    """No job waits, by all that was told."""
+    """No job waits, as far as is known."""
     _is_part: bool = False
-    """The last look began in the middle, with the batch whose turn it was."""
+    """The last search began in the middle, at the batch whose turn it is."""
 
     def restart(self) -> None:
-        """Looks begin from the start again; before that goes the batch whose turn it is."""
+        """The next search begins at the start again, or at the batch whose turn it is."""
         self.before, self.positions, self.is_reached = NONE, {}, False
 
     def include(self, batch_id: UUID, position: int = 0) -> None:
-        """Jobs of this batch wait, maybe, from this position on."""
+        """Jobs of this batch may wait from this position on."""
         self.before = min(self.before, UUID(int=max(0, batch_id.int - 1)))
         if self.positions.get(batch_id, 0) > position:
             self.positions[batch_id] = position
         self.is_reached = False
 
-    def look(self, queue: str) -> list[UUID]:
-        """The batches with jobs that wait on the queue, the first one being that whose turn it is."""
-        ids = self._batches(queue, max(self.before, self.turn or NONE))
+    def find_batches(self, queue: str) -> list[UUID]:
+        """The batches with jobs that wait on the queue, beginning with the one whose turn it is."""
+        ids = self._search(queue, max(self.before, self.turn or NONE))
         if not ids and self.turn:
             self.turn = None
-            ids = self._batches(queue, self.before)
+            ids = self._search(queue, self.before)
         self._is_part = self.turn is not None
         if ids and not self._is_part:
             self.before = UUID(int=ids[0].int - 1)
         self.is_reached = not ids
         return ids
 
-    def claimed(self, ids: list[UUID], jobs: Iterable[Any], *, is_all: bool) -> None:
-        """Notes that of the batches `ids`, which a look gave, these jobs were claimed, of each batch the first ones.
+    def advance(self, ids: list[UUID], jobs: Iterable[Any], *, is_all: bool) -> None:
+        """Moves behind claimed jobs, the first ones of some of the batches `ids` that `find_batches` returned.
 
-        With `is_all` none of them has another one.
+        With `is_all`, these batches have no other waiting jobs.
         """
         self.turn = ids[-1] if len(ids) == BATCHES else None
         self.is_reached = is_all and self.turn is None and not self._is_part
@@ -71,8 +71,8 @@ class Frontier:
             if job.position >= self.positions.get(job.batch_id, 0):
                 self.positions[job.batch_id] = job.position + 1
 
-    def _batches(self, queue: str, after: UUID) -> list[UUID]:
-        """In order of their keys: one index probe per batch."""
+    def _search(self, queue: str, after: UUID) -> list[UUID]:
+        """The batches in the order of their keys, with one index probe each."""
         large = [(key, start) for key, start in self.positions.items() if start >= LARGE and key > after]
         parts, params = [], []
         for key, start in sorted(sorted(large, key=lambda item: -item[1])[:STEPS]):
@@ -84,17 +84,15 @@ class Frontier:
             after = key
         parts.append(_between(has_end=False))
         params += [queue, database.parameter(after), queue]
-        found = database.execute(
-            f"SELECT batch_id FROM ({' UNION ALL '.join(parts)}) AS v LIMIT %s", [*params, BATCHES]
-        )
-        return [database.as_uuid(key) for (key,) in found]
+        rows = database.execute(f"SELECT batch_id FROM ({' UNION ALL '.join(parts)}) AS v LIMIT %s", [*params, BATCHES])
+        return [database.as_uuid(key) for (key,) in rows]
 
 
 _DUE = f"FROM {database.JOB} WHERE status = 'created' AND batch_id IS NOT NULL"
 
 
 def _between(*, has_end: bool) -> str:
-    """The batches after one and, where it has an end, before another one."""
+    """The batches after one and, if it has an end, before another one."""
     end = " AND batch_id < %s" if has_end else ""
 
     def following(after: str) -> str:
@@ -107,7 +105,7 @@ def _between(*, has_end: bool) -> str:
     )
 
 
-# Ordered, or PostgreSQL prefers to read the table until it meets a row of a batch that is most of it.
+# Without the order, PostgreSQL reads the table until it meets a row of the batch, if most rows are of that batch.
 _FROM = (
     f"SELECT * FROM (SELECT batch_id {_DUE} AND queue = %s AND batch_id = %s AND position >= %s"
     " ORDER BY position LIMIT 1) AS large"
@@ -116,10 +114,9 @@ _FROM = (
 
 def queues() -> list[str]:
     """The queues on which jobs wait: one index probe per queue, whatever the number of jobs."""
-    found = database.execute(
+    rows = database.execute(
         f"WITH RECURSIVE due(queue) AS (SELECT MIN(queue) {_DUE} UNION ALL"
         f" SELECT (SELECT MIN(queue) {_DUE} AND queue > due.queue) FROM due WHERE due.queue IS NOT NULL)"
-        " SELECT queue FROM due WHERE queue IS NOT NULL",
-        [],
+        " SELECT queue FROM due WHERE queue IS NOT NULL"
     )
-    return [queue for (queue,) in found]
+    return [queue for (queue,) in rows]

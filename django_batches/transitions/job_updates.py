@@ -1,180 +1,194 @@
-"""Changes into the rows of jobs, in bulk: only the row that still waits for this very run is changed."""
+"""Updates the rows of jobs in bulk: only those that still expect the outcome of this very dispatch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from .. import database
-from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
+from ..states import IN_FLIGHT, JOB_ENDED, WAITING_HERE, JobStatus
 from ..transport.outcomes import Kind, Outcome
 from .finishing import Tally
 from .next_status import Change
 
-_CHANGE = {
-    "id": "uuid",
-    "dispatch": "int",
-    "status": "text",
-    "tried": "int",
-    "lost": "int",
-    "due_at": "timestamptz",
-    "started_at": "timestamptz",
-    "finished_at": "timestamptz",
-    "result_text": "text",
-    "error_type": "text",
-    "error": "text",
-    "traceback": "text",
-    "fingerprint": "text",
-    "worker": "text",
-}
-_SET = (
-    "status = v_status, attempts = attempts + v_tried, losses = losses + v_lost, due_at = v_due_at,"
-    " started_at = v_started_at, finished_at = v_finished_at, result_text = v_result_text,"
-    " error_type = v_error_type, error = v_error, traceback = v_traceback, fingerprint = v_fingerprint,"
-    " worker = v_worker"
-)
-
-_SUCCESS = {
-    "id": "uuid",
-    "dispatch": "int",
-    "started_at": "timestamptz",
-    "finished_at": "timestamptz",
-    "result_text": "text",
-    "worker": "text",
-}
-"""What differs among the successes of runs, which nearly all changes are: the statement is shorter by half."""
-_SET_SUCCESS = (
-    f"status = '{JobStatus.SUCCEEDED}', attempts = attempts + 1, due_at = NULL,"
-    " started_at = v_started_at, finished_at = v_finished_at, result_text = v_result_text,"
-    " error_type = '', error = '', traceback = '', fingerprint = '', worker = v_worker"
-)
-
-
 LARGEST = 16 << 20
-"""Characters of results and tracebacks in one statement: PostgreSQL takes no literal of 512 MiB and no message of
-1 GiB, and outcomes that it will not take would come back for ever."""
+"""Characters of results and tracebacks in one statement. PostgreSQL takes no literal of 512 MiB and no message of
+1 GiB, and outcomes that it refuses would be applied again and again."""
+
+
+class _Success(NamedTuple):
+    """What differs between the successes of runs, which nearly all changes are: half of `_Row`."""
+
+    id: UUID
+    dispatch: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    result_text: str | None
+    worker: str
+
+
+class _Row(NamedTuple):
+    """Any other change of a job."""
+
+    id: UUID
+    dispatch: int
+    tried: int
+    lost: int
+    status: str
+    due_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    result_text: str | None
+    error_type: str
+    error: str
+    traceback: str
+    fingerprint: str
+    worker: str
+    waited_at: datetime | None
+    returned: UUID | None
+
+
+def _assign(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} = v_{name}" for name in names)
+
+
+_SET = (
+    f"attempts = attempts + v_tried, losses = losses + v_lost, {_assign(_Row._fields[4:-2])},"
+    " waited_at = COALESCE(v_waited_at, waited_at),"
+    " returned_batch_id = CASE WHEN v_waited_at IS NULL THEN returned_batch_id ELSE v_returned END"
+)
+_SET_SUCCESS = (
+    f"status = '{JobStatus.SUCCEEDED}', attempts = attempts + 1, due_at = NULL, error_type = '', error = '',"
+    f" traceback = '', fingerprint = '', {_assign(_Success._fields[2:])}"
+)
+_SET_LATE_SUCCESS = _SET_SUCCESS.replace("attempts = attempts + 1", "attempts = 1")
 
 
 def write(
     changes: list[Change], tallies: dict[UUID, Tally], now: datetime, statuses: Sequence[JobStatus] = IN_FLIGHT
 ) -> list[Change]:
-    """Writes the rows that still are in one of `statuses` with the outcome's own dispatch; the changes that won."""
+    """Updates and counts the rows that are still in one of `statuses` with the change's dispatch.
+
+    Returns the changes that won: those that were written.
+    """
     successes = [change for change in changes if change.is_success_of_run]
     others = [change for change in changes if not change.is_success_of_run]
-    won = _written(successes, _SUCCESS, [change.success_row() for change in successes], _SET_SUCCESS, statuses)
-    won += _written(others, _CHANGE, [change.row(now) for change in others], _SET, statuses)
-    for change in won:
-        tally = tallies[change.outcome.batch_id]
-        if change.outcome.is_job_of_batch and statuses is IN_FLIGHT:
-            tally.in_flight -= 1
-        _count(change, tally)
+    won = _update(successes, [_success(change, now) for change in successes], _SET_SUCCESS, statuses)
+    won += _update(others, [_row(change, now) for change in others], _SET, statuses)
+    _count(won, tallies, statuses)
     return won
 
 
-def _size(values: list[list[Any]]) -> int:
+def write_late_successes(
+    outcomes: list[Outcome], won: list[Change], tallies: dict[UUID, Tally], now: datetime
+) -> "tuple[list[Change], list[tuple[UUID, int, str]]]":
+    """Writes the successes of runs that were given up, if their jobs have not ended: the work is done, so it counts.
+
+    For example, a host was frozen, its job was dispatched again, and then the first run reports its success. Returns
+    the changes, and (job, dispatch, queue) of the later runs, which must not start any more.
+    """
+    late = _late_successes(outcomes, won)
+    if not late:
+        return [], []
+    rows = database.jobs().filter(pk__in=late).exclude(status__in=JOB_ENDED).only("dispatch", "status", "queue")
+    jobs = [job for job in rows if late[job.pk].dispatch <= job.dispatch]
+    written = []
+    for statuses in (IN_FLIGHT, (*WAITING_HERE, JobStatus.WAITING)):
+        # The batches are locked, so these rows are still as they were read.
+        of_these = [replace(late[job.pk], dispatch=job.dispatch) for job in jobs if job.status in statuses]
+        changes = [Change(outcome, JobStatus.SUCCEEDED, tried=1) for outcome in of_these]
+        changes = _update(changes, [_success(change, now) for change in changes], _SET_LATE_SUCCESS, statuses)
+        _count(changes, tallies, statuses)
+        written += changes
+    return written, [(job.pk, job.dispatch, job.queue) for job in jobs if late[job.pk].dispatch < job.dispatch]
+
+
+def _late_successes(outcomes: list[Outcome], won: list[Change]) -> dict[UUID, Outcome]:
+    """Successes that are not among the changes that won, by job."""
+    if len(won) == len(outcomes):
+        return {}
+    winners = {change.outcome.execution for change in won}
+    # Not with children: those of a run that was given up are cancelled, so its work is not done.
+    return {
+        outcome.job_id: outcome
+        for outcome in outcomes
+        if outcome.kind == Kind.SUCCEEDED and not outcome.has_children and outcome.execution not in winners
+    }
+
+
+def _success(change: Change, now: datetime) -> _Success:
+    outcome = change.outcome
+    finished_at = outcome.finished_at or now
+    return _Success(
+        outcome.job_id, outcome.dispatch, outcome.started_at, finished_at, outcome.result, outcome.worker
+    )  # fmt: skip
+
+
+def _row(change: Change, now: datetime) -> _Row:
+    outcome = change.outcome
+    return _Row(
+        outcome.job_id,
+        outcome.dispatch,
+        tried=change.tried,
+        lost=change.lost,
+        status=change.status.value,
+        due_at=now if change.status == JobStatus.CREATED else change.due_at,  # it waits for its turn from now on
+        started_at=outcome.started_at,
+        finished_at=(outcome.finished_at or now) if change.has_ended else None,
+        result_text=outcome.result,
+        error_type=outcome.error_type,
+        error=change.reason or outcome.error,
+        traceback=outcome.traceback,
+        fingerprint=outcome.fingerprint,
+        worker=outcome.worker,
+        waited_at=now if change.status == JobStatus.WAITING else None,
+        returned=outcome.returned,
+    )
+
+
+def _size(rows: Sequence[tuple[Any, ...]]) -> int:
     """Characters of all texts."""
-    return sum(len(value) for row in values for value in row if type(value) is str)
+    return sum(len(value) for row in rows for value in row if type(value) is str)
 
 
-def _written(
-    changes: list[Change],
-    columns: dict[str, str],
-    values: list[list[Any]],
-    assignments: str,
-    statuses: Sequence[JobStatus],
+def _update(
+    changes: list[Change], rows: Sequence[tuple[Any, ...]], assignments: str, statuses: Sequence[JobStatus]
 ) -> list[Change]:
-    if len(changes) > 1 and _size(values) > LARGEST:
-        middle = len(changes) // 2
-        first = _written(changes[:middle], columns, values[:middle], assignments, statuses)
-        return first + _written(changes[middle:], columns, values[middle:], assignments, statuses)
+    """Updates the rows of changes; returns the changes that won."""
     if not changes:
         return []
-    # Numbers are cheaper to read than keys, but SQLite returns nothing that is not of the table itself.
-    numbered = database.connection().vendor == "postgresql"
-    table, params = database.values(columns, values, numbered=numbered)
+    if len(changes) > 1 and _size(rows) > LARGEST:
+        middle = len(changes) // 2
+        first = _update(changes[:middle], rows[:middle], assignments, statuses)
+        return first + _update(changes[middle:], rows[middle:], assignments, statuses)
+    table, params = database.values(type(rows[0]), rows)
     among = ", ".join(f"'{status.value}'" for status in statuses)
-    # A range for the planner alone: the index of what is in flight has all that was, too, until a vacuum.
+    # Only for the planner: until a vacuum, the index of rows in flight also has all rows that ever were.
     ids = [change.outcome.job_id for change in changes] if statuses is IN_FLIGHT else []
     within, bounds = (" AND id BETWEEN %s AND %s", [min(ids), max(ids)]) if ids else ("", [])
-    winners = database.execute(
+    written = database.execute(
         f"UPDATE {database.JOB} SET {assignments} FROM {table} WHERE id = v_id AND dispatch = v_dispatch"
-        f"{within} AND status IN ({among}) RETURNING {'v_number' if numbered else 'id, dispatch'}",
+        f"{within} AND status IN ({among}) RETURNING id, dispatch",
         [*params, *map(database.parameter, bounds)],
     )
-    if len(winners) == len(changes):
+    if len(written) == len(changes):
         return changes
-    if numbered:
-        return [changes[number - 1] for (number,) in sorted(winners)]
-    executions = {(database.as_uuid(key), dispatch) for key, dispatch in winners}
+    executions = {(database.as_uuid(key), dispatch) for key, dispatch in written}
     return [change for change in changes if change.outcome.execution in executions]
 
 
-def begin_to_wait(won: list[Change], now: datetime) -> None:
-    """What only jobs with children need, kept out of the statement that all jobs pay for."""
-    waiting = [change.outcome for change in won if change.status == JobStatus.WAITING]
-    if not waiting:
-        return
-    table, params = database.values(
-        {"id": "uuid", "returned": "uuid", "waited_at": "timestamptz"},
-        [[outcome.job_id, outcome.returned, now] for outcome in waiting],
-    )
-    database.execute(
-        f"UPDATE {database.JOB} SET waited_at = v_waited_at, returned_batch_id = v_returned"
-        f" FROM {table} WHERE id = v_id",
-        params,
-    )
-
-
-def _count(change: Change, tally: Tally) -> None:
-    started = change.outcome.started_at
-    if started and (tally.started_at is None or started < tally.started_at):
-        tally.started_at = started
-    if not change.has_ended:
-        return
-    if not change.outcome.is_job_of_batch:
-        tally.open_callbacks -= 1
-        return
-    tally.ended(change.status.value)
-    if change.status == JobStatus.FAILED and tally.first_failure is None:
-        tally.first_failure = change.outcome.job_id
-
-
-def late_successes(
-    outcomes: list[Outcome], won: list[Change], tallies: dict[UUID, Tally], now: datetime
-) -> list[tuple[Change, str]]:
-    """Successes of an older dispatch, whose row was given up and has not ended: the work is done, so it counts.
-
-    The host was frozen or cut off, its job dispatched again, and then it came back with a result.
-    """
-    if len(won) == len(outcomes):
-        return []
-    winners = {change.outcome.execution for change in won}
-    # Not with children: those of a run that was given up have been cancelled, so its work is not done.
-    late = {
-        o.job_id: o for o in outcomes if o.kind == Kind.SUCCEEDED and o.execution not in winners and not o.has_children
-    }
-    if not late:
-        return []
-    changes = []
-    for job in database.jobs().filter(pk__in=late).exclude(status__in=JOB_ENDED).only("dispatch", "status", "queue"):
-        outcome = late[job.pk]
-        if outcome.dispatch > job.dispatch:
-            continue
-        change = Change(replace(outcome, dispatch=job.dispatch), JobStatus.SUCCEEDED, tried=1)
-        # In this transaction the batch is locked, so nobody else moves the row between the two statements.
-        fields = dict(zip(_CHANGE, change.row(now), strict=True))
-        database.jobs().filter(pk=job.pk).update(
-            status=JobStatus.SUCCEEDED,
-            attempts=1,
-            due_at=None,
-            **{k: fields[k] for k in ("started_at", "finished_at", "result_text", "error_type", "error", "traceback")},
-            fingerprint="",
-            worker=outcome.worker,
-        )
+def _count(won: list[Change], tallies: dict[UUID, Tally], statuses: Sequence[JobStatus]) -> None:
+    for change in won:
+        outcome = change.outcome
         tally = tallies[outcome.batch_id]
-        if outcome.is_job_of_batch and job.status in IN_FLIGHT:
+        if outcome.is_job_of_batch and statuses is IN_FLIGHT:
             tally.in_flight -= 1
-        _count(change, tally)
-        changes.append((change, job.queue if outcome.dispatch < job.dispatch else ""))
-    return changes
+        if outcome.started_at and (tally.started_at is None or outcome.started_at < tally.started_at):
+            tally.started_at = outcome.started_at
+        if change.has_ended and not outcome.is_job_of_batch:
+            tally.open_callbacks -= 1
+        elif change.has_ended:
+            tally.ended(change.status.value)
+            if change.status == JobStatus.FAILED and tally.first_failure is None:
+                tally.first_failure = outcome.job_id

@@ -96,7 +96,7 @@ def prune(group: list[Ended], before: datetime, *, in_full: bool = True) -> int:
             elif deleting.begin_deletion(batch.id, before, skip_locked=True) and is_quick:
                 deleting.delete_next_chunk(batch.id)
     except OperationalError as error:
-        if not database.is_lock_timeout(error):
+        if not database.dialect().is_lock_timeout(error):
             raise
         return sum(prune([batch], before, in_full=in_full) for batch in group) if len(group) > 1 else 0
     except (BatchError, ProtectedError, RestrictedError, IntegrityError):

@@ -66,7 +66,7 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
         for name, value in changes.items():
             setattr(batch, name, value)
         database.batches().filter(pk=batch_id).update(**changes)
-        finishing.write([Tally(batch)], timezone.now())
+        finishing.update_batches([Tally(batch)], timezone.now())
     global _repairs
     _repairs += 1
     return True
@@ -100,6 +100,6 @@ def end_batches() -> int:
         with database.atomic():
             batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
             if batch is not None and finishing.can_end(batch):
-                finishing.write([Tally(batch)], timezone.now())
+                finishing.update_batches([Tally(batch)], timezone.now())
                 count += 1
     return count

@@ -98,7 +98,7 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
     batch.retry_position = position if more else None
     database.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
     if not more:
-        finishing.write([Tally(batch)], timezone.now())
+        finishing.update_batches([Tally(batch)], timezone.now())
     wake_on_commit()
     return total, more
 

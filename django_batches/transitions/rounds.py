@@ -21,7 +21,7 @@ from ..states import BatchStatus, JobStatus
 from . import finishing
 from .children import unsuccessful
 from .finishing import Tally
-from .statistics import count_failures
+from .statistics import Failures, count_failures
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -60,7 +60,7 @@ def reopen(batch: "Batch") -> None:
     for name, value in changes.items():
         setattr(batch, name, value)
     if batch.deadline and "deadline_at" in changes:
-        changes["deadline_at"] = database.deadline(batch.deadline)
+        changes["deadline_at"] = database.dialect().deadline(batch.deadline)
     try:
         with database.atomic():
             database.batches().filter(pk=batch.pk).update(**changes)
@@ -120,8 +120,8 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
     again = database.jobs().filter(pk__in=[job.pk for job in jobs])
     again.update(**fields)
     again.filter(batch=batch).update(round=batch.round)
-    count_failures([[batch.pk, *group, "", -count] for group, count in groups.items()])
-    finishing.write([tally], timezone.now())
+    count_failures([Failures(batch.pk, *group, "", -count) for group, count in groups.items()])
+    finishing.update_batches([tally], timezone.now())
 
 
 @dataclass

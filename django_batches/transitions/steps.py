@@ -44,7 +44,7 @@ def contain_errors(batch_id: UUID) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if not database.is_lock_timeout(error):
+        if not database.dialect().is_lock_timeout(error):
             raise
         logger.warning("A step for batch %s is postponed: another transaction has locked a row.", batch_id)
     except (BatchError, IntegrityError) as error:

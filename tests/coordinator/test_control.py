@@ -94,7 +94,7 @@ class TestMaxFailures:
         applying.record([outcome_of(job, Kind.FAILED) for job in claimed[:2]])
         assert state(batch) == ("running", 8, 0, 2, 0)
         recorded = applying.record([outcome_of(claimed[2], Kind.FAILED)])
-        assert recorded.has_given_up
+        assert recorded.failed_too_often == [batch.pk]
         assert cancelling.batches_on_hold() == {batch.pk}
         assert cancelling.unfinished_cancels() == [batch.pk]
         cancelling.cancel_next_chunk(batch.pk)

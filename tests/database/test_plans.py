@@ -103,5 +103,5 @@ def test_what_was_done_before_is_not_read_again_while_a_dump_is_open(road, witho
         with plans() as found:
             turn(road, frontier, 5)
         with plans() as from_the_start:
-            Frontier().look("default")
+            Frontier().find_batches("default")
     assert max(map(pages, found)) < FEW < pages(*from_the_start)

@@ -86,7 +86,7 @@ def test_a_missing_column():
     for statement, error in (("SELECT nothing_like_it FROM {}", True), ("SELECT FROM WHERE {}", False)):
         with pytest.raises(Error) as raised:
             database.execute(statement.format(database.BATCH), [])
-        assert database.is_missing_table(raised.value) == error
+        assert database.dialect().is_missing_table(raised.value) == error
 
 
 def _empty_database():

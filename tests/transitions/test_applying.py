@@ -13,6 +13,7 @@ from django_batches import Batch, database
 from django_batches.calls.arguments import clean_name
 from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.database import inserting
+from django_batches.database.inserting import NewJob
 from django_batches.models import BatchJob, FailureGroup, TimeBucket
 from django_batches.transitions import applying, cancelling, claiming, job_updates, repairing
 from django_batches.transport.outcomes import Kind, Outcome
@@ -61,7 +62,7 @@ def test_callbacks_are_claimed_with_the_outcomes_that_bring_them():
     first, second, third = open_batch(), open_batch(), open_batch()
     jobs = claim()
     recorded = applying.record([outcome_of(job) for job in jobs[:2]], claims=5)
-    assert recorded.callbacks == 6 and len(recorded.claimed) == 5
+    assert recorded.scheduled == 6 and len(recorded.claimed) == 5
     assert all(job.dispatch == 1 and job.event for job in recorded.claimed)
     assert len(claim(callbacks=True)) == 1, "what was claimed is not claimed again"
     assert applying.record([outcome_of(jobs[2], Kind.ON_HOLD)], claims=5).claimed == []
@@ -356,7 +357,7 @@ def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
 def test_a_copy_that_fails_raises_djangos_own_error():
     batch = open_batch()
     with pytest.raises(Error), transaction.atomic():
-        inserting.jobs([[batch.pk, None, None, "", 0, 0, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at]])
+        inserting.jobs([NewJob(batch.pk, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at, None)])
 
 
 @pytest.mark.postgresql

@@ -6,7 +6,8 @@ import pytest
 from django.utils import timezone
 
 from django_batches import Batch, database
-from django_batches.models import BatchJob
+from django_batches.database.inserting import NewJob
+from django_batches.database.uuid7 import uuid7
 from django_batches.transitions import applying, cancelling, creating, repairing
 from django_batches.transport.outcomes import Kind
 
@@ -230,5 +231,4 @@ def test_counters_that_drifted_are_repaired_loudly(batch, caplog):
 
 
 def new_job(batch):
-    row = BatchJob(func="tests.tasks.ok", queue="default", timeout=10)
-    return creating.NewJob(row.id, row.func, "[[],{}]", "default", 10, 1, "0", "[]", timezone.now())
+    return NewJob(uuid7(), "tests.tasks.ok", "[[],{}]", "default", 10, 1, "0", "[]", timezone.now(), None, batch.pk)

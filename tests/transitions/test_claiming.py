@@ -100,14 +100,14 @@ def test_large_batches_are_stepped_over_and_those_between_them_are_found(road, m
     monkeypatch.setattr("django_batches.transitions.frontier.LARGE", 2)
     first, second, third, fourth = batches = [fill(count) for count in (5, 1, 5, 1)]
     frontier = Frontier()
-    assert frontier.look("default") == [batch.pk for batch in batches]
+    assert frontier.find_batches("default") == [batch.pk for batch in batches]
     claimed = [claiming.claim_jobs("default", 8, road.lease, frontier) for _ in range(2)]
     assert [len(jobs) for jobs in claimed] == [8, 4] and frontier.is_reached
     assert frontier.positions == {batch.pk: batch.total for batch in Batch.objects.all()}
-    assert frontier.look("default") == []
+    assert frontier.find_batches("default") == []
     for later in (first, fourth, second, third):
         later.enqueue(tasks.ok)
-    assert frontier.look("default") == [batch.pk for batch in batches]
+    assert frontier.find_batches("default") == [batch.pk for batch in batches]
 
 
 def test_a_batch_whose_creator_is_behind_is_found_below_the_frontier(road):
@@ -115,11 +115,11 @@ def test_a_batch_whose_creator_is_behind_is_found_below_the_frontier(road):
     old, new = fill(2), fill(2)
     frontier = Frontier()
     frontier.include(new.pk)
-    assert not frontier.is_reached and frontier.look("default") == [old.pk, new.pk]
+    assert not frontier.is_reached and frontier.find_batches("default") == [old.pk, new.pk]
     frontier.before = old.pk
-    assert frontier.look("default") == [new.pk]
+    assert frontier.find_batches("default") == [new.pk]
     frontier.include(old.pk)
-    assert frontier.look("default") == [old.pk, new.pk]
+    assert frontier.find_batches("default") == [old.pk, new.pk]
 
 
 def test_the_frontier_stays_before_a_batch_that_is_passed_over(road):

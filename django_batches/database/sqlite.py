@@ -1,0 +1,41 @@
+"""SQLite, for development and tests: one writer at a time, and the clock of the host."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db import Error
+
+from .dialect import Dialect, Room, Rows, Sql
+from .tables import JOB, connection
+
+
+class SQLite(Dialect):
+    def values(self, columns: type[tuple[Any, ...]], rows: Rows) -> Sql:
+        names: tuple[str, ...] = columns._fields  # type: ignore[attr-defined]
+        picks = ", ".join(f"json_extract(value, '$[{index}]') AS v_{name}" for index, name in enumerate(names))
+        text = json.dumps([[self.parameter(value) for value in row] for row in rows])
+        return f"(SELECT {picks} FROM json_each(%s)) AS v", [text]
+
+    def parameter(self, value: Any) -> Any:
+        if isinstance(value, UUID):
+            return value.hex
+        if hasattr(value, "isoformat"):
+            return str(connection().ops.adapt_datetimefield_value(value))
+        return value
+
+    def jobs_to_claim(self, queue: str, rooms: Sequence[Room], limit: int) -> Sql:
+        table, params = self.values(Room, rooms)
+        # CROSS JOIN keeps this order: SQLite would otherwise read all jobs first.
+        return (
+            "status = 'created' AND id IN (SELECT id FROM (SELECT c.id, v_batch_id, v_room,"
+            f" row_number() OVER (PARTITION BY v_batch_id ORDER BY c.position) AS turn FROM {table}"
+            f" CROSS JOIN {JOB} c WHERE c.id IN (SELECT id FROM {JOB} WHERE batch_id = v_batch_id AND queue = %s"
+            " AND status = 'created' AND position >= v_start ORDER BY position LIMIT %s))"
+            " WHERE turn <= v_room ORDER BY turn, v_batch_id LIMIT %s)",
+            [*params, queue, limit, limit],
+        )
+
+    def is_missing_table(self, error: Error) -> bool:
+        return str(error).startswith(("no such table", "no such column"))
