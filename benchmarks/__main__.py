@@ -1,11 +1,11 @@
-"""django_batches and its peers: the same no-op jobs, on this machine, in one run, in turns.
+"""Compares django_batches with its peers: the same no-op jobs, on this machine, in one run, in alternating rounds.
 
     make bench
     python -m example_project.servers --postgres -- python -m benchmarks [--rounds 5] [--only bullmq]
 
-Each contender runs a group of jobs with a callback on two worker processes; the clock runs from the first job's
-enqueueing to the callback. It prints one table and writes it to docs/benchmarks.md. The peers are installed apart from
-us, in build/peers, in the versions of benchmarks/peers.
+Each contender runs a group of jobs with a callback on two worker processes. The time counts from the first enqueue to
+the callback. It prints one table and writes it to docs/benchmarks.md. The peers are installed separately in
+build/peers, in the versions that benchmarks/peers pins.
 """
 
 import argparse
@@ -28,26 +28,26 @@ ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "build" / "peers"
 PINNED = ROOT / "benchmarks" / "peers"
 LONGEST = 240
-"""Seconds that one contender may take for one measurement."""
+"""Maximum number of seconds for one measurement."""
 OURS = "django_batches"
 SLOW_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who runs a group of jobs."""
+    """A system that runs a group of jobs."""
 
     name: str
     command: tuple[object, ...]
     how: str
     keeps: str
-    """Where each job's state is when it has ended."""
+    """Where the state of a job is kept when it has ended."""
     is_fast: bool = False
-    """Runs in every round, and with the larger group too."""
+    """Runs in every round, also with the larger group."""
     database: bool = True
 
     def measure(self, jobs: int) -> dict[str, object] | None:
-        """What it prints; None where it failed or took too long."""
+        """Runs it and returns its output; None if it failed or took too long."""
         command = [str(jobs) if part == "JOBS" else part for part in self.command]
         settings = {"NODE_PATH": str(PEERS / "node_modules"), "PYTHONPATH": str(ROOT)}
         if not self.database:
@@ -93,7 +93,7 @@ CONTENDERS = [
 
 
 def install() -> None:
-    """The peers, where what is pinned is not what is installed."""
+    """Installs the peers unless the pinned versions are installed already."""
     stamp = PEERS / "installed"
     pinned = "".join((PINNED / name).read_text() for name in ("requirements.txt", "package.json"))
     if stamp.exists() and stamp.read_text() == pinned:
@@ -110,8 +110,16 @@ def install() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[5_000, 20_000], help="the slow ones run the first only")
-    parser.add_argument("--only", nargs="+", help="contenders by a part of their name; nothing is written to the docs")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        nargs="+",
+        default=[5_000, 20_000],
+        help="sizes of the group; slow contenders run only the first",
+    )
+    parser.add_argument(
+        "--only", nargs="+", help="run only the contenders with these words in their names, and don't write to the docs"
+    )
     options = parser.parse_args()
     exit_on_signals()
     install()
@@ -124,8 +132,8 @@ def main() -> None:
     facts = [
         *environment.described(),
         ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
-        f"{PROCESSES} worker processes each, on the machine of the servers and of the creator; {WARM_UP} jobs and "
-        f"{IDLE:.0f} s of idling before each measurement; medians of {options.rounds} rounds in turns "
+        f"{PROCESSES} worker processes each, on the same machine as the servers and the creator; {WARM_UP} jobs and "
+        f"{IDLE:.0f} s of idle time before each measurement; medians of {options.rounds} alternating rounds "
         f"({SLOW_ROUNDS} for the slow ones)",
     ]
     report.write("No-op jobs, from the first enqueue to the callback", "make bench", facts, text)
@@ -135,7 +143,7 @@ Found = dict[tuple[str, int], list[float]]
 
 
 def run(chosen: Sequence[Contender], rounds: int, sizes: Sequence[int]) -> tuple[Found, dict[str, str]]:
-    """Jobs per second of each contender and size, and the versions of everything."""
+    """Returns the jobs per second of each contender and size, and the versions of all packages."""
     found: Found = defaultdict(list)
     versions: dict[str, str] = {}
     for number in range(rounds):
@@ -152,7 +160,7 @@ def run(chosen: Sequence[Contender], rounds: int, sizes: Sequence[int]) -> tuple
 
 
 def shown(chosen: Sequence[Contender], found: Found, sizes: Sequence[int]) -> str:
-    """The table: medians, the least and the most, and how many times as fast we are, round by round."""
+    """Returns the table: median, minimum and maximum, and the median of the ratios per round."""
     lines = []
     for contender in chosen:
         line: list[object] = [contender.name, contender.how, contender.keeps]
@@ -165,9 +173,9 @@ def shown(chosen: Sequence[Contender], found: Found, sizes: Sequence[int]) -> st
             ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
             line += [f"{statistics.median(rates):,.0f}", f"{min(rates):,.0f} to {max(rates):,.0f}", ratio]
         lines.append(line)
-    head = ["", "how", "what each job leaves"]
+    head = ["", "how", "job state is kept in"]
     for jobs in sizes:
-        head += [f"{jobs:,} jobs: jobs/s", "least to most", "ours ÷ it"]
+        head += [f"{jobs:,} jobs: jobs/s", "min to max", "ours ÷ its"]
     return report.table(head, lines)
 
 

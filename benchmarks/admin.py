@@ -1,8 +1,8 @@
-"""The server time of the admin's list and batch page with a batch of 1,000,000 jobs, and of a retry and a delete of it.
+"""The server time of the admin's pages for a batch of 1,000,000 jobs, and of its retry and deletion.
 
     python -m example_project.servers --postgres -- python -m benchmarks.admin [--jobs N]
 
-Budget: 200 ms for each page. Works in a test database of its own. Ends with code 1 where a page is over the budget.
+Budget: 200 ms for each page. It uses its own test database. The exit code is 1 if a page exceeds the budget.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def measure(jobs: int) -> int:
     pages = {
         "list": at("changelist"),
         "list, has failures": at("changelist") + "?failures=yes",
-        "list, does not move": at("changelist") + "?moves=no",
+        "list, not progressing": at("changelist") + "?moves=no",
         "list, JSON of 50 bars": at("live") + "?" + "&".join(f"id={k}" for k in first_page()),
         "batch page": at("change", key),
         "batch page, JSON": at("live_page", key),
@@ -101,7 +101,7 @@ def times(client, address):  # type: ignore[no-untyped-def]
 
 
 def acts(batch):  # type: ignore[no-untyped-def]
-    """How long the large acts take, and how long they hold the batch's row at most (a chunk's transaction)."""
+    """Prints how long the large operations take."""
     from django_batches import database  # noqa: PLC0415
     from django_batches.models import Batch  # noqa: PLC0415
 

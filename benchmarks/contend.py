@@ -1,10 +1,10 @@
-"""One contender, measured once: starts its workers, warms it up, lets it idle, measures, prints one line of JSON.
+"""Measures one contender once: starts its workers, runs a warm-up, idles, measures, and prints one line of JSON.
 
     python -m benchmarks.contend benchmarks.peers.huey_chord 5000
 
-A contender is a module with `PACKAGES` (of which the versions are told), `workers()` (commands), `start(jobs)` (adds a
-group of so many no-op jobs with a callback) and, where they are needed, `prepare()` and `wait(jobs)`. Its callback
-calls `tell_done()`. The clock runs from before `start` until the callback has been heard of.
+A contender is a module with `PACKAGES` (whose versions are reported), `workers()` (commands), `start(jobs)` (adds a
+group of that many no-op jobs with a callback) and, if needed, `prepare()` and `wait(jobs)`. Its callback calls
+`report_done()`. The time counts from the call of `start` until the callback has reported.
 """
 
 import argparse
@@ -24,29 +24,29 @@ from example_project.processes import exit_on_signals, running
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 PROCESSES = 2
 WARM_UP = 200
-"""Jobs before the measured ones: whoever has run them has started and imported everything."""
+"""Jobs before the measured ones, after which every worker has started and imported everything."""
 IDLE = 6.0
-"""Seconds between the two: nobody measured starts on the impetus of the warm-up."""
+"""Seconds between the warm-up and the measurement, so that all contenders start idle."""
 DONE = "benchmark:done"
 
 
-def tell_done() -> None:
-    """What a callback does."""
+def report_done() -> None:
+    """Called by each callback."""
     Redis.from_url(REDIS_URL).rpush(DONE, 1)
 
 
 def wait_for_callback(jobs: int) -> None:
-    """Waits for `tell_done()`."""
+    """Waits for `report_done()`."""
     Redis.from_url(REDIS_URL, socket_timeout=None).blpop([DONE])
 
 
 def empty_database() -> None:
-    """Of the Django that is set up, migrated."""
+    """Empties and migrates the database of the current Django settings."""
     from django.core.management import call_command  # noqa: PLC0415 - most contenders have none
     from django.db import connection  # noqa: PLC0415
 
     if connection.vendor == "postgresql":
-        # Not flush: the tables of the contender before stay, and refer to those of Django.
+        # Not flush: the tables of the previous contender remain, and refer to those of Django.
         with connection.cursor() as cursor:
             cursor.execute("DROP SCHEMA public CASCADE")
             cursor.execute("CREATE SCHEMA public")
@@ -57,7 +57,7 @@ def empty_database() -> None:
 
 
 def measure(module: object, jobs: int) -> float:
-    """Seconds from the first job's enqueueing to the callback."""
+    """Returns the seconds from the first enqueue to the callback."""
     begun = time.perf_counter()
     module.start(jobs)
     getattr(module, "wait", wait_for_callback)(jobs)
@@ -76,7 +76,9 @@ def main() -> None:
     with ExitStack() as stack:
         for command in module.workers():
             process = stack.enter_context(running(command, grace=10, stdout=sys.stderr))
-            stack.callback(end_group, process.pid)  # before it is asked to leave: what it has left behind goes too
+            stack.callback(
+                end_group, process.pid
+            )  # runs first, so that processes which the worker leaves behind are killed, too
         measure(module, WARM_UP)
         time.sleep(IDLE)
         seconds = measure(module, options.jobs)
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def end_group(pid: int) -> None:
-    """Ends the session of a worker: killed at once, because everything that is measured is over."""
+    """Kills all processes in the session of a worker; the measurement is over."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Batches of jobs that take time, or use the database: how much of the executors' time is left to the jobs.
+"""Batches of jobs that take time, or use the database: the share of the executors' time that the jobs get.
 
 python -m example_project.servers --postgres -- python -m benchmarks.durations [--rounds 3]
 """
@@ -11,7 +11,7 @@ from .contend import PROCESSES
 from .laboratory import Product, batchworker, run, tasks
 
 DURATIONS = {1: 5_000, 10: 1_000, 100: 200}
-"""Milliseconds, and how many jobs."""
+"""Number of jobs per duration in milliseconds."""
 WITH_DATABASE = 5_000
 
 
@@ -37,7 +37,7 @@ def main() -> None:
         lines.append([kind, f"{len(calls):,}", f"{rate:,.0f}", f"{possible:,.0f}" if possible else "-", share])
     command = "python -m example_project.servers --postgres -- python -m benchmarks.durations"
     head = ["each job", "jobs", "jobs/s", "possible", "share"]
-    facts = [*environment.described(), f"{PROCESSES} executors; medians of {options.rounds} rounds in turns"]
+    facts = [*environment.described(), f"{PROCESSES} executors; medians of {options.rounds} alternating rounds"]
     report.write("Jobs that take time", command, facts, report.table(head, lines))
 
 

@@ -1,4 +1,4 @@
-"""Where a benchmark runs: the machine, the servers and their settings, for the head of each table."""
+"""Describes the machine, the servers and their settings, for the head of each table."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """As the kernel names it."""
+    """The processor's name, as reported by the kernel."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -34,7 +34,7 @@ def processor() -> str:
 
 def redis() -> str:
     info = Redis.from_url(os.environ["REDIS_URL"]).info("server")
-    return f"Redis {info['redis_version']}, nothing kept on disk"
+    return f"Redis {info['redis_version']}, no persistence"
 
 
 def database(url: str) -> str:

@@ -1,4 +1,4 @@
-"""What the measured batches of django_batches run."""
+"""The jobs and callbacks of the measured batches."""
 
 import heapq
 import time
@@ -12,23 +12,23 @@ from .contend import DONE
 
 
 def noop(index: int) -> None:
-    """Nothing at all: what is measured is the road."""
+    """Does nothing, so that only the overhead is measured."""
 
 
 def sleep(index: int, seconds: float) -> None:
-    """Waits, as for somebody else's server."""
+    """Waits, as a job that calls a remote service does."""
     time.sleep(seconds)
 
 
 def use_database(index: int) -> None:
-    """Reads a row and writes it, each in a transaction of its own."""
+    """Reads a row and writes it, in two transactions."""
     product = Product.objects.get(pk=1 + index % 100)
     product.name = f"product {index}"
     product.save(update_fields=["name"])
 
 
 def stamp() -> float:
-    """When it ended."""
+    """Returns the time of its end."""
     return time.time()
 
 
@@ -37,13 +37,13 @@ MENDED = "benchmark:mended"
 
 
 def fail_sometimes(index: int) -> None:
-    """Fails with every tenth index, until it is mended."""
+    """Fails for every tenth index until the key MENDED exists."""
     if index % EVERY == 0 and not get_redis_connection("batches").exists(MENDED):
         raise ValueError("not mended yet")
 
 
 def sort(values: list[int]) -> list[int] | Batch:
-    """The sorted list, or the batch whose success callback gives it."""
+    """Returns the sorted list, or a batch whose success callback returns it."""
     if len(values) <= 1:
         return values
     middle = len(values) // 2
@@ -54,16 +54,16 @@ def sort(values: list[int]) -> list[int] | Batch:
 
 
 def merge(batch: Batch) -> list[int]:
-    """Callback: the two halves as one list."""
+    """Callback: merges the two halves."""
     return list(heapq.merge(*batch.results()))
 
 
 def done(batch: Batch) -> None:
-    """Callback: says that it has started."""
+    """Callback: reports that it has started."""
     get_redis_connection("batches").rpush(DONE, 1)
 
 
-def tell_latency(batch: Batch) -> None:
-    """Callback: says how many seconds after the end of the only job it has started."""
+def report_latency(batch: Batch) -> None:
+    """Callback: reports how many seconds after the end of the only job it started."""
     started = time.time()
     get_redis_connection("batches").rpush(DONE, repr(started - batch.jobs.get().result))

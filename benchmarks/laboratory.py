@@ -1,4 +1,4 @@
-"""What the benchmarks of django_batches alone share: an empty database, a batchworker, the sizes of its processes."""
+"""Shared by the benchmarks of django_batches alone: an empty database, a batchworker, measurements of its processes."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ redis = Redis.from_url(REDIS_URL, socket_timeout=None)
 
 @contextmanager
 def batchworker() -> Iterator["Worker"]:
-    """On empty servers, warmed up."""
+    """Runs a warmed-up batchworker on empty servers."""
     exit_on_signals()
     redis.flushall()
     empty_database()
@@ -58,7 +58,7 @@ def batchworker() -> Iterator["Worker"]:
 
 @contextmanager
 def dump() -> Iterator[None]:
-    """A snapshot is open in the block, as that of pg_dump: no old version of any row can be removed."""
+    """Keeps a snapshot open in the block, as pg_dump does, so that no old row version can be removed."""
     other = connection.copy()
     try:
         with other.cursor() as cursor:
@@ -70,7 +70,7 @@ def dump() -> Iterator[None]:
 
 
 def run(func: Callable[..., object], calls: object, callback: Callable[..., object] = tasks.done) -> tuple[float, str]:
-    """Seconds from the first enqueue to the callback, and what the callback said."""
+    """Returns the seconds from the first enqueue to the callback, and what the callback reported."""
     begun = time.perf_counter()
     with Batch.open("benchmark") as batch:
         batch.on_success(callback)
@@ -80,7 +80,7 @@ def run(func: Callable[..., object], calls: object, callback: Callable[..., obje
 
 
 class Watch:
-    """The largest of what `measure` gives, asked every so many seconds in a thread, for the length of a block."""
+    """Calls `measure` in a thread every `every` seconds during the block, and keeps the largest value."""
 
     def __init__(self, measure: Callable[[], float], every: float) -> None:
         self._measure, self._every = measure, every
@@ -107,7 +107,7 @@ def has_ended(batch: Batch) -> bool:
 
 
 def wait_until(condition: Callable[[], object], timeout: float) -> None:
-    """Raises `TimeoutError` after `timeout` seconds."""
+    """Waits for the condition; raises `TimeoutError` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -116,7 +116,7 @@ def wait_until(condition: Callable[[], object], timeout: float) -> None:
 
 
 class Worker:
-    """A running batchworker's processes."""
+    """The processes of a running batchworker."""
 
     def __init__(self, pid: int) -> None:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -130,13 +130,13 @@ def _pid(key: bytes) -> bytes | None:
 
 
 def peak(pid: int | str = "self") -> float:
-    """MiB of resident memory that a process has had at most."""
+    """Returns the peak resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def processor_seconds(*pids: int | str) -> float:
-    """Processor time that these processes have used."""
+    """Returns the CPU seconds that these processes have used."""
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

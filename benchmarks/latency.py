@@ -1,8 +1,9 @@
-"""From the end of a batch's last job to the start of its callback, on an idle worker.
+"""The time from the end of a batch's last job to the start of its callback, on an idle worker.
 
     python -m example_project.servers --postgres -- python -m benchmarks.latency [--batches 300]
 
-Budget: p50 10 ms, p99 50 ms. Each batch has one job, whose result is the time at its end; the callback compares.
+Budget: p50 10 ms, p99 50 ms. Each batch has one job that returns the time of its end; the callback compares it with its
+own start.
 """
 
 import argparse
@@ -21,8 +22,10 @@ def main() -> None:
     to_callback, in_all = [], []
     with batchworker():
         for _ in range(options.batches):
-            time.sleep(random.uniform(0.05, 0.3))  # anywhere in the polls of an idle worker
-            seconds, latency = run(tasks.stamp, [()], tasks.tell_latency)
+            time.sleep(
+                random.uniform(0.05, 0.3)
+            )  # so that batches start at random points of the worker's polling interval
+            seconds, latency = run(tasks.stamp, [()], tasks.report_latency)
             to_callback.append(float(latency))
             in_all.append(seconds)
     lines = [line("last job's end to the callback's start", to_callback), line("open to the callback's end", in_all)]

@@ -1,10 +1,10 @@
-"""What is done to a batch of a million jobs: retry of a tenth, cancel, delete, prune, and what they leave behind.
+"""Operations on a batch of a million jobs: retry of a tenth, cancel, delete and prune, and the dead rows they leave.
 
     python -m example_project.servers --postgres -- python -m benchmarks.million [--jobs 1000000]
 
-Meanwhile a probe locks the row of the batch again and again, as each job that is added and each page that writes would:
-its longest wait is how long any of these acts holds a batch. Autovacuum is as PostgreSQL has it by default,
-or comes when `--scale-factor` of the rows are dead.
+Meanwhile a probe locks the row of the batch repeatedly, as adding a job or acting in the admin would. Its longest wait
+shows how long an operation blocks the batch. Autovacuum has PostgreSQL's default settings, or runs when
+`--scale-factor` of the rows are dead.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from .contend import DONE
 from .laboratory import Batch, BatchJob, Watch, batchworker, has_ended, redis, run, tasks, wait_until
 
 AFTERWARDS = 10_000
-"""No-op jobs before and after everything: how much slower the tables have become."""
+"""No-op jobs before and after the operations, to see how much slower the tables have become."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--scale-factor", type=float, help="autovacuum's share of dead rows, for the table of jobs")
+    parser.add_argument("--scale-factor", type=float, help="autovacuum_vacuum_scale_factor of the jobs table")
     options = parser.parse_args()
     lines: list[list[str]] = []
     with batchworker():
@@ -53,17 +53,17 @@ def main() -> None:
         found = statistics_of_jobs()
         after = speed()
     head = [
-        "act", "jobs", "seconds", "jobs/s", "longest wait for its row, ms", "dead rows afterwards",
+        "operation", "jobs", "seconds", "jobs/s", "longest wait for row, ms", "dead rows afterwards",
         "table and indexes, MiB",
     ]  # fmt: skip
     text = report.table(head, lines)
     text += (
-        f"\n\n{AFTERWARDS:,} no-op jobs before all this: {before:,.0f} jobs/s, afterwards: {after:,.0f} jobs/s."
-        f" Sequential scans of the table of jobs: {found['seq_scan'] - scans}; autovacuum came"
+        f"\n\n{AFTERWARDS:,} no-op jobs before: {before:,.0f} jobs/s, afterwards: {after:,.0f} jobs/s."
+        f" Sequential scans of the jobs table: {found['seq_scan'] - scans}; autovacuum ran"
         f" {found['autovacuum_count']} times."
     )
     command = "python -m example_project.servers --postgres -- python -m benchmarks.million"
-    title = "What is done to a million"
+    title = "Operations on a million jobs"
     if options.scale_factor:
         command += f" --scale-factor {options.scale_factor}"
         title += f", with autovacuum_vacuum_scale_factor = {options.scale_factor}"
@@ -77,7 +77,7 @@ def tune_autovacuum(scale_factor: float) -> None:
 
 
 def speed() -> float:
-    """Jobs per second, the best of three."""
+    """Returns jobs per second, the best of three runs."""
     return max(AFTERWARDS / run(tasks.noop, ((index,) for index in range(AFTERWARDS)))[0] for _ in range(3))
 
 
@@ -98,7 +98,7 @@ def prune() -> None:
 
 
 def wait_for(batch: UUID) -> float:
-    """Seconds until its row could be locked."""
+    """Returns the seconds until the batch's row could be locked."""
     begun = time.perf_counter()
     with transaction.atomic():
         Batch.objects.select_for_update().filter(pk=batch).first()
@@ -120,7 +120,7 @@ def line(act: str, jobs: int, batch: Batch, do: Callable[[], Any]) -> list[str]:
 
 
 def statistics_of_jobs() -> dict[str, int]:
-    """What PostgreSQL has counted."""
+    """Returns PostgreSQL's statistics of the jobs table."""
     names = ("seq_scan", "n_dead_tup", "autovacuum_count")
     with connection.cursor() as cursor:
         table = BatchJob._meta.db_table

@@ -1,4 +1,4 @@
-"""django_batches: a batch with a success callback, on the database of DATABASE_URL (none: SQLite)."""
+"""django_batches: a batch with a success callback, on the database of DATABASE_URL, else SQLite."""
 
 import os
 import sys

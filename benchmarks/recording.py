@@ -1,10 +1,10 @@
-"""How many outcomes a second go into the books: in bulk, as the coordinator does, and one transaction per job.
+"""How many outcomes per second are applied: in bulk, as the coordinator does, and with one transaction per job.
 
     python -m example_project.servers --postgres -- python benchmarks/recording.py
 
-10 batches, results of about 100 bytes, every tenth outcome a failure with a traceback of 2 KB. PostgreSQL's durability
-is as the server has it, and printed. The one-per-job way is what a hook with `F()` expressions would do: two guarded
-updates in a transaction of their own.
+It uses 10 batches and results of about 100 bytes; every tenth outcome is a failure with a traceback of 2 KB. It uses
+and prints the server's durability settings. The second variant does what a hook with `F()` expressions would do: two
+guarded updates in one transaction per job.
 """
 
 import argparse
@@ -39,7 +39,7 @@ TRACEBACK = "Traceback (most recent call last):\n" + "  File ...\n" * 180
 
 
 def outcomes_of(count: int) -> list[Outcome]:
-    """Opens batches with `count` jobs in all, puts the jobs in flight, and makes their outcomes, mixed."""
+    """Opens batches with `count` jobs in total, marks the jobs as dispatched, and returns their outcomes, mixed."""
     for _ in range(BATCHES):
         with Batch.open("benchmark") as batch:
             batch.map(resize_image, range(count // BATCHES))
@@ -66,16 +66,17 @@ def in_bulk(outcomes: list[Outcome]) -> None:
 
 
 def one_by_one(outcomes: list[Outcome]) -> None:
-    for told in outcomes:
-        succeeded = told.kind == Kind.SUCCEEDED
+    for outcome in outcomes:
+        succeeded = outcome.kind == Kind.SUCCEEDED
         with transaction.atomic():
-            won = BatchJob.objects.filter(pk=told.job_id, status="queued", dispatch=1).update(
-                status="succeeded" if succeeded else "failed", result_text=told.result, error=told.error,
-                traceback=told.traceback, finished_at=told.finished_at, started_at=told.started_at, worker=told.worker,
+            won = BatchJob.objects.filter(pk=outcome.job_id, status="queued", dispatch=1).update(
+                status="succeeded" if succeeded else "failed", result_text=outcome.result, error=outcome.error,
+                traceback=outcome.traceback, finished_at=outcome.finished_at, started_at=outcome.started_at,
+                worker=outcome.worker,
             )  # fmt: skip
             if won:
                 counter = "succeeded" if succeeded else "failed"
-                Batch.objects.filter(pk=told.batch_id).update(
+                Batch.objects.filter(pk=outcome.batch_id).update(
                     pending=F("pending") - 1, in_flight=F("in_flight") - 1, **{counter: F(counter) + 1}
                 )
 
@@ -92,7 +93,9 @@ def rate(way, count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=10_000, help="outcomes per round in bulk; a tenth one by one")
+    parser.add_argument(
+        "--count", type=int, default=10_000, help="outcomes per round in bulk; a tenth of them one by one"
+    )
     options = parser.parse_args()
     call_command("migrate", verbosity=0)
     print(server())

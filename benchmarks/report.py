@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: one section per benchmark, written anew by each run of it."""
+"""Writes docs/benchmarks.md: one section per benchmark, replaced by each run."""
 
 import re
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from pathlib import Path
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Every section is written by the command in it, on the machine that it names. Run them on yours: figures of one table
-were measured in one run and may be compared, figures of two tables may not.
+The command in each section writes that section, on the machine described there. Run it on your own machine. You can
+compare the figures of one table, which come from one run, but not the figures of different tables.
 """
 
 
 def write(title: str, command: str, environment: Sequence[str], text: str) -> None:
-    """Prints a section and puts it into the page, in place of the one with the same title."""
+    """Print a section and write it to the page, replacing the section with the same title."""
     facts = "\n".join(f"* {line}" for line in environment)
     section = f"## {title}\n\n    {command}\n\n{date.today()}:\n\n{facts}\n\n{text.strip()}\n"
     print(section)
@@ -30,7 +30,7 @@ def write(title: str, command: str, environment: Sequence[str], text: str) -> No
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """In Markdown, the first column to the left, the others to the right."""
+    """Return a Markdown table: the first column left-aligned, the others right-aligned."""
     cells = [list(head), *[[str(cell) for cell in line] for line in lines]]
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

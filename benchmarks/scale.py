@@ -1,10 +1,11 @@
-"""One batch of 1,000 to 1,000,000 jobs: time and processor time per job, memory.
+"""Batches of 1,000 to 1,000,000 jobs: time and CPU time per job, and memory.
 
     python -m example_project.servers --postgres -- python -m benchmarks.scale [--largest N] [--dump]
 
-Budgets: a job of the largest batch costs at most 1.2 times one of the smallest; Redis at most 10 MB above idle; the
-creator at most 150 MB; the coordinator's memory flat. Memory is resident memory at its peak since the process began.
-With `--dump` a snapshot is open all the while, as that of a pg_dump, so that no vacuum can remove a dead row.
+Budgets: a job of the largest batch costs at most 1.2 times as much as a job of the smallest; Redis uses at most 10 MB
+more than idle; the creator uses at most 150 MB; the memory of the coordinator does not grow. Memory is the peak
+resident memory of the process. With `--dump`, a snapshot is open all the time, like that of a pg_dump, so that no
+vacuum can remove a dead row.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def memory_of_redis() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=SIZES[-1])
-    parser.add_argument("--dump", action="store_true", help="beside an open snapshot")
+    parser.add_argument("--dump", action="store_true", help="while a snapshot is open")
     options = parser.parse_args()
     lines, smallest = [], 0.0
     with batchworker() as worker, dump() if options.dump else nullcontext():
@@ -45,7 +46,7 @@ def main() -> None:
             )  # fmt: skip
             print(" ".join(lines[-1]), flush=True)
     head = [
-        "jobs", "seconds", "jobs/s", "cost of a job, ÷ the first's", "µs of CPU a job", "creator, MiB",
+        "jobs", "seconds", "jobs/s", "cost per job, ÷ first row", "µs of CPU a job", "creator, MiB",
         "coordinator, MiB", "executor, MiB", "Redis above idle, MiB",
     ]  # fmt: skip
     command = "python -m example_project.servers --postgres -- python -m benchmarks.scale"

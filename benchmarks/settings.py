@@ -1,11 +1,11 @@
-"""The example's settings without its debugging: every statement would be remembered."""
+"""The example's settings without DEBUG, which would record every SQL statement."""
 
 from example_project.settings import *  # noqa: F403
 from example_project.settings import INSTALLED_APPS
 
 DEBUG = False
 INSTALLED_APPS = [*INSTALLED_APPS, "benchmarks"]
-# Jobs that shall fail are no news.
+# Jobs that fail on purpose are not logged.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -1,4 +1,4 @@
-"""Processes that live as long as a block of ours: started in sessions of their own, ended by a signal, waited for."""
+"""Runs processes during a block: each in its own session, ended by a signal, and waited for."""
 
 import signal
 import subprocess
@@ -15,8 +15,8 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 def running(
     command: Sequence[object], *, ended_by: int = signal.SIGTERM, grace: float = 30, **options: Any
 ) -> Iterator[Process]:
-    """Runs a program until the block is left; then it gets the signal, and is killed `grace` seconds later."""
-    # Its own session: Ctrl-C in the terminal reaches us alone, and a worker does not take our SIGTERM, which follows,
+    """Runs a program during the block. Then sends the signal, and kills the program `grace` seconds later."""
+    # Its own session: Ctrl-C in the terminal reaches only us. Otherwise a worker would take our SIGTERM, which follows,
     # for the second one, which interrupts its jobs.
     process = subprocess.Popen(
         [str(part) for part in command], stdin=subprocess.DEVNULL, start_new_session=True, **options
@@ -28,22 +28,22 @@ def running(
 
 
 def stop(process: Process, signum: int = signal.SIGTERM, grace: float = 30) -> None:
-    """Ends a process and waits for it; does nothing where it has ended."""
+    """Ends a process and waits for it; does nothing if it has ended."""
     process.send_signal(signum)
     try:
         process.wait(grace)
     except subprocess.TimeoutExpired:
         pass
     finally:
-        if process.poll() is None:  # too slow, or a second Ctrl-C while we waited
+        if process.poll() is None:  # too slow, or a second Ctrl-C during the wait
             process.kill()
             process.wait()
 
 
 def run_in_foreground(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Runs a program on our terminal; returns its exit code as a shell would give it. SIGTERM and SIGHUP are handed on.
+    """Runs a program in our terminal; returns its exit code as a shell would. Forwards SIGTERM and SIGHUP.
 
-    Not Ctrl-C: the terminal sends it to the program too, which ends in its own way, and then we do.
+    Ctrl-C is not forwarded: the terminal sends it to the program, too, which then ends.
     """
     try:
         process = subprocess.Popen(command, env=environment)
@@ -59,10 +59,10 @@ def run_in_foreground(command: Sequence[str], environment: dict[str, str]) -> in
 
 
 def exit_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP leave the blocks of this process, as Ctrl-C does."""
+    """Makes SIGTERM and SIGHUP unwind this process's blocks, as Ctrl-C does."""
 
     def leave(signum: int, frame: object) -> None:
-        # Once: a second signal must not interrupt the blocks while they clean up.
+        # Only once: a second signal must not interrupt the cleanup of the blocks.
         handle(lambda *_: None, *ENDING)
         sys.exit(128 + signum)
 
@@ -70,7 +70,7 @@ def exit_on_signals() -> None:
 
 
 def handle(handler: Callable[[int, Any], object], *signals: signal.Signals) -> None:
-    """Sets a signal handler, except for what is ignored here, as SIGHUP is under nohup."""
+    """Sets a signal handler unless the signal is ignored, as SIGHUP is under nohup."""
     for each in signals:
         if signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, handler)

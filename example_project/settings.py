@@ -1,4 +1,4 @@
-"""Settings of the example: SQLite and a Redis on this machine, or what DATABASE_URL and REDIS_URL say."""
+"""Settings of the example: SQLite and Redis on this machine, or the servers of DATABASE_URL and REDIS_URL."""
 
 import os
 from pathlib import Path
@@ -58,9 +58,9 @@ TEMPLATES = [
 
 
 def database(url: str) -> dict[str, object]:
-    """The database of a URL, as in `postgres://user:password@host:5432/name?sslmode=require`; SQLite for an empty one.
+    """Returns the database of a URL: `postgres://user:password@host:5432/name?sslmode=require`; SQLite if it is empty.
 
-    A socket is named as libpq does: `postgres://user@/name?host=/run/postgresql`.
+    For a socket, use libpq's syntax: `postgres://user@/name?host=/run/postgresql`.
     """
     if not url:
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": DATA_DIR / "db.sqlite3", "OPTIONS": SQLITE_OPTIONS}
@@ -79,14 +79,14 @@ def database(url: str) -> dict[str, object]:
     }
 
 
-# A worker and the web write at the same time: readers do not block (WAL), writers wait for each other instead of
+# A worker and the web server write at the same time: readers do not block (WAL), writers wait for each other instead of
 # failing in the middle of a transaction (IMMEDIATE).
 SQLITE_OPTIONS = {
     "timeout": 20,
     "transaction_mode": "IMMEDIATE",
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
-DATA_DIR.mkdir(parents=True, exist_ok=True)  # SQLite makes its file, not the folder
+DATA_DIR.mkdir(parents=True, exist_ok=True)  # SQLite creates the file, but not the folder
 DATABASES = {"default": database(os.environ.get("DATABASE_URL", ""))}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -100,7 +100,7 @@ CACHES = {
 DJANGO_BATCHES = {"CACHE": "batches", "STATUS_PERMISSION": "example_project.views.may_see"}
 
 FLAKY_RATE = float(os.environ.get("FLAKY_RATE", 1 / 3))
-"""How often the service of the merge sort does not answer, 0.0 to 1.0."""
+"""Failure rate of the merge sort's service, 0.0 to 1.0."""
 
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""What the parts of the demo share: a worker for a block, bars that move, and what to say when something failed."""
+"""Shared by the parts of the demo: a worker during a block, progress bars, and error messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from .processes import Process
 from .workers import batchworker, check_alive
 
 LOOK_AGAIN = 0.2
-"""Seconds between two looks at a batch."""
+"""Seconds between two queries of a batch."""
 
 
 class Show:
@@ -29,7 +29,7 @@ class Show:
 
     @contextmanager
     def worker(self, queue: str) -> Iterator[Process]:
-        """A batchworker on that queue; what it logs is shown where the block fails."""
+        """Runs a batchworker on that queue; its log is shown if the block fails."""
         log = settings.DATA_DIR / "batchworker.log"
         try:
             with log.open("wb") as file, batchworker(queue, workers=self.workers, stdout=file, stderr=file) as process:
@@ -38,18 +38,18 @@ class Show:
             raise CommandError(f"{error} The end of the worker's log:\n{log.read_text()[-2000:]}") from error
 
     def watch(self, batch: Batch, worker: Process) -> None:
-        """Shows how far a batch is, until it has ended and its callbacks too."""
+        """Shows the progress of a batch until it and its callbacks have ended."""
         with self.bars() as progress:
             bar = progress.add_task(batch.description, total=batch.total)
             for _ in self.looks(batch, worker):
                 progress.update(bar, completed=batch.total - batch.pending)
 
     def watch_tree(self, batch: Batch, worker: Process) -> None:
-        """Shows how far a batch is with all that its jobs and callbacks open; the totals grow as the tree does."""
+        """Shows the progress of a tree of batches; the totals grow with the tree."""
         with self.bars() as progress:
             batches, jobs = (progress.add_task(name, total=None) for name in ("batches", "jobs and callbacks"))
             for _ in self.looks(batch, worker):
-                # Everything since, on its queue: to walk the tree at each look would cost more than the work itself.
+                # All newer rows on its queue: to walk the tree at each query would cost more than the work itself.
                 update(progress, batches, Batch, batch)
                 update(progress, jobs, BatchJob, batch)
 
@@ -58,7 +58,7 @@ class Show:
         return Progress(*columns, console=self.console)
 
     def looks(self, batch: Batch, worker: Process) -> Iterator[None]:
-        """Reads the batch again and again, the last time when it has ended and its callbacks too."""
+        """Yields the reloaded batch repeatedly, the last time when it and its callbacks have ended."""
         is_over = False
         while not is_over:
             check_alive(worker)

@@ -1,4 +1,4 @@
-"""A batch with all that hangs below it."""
+"""The tree of batches below a batch."""
 
 from django.db.models import Q
 
@@ -6,7 +6,7 @@ from django_batches.models import Batch
 
 
 def tree_of(batch: Batch) -> list[Batch]:
-    """The batch and all batches that its jobs and callbacks opened, and theirs, level by level."""
+    """Returns the batch and all batches below it that jobs and callbacks opened, level by level."""
     level, tree = list(Batch.objects.filter(pk=batch.pk)), []
     while level:
         tree += level

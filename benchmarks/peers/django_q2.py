@@ -1,4 +1,4 @@
-"""django-q2: `async_iter`, which collects the results of all tasks into one. It has no callback: it is asked."""
+"""django-q2: `async_iter`, which collects the results of all tasks. It has no callback, so the result is polled."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ _group = ""
 
 
 def noop(index: int) -> int:
-    return index  # a task without a result would look as if it had not ended
+    return index  # a task without a result would look unfinished
 
 
 prepare = empty_database

@@ -1,4 +1,4 @@
-"""For the peers that live in Django: the database of ours, their own app."""
+"""Settings of the peers that need Django: the same database, with their own apps."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Dramatiq: a group with a completion callback, barrier in Redis."""
+"""Dramatiq: a group with a completion callback and a barrier in Redis."""
 
 import sys
 
@@ -8,7 +8,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import GroupCallbacks
 from dramatiq.rate_limits.backends import RedisBackend
 
-from benchmarks.contend import PROCESSES, REDIS_URL, tell_done
+from benchmarks.contend import PROCESSES, REDIS_URL, report_done
 
 PACKAGES = ("dramatiq", "redis")
 
@@ -24,7 +24,7 @@ def noop(index: int) -> None:
 
 @dramatiq.actor
 def done() -> None:
-    tell_done()
+    report_done()
 
 
 def workers() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""RQ itself, its `SimpleWorker`, which does not fork; no batch: the clock stops when the last job has finished."""
+"""RQ itself with its `SimpleWorker`, which does not fork. No batch: the time ends with the last job."""
 
 from benchmarks.peers.rq_worker import PACKAGES, rq_workers, start, wait
 

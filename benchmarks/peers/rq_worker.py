@@ -1,4 +1,4 @@
-"""RQ itself, its `Worker`, which forks for every job; no batch: the clock stops when the last job has finished."""
+"""RQ itself with its `Worker`, which forks for every job. No batch: the time ends with the last job."""
 
 import sys
 import time

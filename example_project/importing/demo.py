@@ -1,4 +1,4 @@
-"""The demo's third part: an import in stages. One stage fails, is corrected and retried alone."""
+"""The third part of the demo: an import in stages. One stage fails, is corrected and retried alone."""
 
 import time
 from datetime import datetime
@@ -17,12 +17,12 @@ from .models import City, Country, Import
 
 VATICAN = "VA"
 VATICAN_AREA = 0.44
-"""km². In the data areas are whole numbers, and this one is 0."""
+"""km². Areas in the data are whole numbers, so this one is 0."""
 
 
 def show_import(show: Show) -> None:
     """Imports all cities, then counts those of each country, then writes the report."""
-    Country.objects.filter(pk=VATICAN).delete()  # a demo before this one has corrected it
+    Country.objects.filter(pk=VATICAN).delete()  # an earlier demo has corrected it
     show.say(f"{len(source.cities()):,} cities of GeoNames in chunks of {source.CHUNK}, then a job per country ...")
     with show.worker("import") as worker:
         begun = time.monotonic()
@@ -38,10 +38,10 @@ def show_import(show: Show) -> None:
 
 
 def tell_stages(show: Show, started: Import) -> None:
-    """Says how the stages ended: whoever waits for the first batch has waited for both."""
+    """Prints how the stages ended; the wait for the first batch includes both."""
     started.refresh_from_db()
     if not started.countries_batch:
-        raise CommandError("There is no second stage: the first one has failed.")
+        raise CommandError("There is no second stage, because the first one failed.")
     for stage in (started.cities_batch, started.countries_batch):
         show.say(f"  “{stage}” {stage.status}: {stage.succeeded} of {stage.total} jobs succeeded.")
     for job in started.countries_batch.jobs.filter(status="failed"):
@@ -50,7 +50,7 @@ def tell_stages(show: Show, started: Import) -> None:
 
 
 def retry(show: Show, started: Import, worker: Process) -> None:
-    """Corrects the country, and retries the first batch: what failed is found below it."""
+    """Corrects the country, and retries the first batch, which finds the failed job below it."""
     show.say(f"  Corrected to {VATICAN_AREA} km². retry_failed() on the first batch ...")
     corrected = timezone.now()
     Country.objects.filter(pk=VATICAN).update(area=VATICAN_AREA)
@@ -60,14 +60,14 @@ def retry(show: Show, started: Import, worker: Process) -> None:
 
 
 def tell_repeated(show: Show, started: Import, since: datetime) -> None:
-    """Says what has been run again; raises `CommandError` where that is more than it should."""
+    """Prints what ran again; raises `CommandError` if jobs ran again that had not failed."""
     stages = [started.cities_batch_id, started.countries_batch_id]
     jobs = BatchJob.objects.filter(batch__in=stages, started_at__gte=since).count()
     cities = City.objects.filter(imported_at__gte=since).count()
     countries = Country.objects.filter(counted_at__gte=since).count()
     show.say(f"  Run again: {jobs} job. {cities} cities were imported again, {countries} country was counted again.")
     if (jobs, cities, countries) != (1, 0, 1):
-        raise CommandError("More than what had failed was run again.")
+        raise CommandError("Jobs ran again that had not failed.")
 
 
 def tell_report(show: Show, started: Import, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Begins an import."""
+"""Starts an import."""
 
 from django.db.transaction import atomic
 
@@ -10,9 +10,9 @@ from .tasks import count_countries, import_cities, import_countries
 
 
 def begin_import() -> Import:
-    """Begins to import all countries and cities; returns at once.
+    """Starts to import all countries and cities; returns at once.
 
-    Raises `BatchExists` while another import is under way.
+    Raises `BatchExists` while another import is running.
     """
     with atomic():
         begun = Import.objects.create()

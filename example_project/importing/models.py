@@ -1,4 +1,4 @@
-"""What is imported, and what is made of it."""
+"""Imported countries and cities, and the report on them."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from django_batches.models import Batch
 
 
 class Country(models.Model):
-    """A country, and what its own job finds out about its cities."""
+    """A country, with figures that its own job computes."""
 
     code = models.CharField(max_length=2, primary_key=True)
     name = models.CharField(max_length=100)
@@ -48,7 +48,7 @@ class City(models.Model):
 
 
 class Import(models.Model):
-    """One import, in two stages, and the report that is written when both are done."""
+    """One import in two stages, and the report that follows both."""
 
     started_at = models.DateTimeField("started", auto_now_add=True)
     cities_batch = models.ForeignKey(Batch, models.SET_NULL, null=True, editable=False, related_name="+")

@@ -1,6 +1,6 @@
-"""Two stages and a report: the cities in chunks, then every country, then what is to be read.
+"""Two stages and a report: the cities in chunks, then one job per country, then the report.
 
-Every function here may run twice: it writes the same rows again.
+Each function here may run twice: it writes the same rows again.
 """
 
 from statistics import median
@@ -16,7 +16,7 @@ from .models import City, Country, Import
 
 
 def import_countries() -> int:
-    """Adds the countries that are not there yet, and leaves the others alone: they may have been corrected here."""
+    """Adds missing countries, and leaves the others unchanged, because they may have been corrected."""
     countries = [
         Country(
             code=row["iso"], name=row["name"], continent=row["continentcode"],
@@ -29,7 +29,7 @@ def import_countries() -> int:
 
 
 def import_cities(start: int, end: int) -> int:
-    """Writes the cities of one chunk, over those that are there already."""
+    """Writes the cities of one chunk, replacing existing ones."""
     now = timezone.now()
     cities = [
         City(
@@ -44,7 +44,7 @@ def import_cities(start: int, end: int) -> int:
 
 
 def count_countries(batch: Batch, import_pk: int) -> Batch:
-    """Callback, and the next stage: one job per country that has cities."""
+    """Callback that opens the next stage: one job per country with cities."""
     codes = City.objects.order_by("country_code").values_list("country_code", flat=True).distinct()
     with Batch.open("Count the cities of each country") as stage:
         stage.on_success(write_report, import_pk)

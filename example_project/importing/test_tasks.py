@@ -1,4 +1,4 @@
-"""Tests of the import: what fails is corrected and run again alone, and what is imported twice is there once."""
+"""Tests of the import: only the failed job runs again after a correction, and a second import leaves no duplicates."""
 
 from django.test import TestCase, override_settings
 
@@ -76,7 +76,7 @@ class PageTests(TestCase):
         started = begin_import()
         page = self.client.get("/cities/")
         self.assertContains(page, f'data-batch="{started.cities_batch.pk}"')
-        self.assertContains(page, "The report is written when")
+        self.assertContains(page, "The report appears when")
         Country.objects.create(pk="VA", name="Vatican", continent="EU", area=0.44, population=921)
         drain()
         page = self.client.get("/cities/")

@@ -1,4 +1,4 @@
-"""How far the newest import is, and its report."""
+"""The progress of the newest import, and its report."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -9,6 +9,6 @@ from .models import Import
 
 @require_safe
 def cities(request: HttpRequest) -> HttpResponse:
-    """A bar for each stage of the newest import, and its report once both are done."""
+    """Shows a bar for each stage of the newest import, and its report once both are done."""
     newest = Import.objects.select_related("cities_batch", "countries_batch").first()
     return render(request, "importing/cities.html", {"newest": newest})

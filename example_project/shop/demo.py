@@ -1,4 +1,4 @@
-"""The demo's first part: the images of a product, one after the other and then in a batch."""
+"""The first part of the demo: the images of a product, one after the other and then in a batch."""
 
 import time
 from pathlib import Path
@@ -16,7 +16,7 @@ from .uploading import make_images_in_batch, make_images_serially
 
 
 def show_images(show: Show, folder: Path | None) -> None:
-    """Makes three sizes of each photograph in a folder (else of ten that it draws), in both ways, and compares."""
+    """Makes three sizes of each photograph in a folder (or of ten drawn ones) both ways, and compares the times."""
     photographs = photographs_of(show, folder)
     serially = make_serially(show, photographs)
     in_batch = make_in_batch(show, photographs)
@@ -35,21 +35,21 @@ def photographs_of(show: Show, folder: Path | None) -> list[Path]:
 
 
 def make_serially(show: Show, photographs: list[Path]) -> float:
-    """Makes the images here; returns how many seconds it took."""
+    """Makes the images in this process; returns the seconds it took."""
     product = Product.with_photographs("Teapot (one after the other)", photographs)
     show.say(f"{len(photographs)} photographs, {len(SIDES)} sizes of each, one after the other ...")
     begun = time.monotonic()
     try:
         make_images_serially(product)
-    except OSError as error:  # Pillow's errors about a file are OSErrors too
-        raise CommandError(f"A photograph could not be made smaller: {error}") from error
+    except OSError as error:  # Pillow's file errors are OSErrors, too
+        raise CommandError(f"A photograph could not be resized: {error}") from error
     seconds = time.monotonic() - begun
     show.say(f"  {seconds:.1f} s; {visibility(product)}")
     return seconds
 
 
 def make_in_batch(show: Show, photographs: list[Path]) -> float:
-    """Makes the images in a batch; returns how many seconds it took until the callback had run."""
+    """Makes the images in a batch; returns the seconds until the callback had run."""
     product = Product.with_photographs("Teapot (in a batch)", photographs)
     show.say(f"The same in a batch, with {show.workers} executors ...")
     with show.worker("images") as worker:
@@ -63,13 +63,13 @@ def make_in_batch(show: Show, photographs: list[Path]) -> float:
 
 
 def report(show: Show, batch: Batch) -> None:
-    """Says how the batch ended; raises `CommandError` where it or its callback has failed."""
+    """Prints how the batch ended; raises `CommandError` if a job or a callback failed."""
     show.say(f"  The batch {batch.status}: {batch.succeeded} of {batch.total} jobs succeeded.")
     unlucky = [*batch.jobs.exclude(status="succeeded"), *batch.callbacks.exclude(status="succeeded")]
     for job in unlucky:
         show.say(f"  {job}: {job.error}")
     if unlucky:
-        raise CommandError("Not all of it succeeded.")
+        raise CommandError("Some jobs or callbacks failed.")
 
 
 def visibility(product: Product) -> str:

@@ -11,12 +11,12 @@ from django_batches.models import Batch
 
 
 class Product(models.Model):
-    """Something to sell. Customers see it once all of its images are there."""
+    """A product. Customers see it once all of its images exist."""
 
     name = models.CharField(max_length=100)
     is_visible = models.BooleanField("visible", default=False)
     image_batch = models.ForeignKey(Batch, models.SET_NULL, null=True, blank=True, editable=False, related_name="+")
-    """The batch that makes its images, or made them."""
+    """The batch that makes or made its images."""
 
     class Meta:
         ordering: ClassVar = ["pk"]
@@ -26,20 +26,20 @@ class Product(models.Model):
 
     @classmethod
     def with_photographs(cls, name: str, photographs: Iterable[Path]) -> "Product":
-        """A new product, not visible yet, with an image to be made of each photograph."""
+        """Creates a product that is not visible yet, with one image per photograph."""
         with atomic():
             product = cls.objects.create(name=name)
             ProductImage.objects.bulk_create(ProductImage(product=product, source=str(path)) for path in photographs)
         return product
 
     def show(self) -> None:
-        """Lets the customers see it."""
+        """Makes the product visible to customers."""
         self.is_visible = True
         self.save(update_fields=["is_visible"])
 
 
 class ProductImage(models.Model):
-    """One photograph of a product, and what the shop's pages show of it."""
+    """One photograph of a product, and its three sizes."""
 
     product = models.ForeignKey(Product, models.CASCADE, related_name="images")
     source = models.TextField(help_text="Path of the photograph as it came from the camera.")

@@ -1,4 +1,4 @@
-"""The photographs of the demo: those in a folder, or pictures drawn in the size of a camera's."""
+"""The photographs of the demo: from a folder, or drawn at the size of camera pictures."""
 
 import random
 from pathlib import Path
@@ -7,13 +7,13 @@ from PIL import Image, ImageDraw
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
 WIDTH, HEIGHT = 4000, 3000
-"""Pixels of a drawn picture: 12 megapixels, as a telephone makes them."""
+"""Size of a drawn picture in pixels: 12 megapixels, like a phone's."""
 
 
 def find_photographs(folder: Path) -> list[Path]:
-    """The photographs in a folder, by name; raises `ValueError` where there are none."""
+    """Returns the photographs in a folder, by name; raises `ValueError` if there are none."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+        raise ValueError(f"{folder} is not a folder.")
     found = sorted(path.resolve() for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
         raise ValueError(f"{folder} has no photographs in it ({', '.join(sorted(SUFFIXES))}).")
@@ -21,7 +21,7 @@ def find_photographs(folder: Path) -> list[Path]:
 
 
 def draw_photographs(folder: Path, count: int = 10) -> list[Path]:
-    """Draws that many pictures into a folder, about half a second each."""
+    """Draws `count` pictures into a folder, about half a second each."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photograph-{number:02}.jpg" for number in range(1, count + 1)]
     for number, path in enumerate(paths):
@@ -30,7 +30,7 @@ def draw_photographs(folder: Path, count: int = 10) -> list[Path]:
 
 
 def draw_photograph(number: int) -> Image.Image:
-    """A picture with slopes, edges and grain: what a decoder and a resampling filter have to work for."""
+    """Returns a picture with gradients, edges and grain, so that decoding and resampling take realistic time."""
     choose = random.Random(number)
     size = (WIDTH, HEIGHT)
     slope = Image.linear_gradient("L").rotate(choose.randrange(360)).resize(size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""What runs in the background."""
+"""The jobs and callbacks of the shop."""
 
 from io import BytesIO
 
@@ -11,13 +11,13 @@ from django_batches.models import Batch
 from .models import Product, ProductImage
 
 SIDES = {"small": 320, "medium": 960, "large": 1920}
-"""The longer side of each size, in pixels."""
+"""Length of the longer side, in pixels, for each size."""
 
 
 def resize_image(image_pk: int, quality: int = 85) -> dict[str, str]:
-    """Makes the three sizes of one photograph as JPEG of this quality (1 to 95); returns their names in the storage.
+    """Makes three sizes of a photograph as JPEG of this quality (1 to 95); returns their names in the storage.
 
-    A job may run twice: a second run writes the same three files and the same row again.
+    A job may run twice: a second run writes the same files and the same row again.
     """
     image = ProductImage.objects.get(pk=image_pk)
     with Image.open(image.source) as file:
@@ -31,14 +31,14 @@ def resize_image(image_pk: int, quality: int = 85) -> dict[str, str]:
 
 
 def show_product(batch: Batch, product_pk: int) -> None:
-    """Callback: all images are there, so customers may see the product."""
+    """Callback: all images exist, so customers may see the product."""
     Product.objects.get(pk=product_pk).show()
 
 
 def store(name: str, picture: Image.Image, quality: int) -> str:
-    """Writes a picture to the default storage in place of what has this name; returns the name in the storage."""
+    """Writes a picture to the default storage, replacing the file of that name; returns the name in the storage."""
     file = BytesIO()
     picture.save(file, "JPEG", quality=quality)
-    # Without the delete a second run would store it under another name, and leave the first one behind for ever.
+    # Without the delete, a second run would use another name, and the first file would remain for ever.
     default_storage.delete(name)
     return default_storage.save(name, ContentFile(file.getvalue()))

@@ -1,4 +1,4 @@
-"""From serial to parallel and back to serial: the same work, one image after the other and in a batch."""
+"""The same work twice: one image after the other, and in a batch."""
 
 from django_batches import Batch
 
@@ -7,14 +7,14 @@ from .tasks import resize_image, show_product
 
 
 def make_images_serially(product: Product) -> None:
-    """Makes the images here, one after the other; whoever asked for it waits for all of them."""
+    """Makes the images one after the other; the caller waits for all of them."""
     for image in product.images.all():
         resize_image(image.pk)
     product.show()
 
 
 def make_images_in_batch(product: Product) -> Batch:
-    """Makes each image in a job of its own, and shows the product once all of them are there; returns at once."""
+    """Makes each image in its own job, and shows the product once all images exist; returns at once."""
     image_pks = product.images.values_list("pk", flat=True)
     with Batch.open(f"Images of {product}", queue="images") as batch:
         batch.on_success(show_product, product.pk)

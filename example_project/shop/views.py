@@ -1,4 +1,4 @@
-"""What the customers see: the products, and how far the images of each are."""
+"""The page of the customers: the products, and the progress of their images."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -9,6 +9,6 @@ from .models import Product
 
 @require_safe
 def products(request: HttpRequest) -> HttpResponse:
-    """All products, with a bar that moves while the images of one are made."""
+    """Lists all products, with a progress bar while the images of a product are made."""
     found = Product.objects.select_related("image_batch").prefetch_related("images")
     return render(request, "shop/products.html", {"products": found})

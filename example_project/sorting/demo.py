@@ -1,4 +1,4 @@
-"""The demo's second part: merge sort, though the service that splits and merges fails one time in three."""
+"""The second part of the demo: a merge sort whose split and merge service fails one time in three."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from .merge_sort import Figures, figures_of, sort_in_batch, sorted_values
 
 
 def show_merge_sort(show: Show, count: int) -> None:
-    """Sorts that many numbers in a tree of batches, and checks the tree."""
+    """Sorts `count` numbers in a tree of batches, and checks the tree."""
     values = random.sample(range(10 * count), count)
     show.say(f"Merge sort of {count:,} numbers; split and merge fail {settings.FLAKY_RATE:.0%} of the time ...")
     with show.worker("sorting") as worker:
@@ -25,7 +25,7 @@ def show_merge_sort(show: Show, count: int) -> None:
         show.say(f"  {line}")
     show.say(f"{'Sorted' if is_sorted else 'Not sorted'} in {seconds:.1f} s.", style="bold")
     if not is_sorted or figures.succeeded_batches < figures.batches or figures.repeated_runs:
-        raise CommandError("This is not what the merge sort promises.")
+        raise CommandError("The merge sort did not keep its promises.")
 
 
 def lines_of(figures: Figures) -> list[str]:
@@ -34,6 +34,6 @@ def lines_of(figures: Figures) -> list[str]:
         f"{figures.succeeded_batches:,} of {figures.batches:,} batches succeeded, "
         f"{figures.succeeded_jobs:,} of {figures.jobs:,} jobs and callbacks.",
         f"{figures.runs:,} runs: {failed['sort']:,} failed at the split and {failed['merge']:,} at the merge, and each "
-        "was tried again alone.",
+        "was retried alone.",
         f"{figures.repeated_runs} runs of a function that had succeeded before.",
     ]

@@ -1,4 +1,4 @@
-"""Sorting a list in a tree of batches, and what the tree looks like afterwards."""
+"""Sorts a list in a tree of batches, and collects figures about the tree."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,25 @@ from .models import Run
 from .tasks import sort
 
 MAX_ATTEMPTS = 20
-"""Of the first job; the others have theirs in `tasks`. With one failure in three, 20 in a row are 1 in 3.5 billion."""
+"""Attempts of the first job; `tasks` sets those of the others. If one call in three fails, 20 failures in a row have a
+probability of 1 in 3.5 billion."""
 
 
 def sort_in_batch(values: list[int]) -> Batch:
-    """Sorts numbers in a tree of batches; returns its first batch at once. `sorted_values` gives the sorted list."""
+    """Starts to sort numbers in a tree of batches; returns its topmost batch. `sorted_values` returns the result."""
     with Batch.open(f"Sort {len(values):,} numbers", queue="sorting", max_attempts=MAX_ATTEMPTS) as batch:
         batch.enqueue(sort, values)
     return batch
 
 
 def sorted_values(batch: Batch) -> list[int]:
-    """The sorted list; None until the batch has succeeded."""
+    """Returns the sorted list, or None until the batch has succeeded."""
     return next(batch.results())
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What became of a tree of batches: by its rows, and by the ledger of its runs."""
+    """Figures about a tree of batches, from its rows and from the ledger of its runs."""
 
     batches: int
     succeeded_batches: int
@@ -40,7 +41,7 @@ class Figures:
     failed_runs: dict[str, int]
     """By function."""
     repeated_runs: int
-    """Runs of jobs that had succeeded before."""
+    """Runs of jobs that had already succeeded."""
 
 
 def figures_of(batch: Batch) -> Figures:

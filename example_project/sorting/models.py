@@ -1,10 +1,10 @@
-"""The ledger of the merge sort: independent of the books, so that they can be checked by it."""
+"""The ledger of the merge sort, independent of the rows of django_batches, to check them."""
 
 from django.db import models
 
 
 class Run(models.Model):
-    """One run of a function as a job. A run that is made twice leaves two rows."""
+    """One run of a function as a job. If a job runs twice, there are two rows."""
 
     job = models.UUIDField()
     func = models.CharField("function", max_length=20)

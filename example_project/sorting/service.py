@@ -1,4 +1,4 @@
-"""What stands for a service at the other end of a network, and the ledger of every run."""
+"""A stand-in for a remote service, and a ledger of every run."""
 
 import functools
 import random
@@ -20,9 +20,9 @@ class NoAnswerError(Exception):
 
 
 def flaky(func: Callable[P, T]) -> Callable[P, T]:
-    """Makes calls of `func` fail as often as the setting FLAKY_RATE says (0.0 to 1.0), as calls of a service do.
+    """Makes calls of `func` fail at the rate FLAKY_RATE (a setting, 0.0 to 1.0), as calls of a service do.
 
-    `random.seed()` in the same process decides which ones.
+    `random.seed()` in the same process makes the failures reproducible.
     """
 
     @functools.wraps(func)
@@ -35,7 +35,7 @@ def flaky(func: Callable[P, T]) -> Callable[P, T]:
 
 
 def recorded(func: Callable[P, T]) -> Callable[P, T]:
-    """Writes each run of a job into the ledger, one row per run, with how it ended."""
+    """Writes each run of a job to the ledger, one row per run, with its success."""
 
     @functools.wraps(func)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:

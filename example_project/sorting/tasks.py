@@ -1,4 +1,4 @@
-"""Merge sort, each step a job of its own: what fails is tried again alone, and no worker waits for another."""
+"""A merge sort with each step in a separate job: a failed step is retried alone, and no worker waits for another."""
 
 from heapq import merge as merge_sorted
 

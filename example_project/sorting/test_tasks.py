@@ -1,4 +1,4 @@
-"""Tests of the merge sort, as a project would write them: `drain()` runs all jobs here, without a worker."""
+"""Tests of the merge sort, as a project would write them: `drain()` runs all jobs without a worker."""
 
 import random
 from pathlib import Path
@@ -29,7 +29,7 @@ class MergeSortTests(TestCase):
         self.assertEqual(figures.repeated_runs, 0)
 
     @override_settings(FLAKY_RATE=0)
-    def test_every_function_runs_once_where_nothing_fails(self):
+    def test_every_function_runs_once_if_nothing_fails(self):
         batch = sort_in_batch([3, 1, 2, 3])
         self.assertEqual(drain(), 10)
         self.assertEqual(sorted_values(batch), [1, 2, 3, 3])
@@ -44,7 +44,7 @@ class MergeSortTests(TestCase):
         self.assertEqual((batch.status, batch.jobs.get().attempts), ("failed", MAX_ATTEMPTS))
         self.assertEqual(figures_of(batch).failed_runs, {"sort": MAX_ATTEMPTS, "merge": 0})
 
-    def test_one_number_is_sorted_and_so_is_none(self):
+    def test_lists_of_one_number_and_of_none_are_sorted(self):
         for values in ([7], []):
             batch = sort_in_batch(values)
             self.assertEqual(drain(), 1)

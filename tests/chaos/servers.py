@@ -71,7 +71,7 @@ class PostgresServer(Server):
     def __init__(self, folder: Path) -> None:
         self.port, is_root = servers.free_port(), os.geteuid() == 0
         initdb, postgres = servers.postgres_programs(folder)
-        owner = servers.servant_of(folder) if is_root else {}
+        owner = servers.as_unprivileged_user(folder) if is_root else {}
         data = folder / "data"
         options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         servers.initialise([initdb, "-D", data, *options], folder, owner)

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from django_batches import Batch
 from django_batches.transitions import repairing
-from example_project.servers import free_port, servant_of, server, temporary_folder
+from example_project.servers import as_unprivileged_user, free_port, server, temporary_folder
 
 from .. import tasks
 
@@ -44,7 +44,7 @@ def pgbouncer():
     with temporary_folder(is_public=True) as folder:
         port, config = free_port(), folder / "pgbouncer.ini"
         config.write_text(CONFIG.format(port=port, **settings.DATABASES["default"]))
-        owner = servant_of(folder) if os.geteuid() == 0 else {}
+        owner = as_unprivileged_user(folder) if os.geteuid() == 0 else {}
         command = [shutil.which("pgbouncer"), config]
         with server("PgBouncer", command, folder, ready=b"process up:", ended_by=signal.SIGINT, **owner):
             yield port

@@ -1,4 +1,4 @@
-"""`manage.py demo`: product images, merge sort and an import in stages, each in batches, with what happened."""
+"""`manage.py demo`: runs product images, a merge sort and an import in stages, all in batches."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -21,8 +21,8 @@ class Command(BaseCommand):
     help = "Makes the images of a product, sorts numbers by merge sort and imports cities in stages, all in batches."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; else all of them")
-        parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs (else ten are drawn)")
+        parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
+        parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs (default: draw ten)")
         parser.add_argument("--numbers", type=int, default=100, metavar="N", help="numbers to sort (default 100)")
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="executor processes (default 2)")
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         self, *args: Any, parts: list[str], images: Path | None, numbers: int, workers: int, **options: Any
     ) -> None:
         if unknown := set(parts) - set(PARTS):
-            raise CommandError(f"There is no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}.")
+            raise CommandError(f"There is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}.")
         if workers < 1 or numbers < 1:
             raise CommandError("--workers and --numbers must be 1 or more.")
         exit_on_signals()
@@ -48,4 +48,4 @@ class Command(BaseCommand):
                     show.say("")
                 runs[part]()
         except KeyboardInterrupt:
-            raise CommandError("Interrupted; what was started has ended.", returncode=130) from None
+            raise CommandError("Interrupted. All started processes have ended.", returncode=130) from None

@@ -1,4 +1,4 @@
-"""`manage.py serve`: the example with data in it: its admin and a batchworker, until Ctrl-C."""
+"""`manage.py serve`: runs the admin with example data, and a batchworker, until Ctrl-C."""
 
 import random
 import time
@@ -25,11 +25,11 @@ NUMBERS = 100
 
 
 class Command(BaseCommand):
-    help = "Runs the admin (user admin, password admin), with data in it, and a batchworker, until Ctrl-C."
+    help = "Runs the admin (user admin, password admin) with example data, and a batchworker, until Ctrl-C."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "address", nargs="?", default="127.0.0.1:8000", help="where the web listens (port or address:port)"
+            "address", nargs="?", default="127.0.0.1:8000", help="address of the web server (port or address:port)"
         )
         parser.add_argument("--workers", type=int, default=2, metavar="N", help="executor processes (default 2)")
 
@@ -40,10 +40,10 @@ class Command(BaseCommand):
             self.prepare()
             self.serve(address, workers)
         except KeyboardInterrupt:
-            self.stdout.write("Both have ended.")
+            self.stdout.write("The web server and the batchworker have ended.")
 
     def prepare(self) -> None:
-        """The tables, the user, and work for the worker: images, numbers to sort, an import that fails at first."""
+        """Creates tables, a user and work for the worker: images, numbers to sort, an import that fails at first."""
         call_command("migrate", verbosity=0)
         users = get_user_model().objects
         if not users.filter(username=NAME).exists():
@@ -58,7 +58,7 @@ class Command(BaseCommand):
             begin_import()
 
     def serve(self, address: str, workers: int) -> None:
-        """Runs both until Ctrl-C, or until one of them ends by itself, which is an error."""
+        """Runs both until Ctrl-C. Raises an error if one of them ends."""
         with batchworker(workers=workers) as worker, manage("runserver", address, "--noreload") as web:
             place = address if ":" in address else f"127.0.0.1:{address}"
             self.stdout.write(f"The admin: http://{place}/admin/ (user {NAME}, password {PASSWORD})")
