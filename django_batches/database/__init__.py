@@ -3,10 +3,12 @@
 from .statements import as_uuid as as_uuid
 from .statements import atomic_with_lock_timeout as atomic_with_lock_timeout
 from .statements import dialect as dialect
+from .statements import lock_batch as lock_batch
 from .statements import lock_batches as lock_batches
 from .statements import parameter as parameter
 from .statements import unsupported as unsupported
 from .statements import values as values
+from .statements import write_fields as write_fields
 from .tables import APP as APP
 from .tables import BATCH as BATCH
 from .tables import BUCKET as BUCKET

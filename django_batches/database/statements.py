@@ -49,6 +49,18 @@ def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUI
     return {batch.pk: batch for batch in dialect().lock_batches(ids, skip_locked=skip_locked)}
 
 
+def lock_batch(batch_id: UUID, *, skip_locked: bool = False) -> "Batch | None":
+    """The batch, locked; None if it is gone or, with `skip_locked`, locked by another transaction."""
+    return lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+
+
+def write_fields(batch: "Batch", **changes: Any) -> None:
+    """Writes fields of a locked batch, to its row and to the object."""
+    for name, value in changes.items():
+        setattr(batch, name, value)
+    tables.batches().filter(pk=batch.pk).update(**changes)
+
+
 @contextmanager
 def atomic_with_lock_timeout() -> Iterator[None]:
     """A transaction of the coordinator that touches rows of the project and waits one second at most for their locks.

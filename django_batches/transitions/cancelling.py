@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.db.models import Q
 from django.utils import timezone
 
 from .. import database
@@ -21,8 +22,7 @@ from .steps import contain_errors, within_budget
 if TYPE_CHECKING:
     from ..models import Batch
 
-LIMIT = 100
-"""Batches that one turn of the coordinator looks up."""
+LIMIT = 100  # batches that one query of the coordinator finds
 
 
 def cancel(batch_id: UUID, reason: str = "") -> int:
@@ -45,16 +45,13 @@ def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quie
     """
     now = timezone.now()
     with database.atomic():
-        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+        batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None or batch.finished_at:
             return 0
         if quiet_since and (batch.sealed_at or batch.grown_at >= quiet_since):
             return 0
         if not batch.cancelled_at:
-            changes = {"cancelled_at": now, "reason": reason, "retry_position": None, "gave_up": False}
-            for name, value in changes.items():
-                setattr(batch, name, value)
-            database.batches().filter(pk=batch_id).update(**changes)
+            database.write_fields(batch, cancelled_at=now, reason=reason, retry_position=None, gave_up=False)
         ended = _cancel_chunk(batch, now)
         wake_on_commit(batch_id)
     return ended
@@ -63,7 +60,7 @@ def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quie
 def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
     """Cancels the next chunk of jobs of a cancelled batch; returns how many."""
     with database.atomic():
-        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+        batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None or batch.finished_at or not batch.cancelled_at:
             return 0
         return _cancel_chunk(batch, timezone.now())
@@ -95,7 +92,7 @@ def cancel_job(job_id: UUID) -> bool:
     now = timezone.now()
     job = database.jobs().filter(pk=job_id).only("batch_id", "callback_of_id").first()
     with database.atomic():
-        batch = database.lock_batches([job.owner_id]).get(job.owner_id) if job else None
+        batch = database.lock_batch(job.owner_id) if job else None
         if job is None or batch is None or not _cancel_rows([job_id], now):
             return False
         tally = Tally(batch)
@@ -149,7 +146,7 @@ def mark_overdue(now: datetime) -> int:
     ids = list(late.values_list("pk", flat=True)[:LIMIT])
     for batch_id in ids:
         with contain_errors(batch_id), database.atomic():
-            batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
+            batch = database.lock_batch(batch_id, skip_locked=True)
             if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
                 finishing.update_batches([Tally(batch, is_overdue=True)], now)
@@ -158,8 +155,7 @@ def mark_overdue(now: datetime) -> int:
 
 def batches_on_hold() -> set[UUID]:
     """The paused and cancelled batches. Executors must not start their jobs."""
-    alive = database.batches().filter(finished_at=None)
-    on_hold = alive.filter(is_paused=True) | alive.filter(cancelled_at__isnull=False)
+    on_hold = database.batches().filter(Q(is_paused=True) | Q(cancelled_at__isnull=False), finished_at=None)
     return set(on_hold.values_list("pk", flat=True))
 
 

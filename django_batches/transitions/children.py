@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -116,40 +116,34 @@ def _is_settled(batch: "Batch") -> bool:
 
 def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change]:
     """Ends jobs whose children have all ended."""
-    unsuccessful_children = unsuccessful((job.pk, job.dispatch) for job in parents)
-    returned = {
-        job.returned_batch_id for job in parents if job.returned_batch_id and not unsuccessful_children.get(job.pk)
-    }
+    why = unsuccessful((job.pk, job.dispatch) for job in parents)
+    returned = {job.returned_batch_id for job in parents if job.returned_batch_id and not why.get(job.pk)}
     too_large = results.too_large(returned)
     texts = results.of_batches(returned - set(too_large))
     changes = []
     for job in parents:
-        if reasons := unsuccessful_children.get(job.pk):
+        if reasons := why.get(job.pk):
             is_cancel = job.batch_id and batches[job.batch_id].cancelled_at and all(r.was_cancelled for r in reasons)
             status = JobStatus.CANCELLED if is_cancel else JobStatus.FAILED
-            outcome = _failure(job, " ".join(reason.text for reason in reasons[:3]), "child_failed")
+            error, code = " ".join(reason.text for reason in reasons[:3]), "django_batches.child_failed"
+            outcome = _outcome(job, Kind.FAILED, error=error, error_type=code)
         elif job.returned_batch_id in too_large:
-            status, outcome = JobStatus.FAILED, _failure(job, too_large[job.returned_batch_id], "result_too_large")
+            error, code = too_large[job.returned_batch_id], "django_batches.result_too_large"
+            status, outcome = JobStatus.FAILED, _outcome(job, Kind.FAILED, error=error, error_type=code)
         else:
-            text = texts.get(job.returned_batch_id) if job.returned_batch_id else job.result_text
-            status, outcome = JobStatus.SUCCEEDED, _outcome(job, Kind.SUCCEEDED, result=text)
+            status, outcome = JobStatus.SUCCEEDED, _outcome(job, Kind.SUCCEEDED)
+            if job.returned_batch_id:
+                outcome.result = texts.get(job.returned_batch_id)
         changes.append(Change(outcome, status))
     return changes
 
 
-def _failure(job: "BatchJob", error: str, code: str) -> Outcome:
-    kind = f"django_batches.{code}"
-    # Keeps the job's result: its function has returned, and a retry of the child does not run it again.
-    return _outcome(
-        job, Kind.FAILED, error_type=kind, error=error, fingerprint=fingerprint(kind, job.func), result=job.result_text
-    )
-
-
-def _outcome(job: "BatchJob", kind: Kind, **fields: Any) -> Outcome:
-    is_job_of_batch = job.batch_id is not None
+def _outcome(job: "BatchJob", kind: Kind, error: str = "", error_type: str = "") -> Outcome:
+    # A failed job keeps its result: its function has returned, and a retry of the child does not run it again.
     return Outcome(
-        kind, job.pk, job.dispatch, job.owner_id, is_job_of_batch,
-        worker=job.worker, started_at=job.started_at, **fields,
+        kind, job.pk, job.dispatch, job.owner_id, job.batch_id is not None, job.worker, job.started_at,
+        result=job.result_text, error=error, error_type=error_type,
+        fingerprint=fingerprint(error_type, job.func) if error_type else "",
     )  # fmt: skip
 
 
@@ -190,12 +184,9 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
     awaited = database.batches().filter(is_awaited=True)
     if parents is not None:
         awaited = awaited.filter(parent_id__in=list(parents))
-    run = database.jobs().filter(
-        pk=OuterRef("parent_id"),
-        dispatch=OuterRef("parent_dispatch"),
-        status__in=[*IN_FLIGHT, JobStatus.WAITING],
-    )
-    orphans = list(awaited.filter(~Exists(run)).values_list("pk", flat=True)[:LIMIT])
+    run = database.jobs().filter(pk=OuterRef("parent_id"), dispatch=OuterRef("parent_dispatch"))
+    counts = Exists(run.filter(status__in=[*IN_FLIGHT, JobStatus.WAITING]))
+    orphans = list(awaited.filter(~counts).values_list("pk", flat=True)[:LIMIT])
     for batch_id in within_budget(orphans):
         # The cancel first: if this process dies in between, the next turn finds the orphan again.
         with contain_errors(batch_id):
@@ -203,7 +194,7 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
             cancelling.begin_cancel(batch_id, reason, skip_locked=True)
         cancelled_or_ended = Q(cancelled_at__isnull=False) | Q(finished_at__isnull=False)
         with database.atomic():
-            if batch_id in database.lock_batches([batch_id], skip_locked=True):
+            if database.lock_batch(batch_id, skip_locked=True):
                 database.batches().filter(cancelled_or_ended, pk=batch_id).update(is_awaited=False)
     return len(orphans)
 
@@ -213,13 +204,8 @@ def cancel_children() -> int:
 
     For `TIME_BUDGET` seconds; the next call continues.
     """
-    children = database.batches().filter(
-        is_awaited=True,
-        finished_at=None,
-        cancelled_at=None,
-        parent__batch__cancelled_at__isnull=False,
-        parent__batch__finished_at=None,
-    )
+    children = database.batches().filter(is_awaited=True, finished_at=None, cancelled_at=None)
+    children = children.filter(parent__batch__cancelled_at__isnull=False, parent__batch__finished_at=None)
     count = 0
     for batch_id in within_budget(level_by_level(lambda: children.values_list("pk", flat=True)[:LIMIT])):
         with contain_errors(batch_id):

@@ -84,7 +84,7 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
     """
     now = timezone.now()
     with database.atomic():
-        batch = database.lock_batches([batch_id]).get(batch_id)
+        batch = database.lock_batch(batch_id)
         if batch is None:
             return False
         if batch.sealed_at or batch.finished_at or batch.cancelled_at:

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 _AWAITED = Q(is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING])
 BUDGET = 0.02
 """Seconds of a coordinator's turn after which it begins no further chunk: outcomes wait meanwhile."""
-TOGETHER = 20
-"""Batches of a tree that one chunk deletes."""
-LIMIT = 100
-"""Deletions that one turn of the coordinator looks up."""
+TOGETHER, LIMIT = 20, 100
+"""Batches of a tree that one chunk deletes, and deletions that one query of the coordinator finds."""
 
 
 def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
@@ -41,9 +39,7 @@ def tree(root: UUID) -> list[UUID]:
     """A batch and the batches below it, level by level; raises `BatchError` if one of these has not ended."""
     found, level = [root], [root]
     while level:
-        below = database.batches().filter(parent__batch__in=level) | database.batches().filter(
-            parent__callback_of__in=level
-        )
+        below = database.batches().filter(Q(parent__batch__in=level) | Q(parent__callback_of__in=level))
         level = list(below.values_list("pk", flat=True))
         found += level
     not_ended = database.batches().filter(Q(finished_at=None) | Q(open_callbacks__gt=0), pk__in=found[1:])
@@ -72,7 +68,7 @@ def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
     Nothing moves it from then on: a retry is refused, and all else moves only batches that have not ended.
     """
     with database.atomic():
-        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+        batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None:
             return False
         if not batch.deleting_at:
@@ -107,12 +103,11 @@ def _delete_jobs(batch_id: UUID) -> int:
     """Deletes the jobs of a batch, each chunk in its own transaction; returns how many."""
     jobs = database.jobs().filter(batch=batch_id)
     last = jobs.order_by("-position").values_list("position", flat=True).first()
+    total, size = 0, database.CHUNK
     # By ranges of positions: a query for the next rows would step over all deleted ones each time.
-    starts = range(0, 0 if last is None else last + 1, database.CHUNK)
-    return sum(
-        jobs.filter(position__range=(start, start + database.CHUNK - 1))._raw_delete(database.alias())
-        for start in starts
-    )
+    for start in range(0, 0 if last is None else last + 1, size):
+        total += jobs.filter(position__range=(start, start + size - 1))._raw_delete(database.alias())
+    return total
 
 
 def delete_at_once(ids: list[UUID]) -> int:
@@ -145,8 +140,8 @@ def _collect(ids: list[UUID]) -> Collector:
 
 def unfinished_deletions() -> list[UUID]:
     """Batches whose deletion has begun: interrupted ones, and those of other processes."""
-    found = database.batches().filter(deleting_at__isnull=False).order_by("pk")
-    return list(found.values_list("pk", flat=True)[:LIMIT])
+    marked = database.batches().filter(deleting_at__isnull=False)
+    return list(marked.order_by("pk").values_list("pk", flat=True)[:LIMIT])
 
 
 def continue_deletions() -> bool:

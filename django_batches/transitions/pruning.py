@@ -20,10 +20,8 @@ from . import deleting
 
 _UNUSED = Q(open_callbacks=0, parent=None, deleting_at=None)
 """Ended batches that nothing of this app needs: a child batch is deleted with the batch above it."""
-SMALL = 1_000
-"""Rows that one transaction deletes, of as many batches as have so few."""
-PER_BATCH = 40
-"""The cost of deleting a batch without jobs, in jobs."""
+SMALL, PER_BATCH = 1_000, 40
+"""What one transaction deletes at most, and the cost of a batch without jobs, both in jobs."""
 
 
 @dataclass(frozen=True, order=True)

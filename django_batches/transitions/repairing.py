@@ -6,7 +6,6 @@ are repaired, and an ERROR is logged.
 
 import logging
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -18,23 +17,18 @@ from .finishing import Tally
 
 logger = logging.getLogger("django_batches")
 
-_COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks", "total")
-_COUNTED = f"""
-SELECT b.pending, b.succeeded, b.failed, b.cancelled, b.in_flight, b.open_callbacks, b.total,
-  COALESCE(j.pending, 0), COALESCE(j.succeeded, 0), COALESCE(j.failed, 0), COALESCE(j.cancelled, 0),
-  COALESCE(j.in_flight, 0),
-  (SELECT COUNT(*) FROM {database.JOB} c WHERE c.callback_of_id = b.id
-   AND c.status NOT IN ('succeeded', 'failed', 'cancelled')),
-  COALESCE(j.total, 0)
-FROM {database.BATCH} b LEFT JOIN (
-  SELECT batch_id, COUNT(*) AS total,
-    SUM(CASE WHEN status NOT IN ('succeeded', 'failed', 'cancelled') THEN 1 ELSE 0 END) AS pending,
-    SUM(CASE WHEN status = 'succeeded' THEN 1 ELSE 0 END) AS succeeded,
-    SUM(CASE WHEN status = 'failed' THEN 1 ELSE 0 END) AS failed,
-    SUM(CASE WHEN status = 'cancelled' THEN 1 ELSE 0 END) AS cancelled,
-    SUM(CASE WHEN status IN ('queued', 'running') THEN 1 ELSE 0 END) AS in_flight
-  FROM {database.JOB} WHERE batch_id = %s GROUP BY batch_id
-) j ON j.batch_id = b.id WHERE b.id = %s AND b.deleting_at IS NULL
+_OPEN = "NOT IN ('succeeded', 'failed', 'cancelled')"
+_CONDITIONS = {
+    "total": "true",
+    "pending": f"j.status {_OPEN}",
+    **{name: f"j.status = '{name}'" for name in ("succeeded", "failed", "cancelled")},
+    "in_flight": "j.status IN ('queued', 'running')",
+}
+_DRIFT = f"""
+SELECT {", ".join(f"COUNT(j.id) FILTER (WHERE {rule}) - b.{name}" for name, rule in _CONDITIONS.items())},
+  (SELECT COUNT(*) FROM {database.JOB} c WHERE c.callback_of_id = b.id AND c.status {_OPEN}) - b.open_callbacks
+FROM {database.BATCH} b LEFT JOIN {database.JOB} j ON j.batch_id = b.id
+WHERE b.id = %s AND b.deleting_at IS NULL GROUP BY b.id
 """
 _repairs = 0
 
@@ -44,11 +38,8 @@ def drift(batch_id: UUID) -> dict[str, int]:
 
     Empty also for a batch that is being deleted: its rows are deleted in chunks, and its counters stay.
     """
-    key = database.parameter(batch_id)
-    for found in database.execute(_COUNTED, [key, key]):
-        pairs = zip(_COUNTERS, found[: len(_COUNTERS)], found[len(_COUNTERS) :], strict=True)
-        return {name: int(by_rows) - counter for name, counter, by_rows in pairs if int(by_rows) != counter}
-    return {}
+    differences = next(iter(database.execute(_DRIFT, [database.parameter(batch_id)])), ())
+    return {name: by for name, by in zip([*_CONDITIONS, "open_callbacks"], differences, strict=False) if by}
 
 
 def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
@@ -56,16 +47,13 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
     if not drift(batch_id):
         return False
     with database.atomic():
-        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
+        batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         # Again: outcomes may have been committed between the statement above and the lock.
         found = drift(batch_id) if batch else {}
         if batch is None or not found:
             return False
         logger.error("The counters of batch %s differ from its rows by %s; repaired.", batch_id, found)
-        changes: dict[str, Any] = {name: getattr(batch, name) + by for name, by in found.items()}
-        for name, value in changes.items():
-            setattr(batch, name, value)
-        database.batches().filter(pk=batch_id).update(**changes)
+        database.write_fields(batch, **{name: getattr(batch, name) + by for name, by in found.items()})
         finishing.update_batches([Tally(batch)], timezone.now())
     global _repairs
     _repairs += 1
@@ -98,7 +86,7 @@ def end_batches() -> int:
     count = 0
     for batch_id in batches_to_end():
         with database.atomic():
-            batch = database.lock_batches([batch_id], skip_locked=True).get(batch_id)
+            batch = database.lock_batch(batch_id, skip_locked=True)
             if batch is not None and finishing.can_end(batch):
                 finishing.update_batches([Tally(batch)], timezone.now())
                 count += 1

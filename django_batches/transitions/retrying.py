@@ -28,27 +28,16 @@ if TYPE_CHECKING:
 
 _NEW: dict[str, Any] = {
     "status": JobStatus.CREATED,
-    "attempts": 0,
-    "losses": 0,
-    "started_at": None,
-    "finished_at": None,
-    "waited_at": None,
-    "returned_batch": None,
-    "result_text": None,
-    "error_type": "",
-    "error": "",
-    "traceback": "",
-    "fingerprint": "",
-    "worker": "",
+    **dict.fromkeys(("attempts", "losses"), 0),
+    **dict.fromkeys(("started_at", "finished_at", "waited_at", "returned_batch", "result_text")),
+    **dict.fromkeys(("error_type", "error", "traceback", "fingerprint", "worker"), ""),
 }
 _NEEDED = (
     "batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type",
 )  # fmt: skip
-PATIENCE = 5.0
-"""Seconds for which a retry waits for child batches that another transaction has locked."""
-PAUSE = 0.05
-LIMIT = 500
-"""Retries that one query of the coordinator finds."""
+PATIENCE, PAUSE = 5.0, 0.05
+"""Seconds for which a retry waits for child batches that another transaction has locked, and between two attempts."""
+LIMIT = 500  # retries that one query of the coordinator finds
 
 
 def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
@@ -60,7 +49,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     """
     with database.atomic():
         batch = _lock(batch_id)
-        if batch is None or not (_join(batch, include_cancelled) or _begin(batch, include_cancelled)):
+        if batch is None or not _begin(batch, include_cancelled):
             return 0
         await_again(batch)
         # In this transaction: after its commit the coordinator may continue, and this call would return 0.
@@ -77,12 +66,11 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
 def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
     """Retries the next chunk; returns how many rows it reset, and whether there are more."""
     with database.atomic():
-        batch = database.lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
-        return (0, False) if batch is None else _next_chunk(batch)
+        return _next_chunk(database.lock_batch(batch_id, skip_locked=skip_locked))
 
 
-def _next_chunk(batch: "Batch") -> tuple[int, bool]:
-    if batch.retry_position is None or batch.deleting_at:
+def _next_chunk(batch: "Batch | None") -> tuple[int, bool]:
+    if batch is None or batch.retry_position is None or batch.deleting_at:
         return 0, False
     total, more = 0, False
     if not batch.finished_at:
@@ -95,8 +83,7 @@ def _next_chunk(batch: "Batch") -> tuple[int, bool]:
         chunk = _chunk(_failed_callbacks(batch, batch.retry_cancelled))
         callbacks, blocked = _retry_rows(batch, chunk, batch.retry_cancelled)
         total, more, position = total + callbacks, blocked is not None, batch.total
-    batch.retry_position = position if more else None
-    database.batches().filter(pk=batch.pk).update(retry_position=batch.retry_position)
+    database.write_fields(batch, retry_position=position if more else None)
     if not more:
         finishing.update_batches([Tally(batch)], timezone.now())
     wake_on_commit()
@@ -112,8 +99,7 @@ def continue_retries() -> None:
 
 def unfinished_retries() -> list[UUID]:
     """Batches of which a retry has begun: interrupted ones, those of other processes, and those of a batch above."""
-    found = database.batches().filter(retry_position__isnull=False)
-    return list(found.values_list("pk", flat=True)[:LIMIT])
+    return list(database.batches().filter(retry_position__isnull=False).values_list("pk", flat=True)[:LIMIT])
 
 
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
@@ -126,10 +112,9 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     again = database.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
     jobs, callbacks = again.filter(batch__isnull=False), again.filter(batch=None)
     total = 0
-    for batch_id in list(jobs.order_by().values_list("batch_id", flat=True).distinct()):
-        total += _retry_chosen(batch_id, jobs.filter(batch=batch_id))
-    for batch_id in list(callbacks.order_by().values_list("callback_of_id", flat=True).distinct()):
-        total += _retry_chosen(batch_id, callbacks.filter(callback_of=batch_id))
+    for rows, owner in ((jobs, "batch_id"), (callbacks, "callback_of_id")):
+        for batch_id in list(rows.order_by().values_list(owner, flat=True).distinct()):
+            total += _retry_chosen(batch_id, rows.filter(**{owner: batch_id}))
     return total
 
 
@@ -158,29 +143,25 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
 
 
 def _begin(batch: "Batch", include_cancelled: bool) -> bool:
-    """Marks the batch as being retried from its first row on; False if there is nothing to retry."""
+    """Marks the batch as being retried from its first row on; False if there is nothing to retry.
+
+    Joins a retry that has begun, unless only this one takes cancelled jobs: then it starts at the first row again.
+    """
     include_cancelled = include_cancelled or batch.gave_up
+    if batch.retry_position is not None and (batch.retry_cancelled or not include_cancelled):
+        return True
     if database.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
         batch.retry_position, batch.retry_cancelled = 0, include_cancelled
         reopen(batch)
         return True
     if not _failed_callbacks(batch, include_cancelled).exists():
         return False
-    batch.retry_position = 0
-    database.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=include_cancelled)
+    database.write_fields(batch, retry_position=0, retry_cancelled=include_cancelled)
     return True
 
 
-def _join(batch: "Batch", include_cancelled: bool) -> bool:
-    """Whether a retry has begun. If this one takes cancelled jobs and that one does not, it begins anew."""
-    if batch.retry_position is not None and include_cancelled and not batch.retry_cancelled:
-        batch.retry_position, batch.retry_cancelled = 0, True
-        database.batches().filter(pk=batch.pk).update(retry_position=0, retry_cancelled=True)
-    return batch.retry_position is not None
-
-
 def _lock(batch_id: UUID) -> "Batch | None":
-    batch = database.lock_batches([batch_id]).get(batch_id)
+    batch = database.lock_batch(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
         raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
     if batch is not None and batch.deleting_at:

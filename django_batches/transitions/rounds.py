@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -29,9 +28,7 @@ if TYPE_CHECKING:
 WAITING_AGAIN: dict[str, Any] = {
     "status": JobStatus.WAITING,
     "finished_at": None,
-    "error_type": "",
-    "error": "",
-    "fingerprint": "",
+    **dict.fromkeys(("error_type", "error", "fingerprint"), ""),
 }
 
 
@@ -41,9 +38,8 @@ def reopen(batch: "Batch") -> None:
     Raises `BatchExists` if another batch has its key by now.
     """
     changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
-    is_of_all = batch.retry_position is not None
     if batch.finished_at:
-        now = timezone.now()
+        is_of_all = batch.retry_position is not None
         changes |= {
             "status": BatchStatus.RUNNING,
             "finished_at": None,
@@ -53,17 +49,13 @@ def reopen(batch: "Batch") -> None:
             # Stays if the cancelled jobs stay cancelled: the next retry of all failed jobs takes them, too.
             "gave_up": batch.gave_up and not (is_of_all and batch.retry_cancelled),
             "reason": "",
-            "sealed_at": batch.sealed_at or now,
+            "sealed_at": batch.sealed_at or timezone.now(),
             "overdue_at": None,
-            "deadline_at": batch.deadline and now + timedelta(seconds=batch.deadline),
+            "deadline_at": batch.deadline and database.dialect().deadline(batch.deadline),
         }
-    for name, value in changes.items():
-        setattr(batch, name, value)
-    if batch.deadline and "deadline_at" in changes:
-        changes["deadline_at"] = database.dialect().deadline(batch.deadline)
     try:
         with database.atomic():
-            database.batches().filter(pk=batch.pk).update(**changes)
+            database.write_fields(batch, **changes)
     except IntegrityError:
         raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
 
@@ -85,8 +77,7 @@ def await_again(batch: "Batch") -> None:
             )
         if job.dispatch != batch.parent_dispatch or not job.waited_at:
             raise BatchError(f"No job waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
-        batch.is_awaited = True
-        database.batches().filter(pk=batch.pk).update(is_awaited=True)
+        database.write_fields(batch, is_awaited=True)
         if job.status == JobStatus.WAITING:
             return
         if job.batch_id:
@@ -98,7 +89,7 @@ def await_again(batch: "Batch") -> None:
 def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
     jobs = database.jobs().filter(pk=job_id).defer(*database.LARGE_JOB_FIELDS)
     job = jobs.first()
-    owner = database.lock_batches([job.owner_id]).get(job.owner_id) if job else None
+    owner = database.lock_batch(job.owner_id) if job else None
     job = jobs.first()  # again, under the lock of its batch
     if job is None or owner is None:
         raise BatchError(f"The job that opened batch {batch_id} has been deleted: no job waits for it any more.")
@@ -176,11 +167,11 @@ class RetriedChildren:
             database.batches().filter(pk__in=ids or self.by_job[job.pk][:1]).update(is_awaited=True)
 
     def _retry(self, child: "Batch", include_cancelled: bool) -> None:
-        child.retry_position = 0
         # A cancelled child, or one of which only the callback was cancelled, has nothing else to retry.
         child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
+        child.retry_position = 0
         if child.status == BatchStatus.SUCCEEDED:
-            database.batches().filter(pk=child.pk).update(retry_position=0, retry_cancelled=child.retry_cancelled)
+            database.write_fields(child, retry_position=0, retry_cancelled=child.retry_cancelled)
             return
         with suppress(BatchExists):  # two children of one job with the same key: one after the other
             reopen(child)
