@@ -76,17 +76,11 @@ def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
     """How long it took, the time left, or how long it has been running."""
     if batch.finished_at:
         return duration(batch.finished_at - (batch.started_at or batch.created_at))
-    left = eta(batch, pace)
-    if left is not None:
+    if (left := eta(batch, pace)) is not None:
         return _("%(duration)s left") % {"duration": duration(left, rough=True)}
     if batch.started_at:
         return _("for %(duration)s") % {"duration": duration(now - batch.started_at, rough=True)}
     return pgettext("a batch", "not started")
-
-
-def percent(batch: "Batch") -> int:
-    """Percentage of jobs that have ended, rounded down: 100 means all."""
-    return int(batch.progress * 100)
 
 
 def summary(batch: "Batch") -> str:
@@ -104,8 +98,8 @@ def summary(batch: "Batch") -> str:
 def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = None) -> dict[str, Any]:
     """What the JSON views return for a batch: the numbers, and the text to show for them."""
     pace, now = pace or Pace(), now or timezone.now()
-    left = eta(batch, pace)
-    shown = state(batch)
+    left, shown = eta(batch, pace), state(batch)
+    percent = int(batch.progress * 100)  # rounded down: 100 means all
     return {
         "id": str(batch.pk),
         "status": str(batch.status),
@@ -113,14 +107,14 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
         "is_over": bool(batch.finished_at and not batch.open_callbacks),
         **{name: getattr(batch, name) for name in ("total", "pending", "succeeded", "failed", "cancelled")},
         "progress": round(batch.progress, 4),
-        "percent": percent(batch),
+        "percent": percent,
         "is_overdue": batch.is_overdue,
         "eta_seconds": round(left.total_seconds()) if left is not None else None,
         "segments": [[segment.name, segment.x, segment.width] for segment in segments(batch)],
         "text": {
             "state": str(STATES[shown]),
             "done": f"{number(batch.total - batch.pending)} / {number(batch.total)}",
-            "percent": _("%(percent)d %%") % {"percent": percent(batch)},
+            "percent": _("%(percent)d %%") % {"percent": percent},
             "failed": number(batch.failed) if batch.failed else "",
             "timing": timing(batch, pace, now),
             "overdue": _overdue(batch),

@@ -130,9 +130,9 @@ class TestList:
 class TestStuck:
     def test_lists_stuck_batches_and_why_and_exits_with_1(self, redis):
         batchworker_is_there()
-        batch_of("Stuck", created=3, queue="nobody")
+        batch_of("Stuck", created=3, queue="unused")
         result = batches("list", "--stuck")
-        assert result.code == 1 and "Stuck" in result.out and "No worker listens on the queue “nobody”." in result.out
+        assert result.code == 1 and "Stuck" in result.out and "No worker listens on the queue “unused”." in result.out
         (shown,) = batches("list", "--stuck", "--json").json
         assert [finding["code"] for finding in shown["why"]] == ["no_worker"]
 
@@ -140,7 +140,7 @@ class TestStuck:
         batchworker_is_there()
         redis.sadd(keys.workers_of("default"), keys.worker("one"))
         redis.hset(keys.worker("one"), "birth", "now")
-        batch_of("Moves", running=1, created=3)
+        batch_of("Busy", running=1, created=3)
         batch_of("Over", succeeded=1)
         result = batches("list", "--stuck")
         assert (result.code, result.out) == (0, "There are none.\n")
@@ -152,10 +152,10 @@ class TestStuck:
     def test_an_ended_batch_whose_callback_waits_for_a_worker_is_stuck(self, redis):
         batchworker_is_there()
         batch = batch_of("Ended", succeeded=1, open_callbacks=1)
-        new_callback(batch, queue="nobody")
-        assert "queue “nobody”" in batches("list", "--stuck").out
+        new_callback(batch, queue="unused")
+        assert "queue “unused”" in batches("list", "--stuck").out
         database.jobs().filter(callback_of=batch).update(status="running")
-        assert "queue “nobody”" in batches("list", "--stuck").out
+        assert "queue “unused”" in batches("list", "--stuck").out
 
     def test_redis_is_queried_once_for_many_batches(self, redis, monkeypatch):
         calls, query = [], probe.probe_workers
@@ -357,10 +357,10 @@ class TestPrune:
         monkeypatch.setattr("django_batches.management.batches.maintenance.PAGE", 2)
         for days in range(60, 65):
             self.old(days)
-        held = self.old(62, open_callbacks=1)
-        new_callback(held)
+        kept = self.old(62, open_callbacks=1)
+        new_callback(kept)
         assert "5 deleted; 1 kept" in batches("prune").out
-        assert Batch.objects.get() == held
+        assert Batch.objects.get() == kept
 
     def test_a_dry_run_only_counts(self):
         self.old()

@@ -43,7 +43,7 @@ def late(job, seconds=120):
 
 def test_every_check_passes_with_and_without_work():
     assert failing() == []
-    batch_of(running=1, created=5), batch_of(succeeded=3), batch_of(created=1, is_paused=True, queue="nobody")
+    batch_of(running=1, created=5), batch_of(succeeded=3), batch_of(created=1, is_paused=True, queue="unused")
     assert failing() == []
     result = batches("health")
     assert (

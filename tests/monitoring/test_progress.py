@@ -34,7 +34,7 @@ def permitted(path):
     return override_settings(DJANGO_BATCHES={**STATUS, "STATUS_PERMISSION": f"tests.monitoring.test_progress.{path}"})
 
 
-def ask(client, *batches):
+def get_status(client, *batches):
     return client.get(reverse("django_batches:status", query={"id": [str(batch.pk) for batch in batches]}))
 
 
@@ -50,21 +50,21 @@ def test_the_views_check_access_themselves_and_do_not_require_a_login(client, se
     batch = batch_of("Images")
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
     with permitted("may_see_images"):
-        assert ask(client, batch).status_code == 200
+        assert get_status(client, batch).status_code == 200
     assert client.get(reverse("django_batches:metrics")).status_code == 401
 
 
 def test_the_view_refuses_everyone_by_default(client, admin_client):
     batch = batch_of()
-    assert ask(client, batch).status_code == ask(admin_client, batch).status_code == 403
+    assert get_status(client, batch).status_code == get_status(admin_client, batch).status_code == 403
 
 
 def test_the_view_returns_the_batches_that_the_callback_permits(client):
     mine, other = batch_of("Images", succeeded=3, failed=1, created=4), batch_of("Salaries", succeeded=1)
     with permitted("may_see_images"):
-        response = ask(client, mine, other)
+        response = get_status(client, mine, other)
         assert list(response.json()["batches"]) == [str(mine.pk)]
-        assert ask(client, other).status_code == 403
+        assert get_status(client, other).status_code == 403
     shown = response.json()["batches"][str(mine.pk)]
     assert (shown["total"], shown["pending"], shown["succeeded"], shown["failed"]) == (8, 4, 3, 1)
     assert shown["progress"] == 0.5 and shown["status"] == "running" and not shown["is_over"]
@@ -75,22 +75,22 @@ def test_the_view_returns_the_batches_that_the_callback_permits(client):
 def test_a_missing_batch_looks_like_a_refused_one(client):
     batch = batch_of("Salaries")
     with permitted("may_see_images"):
-        refused = ask(client, batch)
+        refused = get_status(client, batch)
         batch.pk = "01a200c9-4bb0-7000-8097-95c111c15be5"
-        assert (ask(client, batch).status_code, ask(client, batch).content) == (403, refused.content)
+        assert (get_status(client, batch).status_code, get_status(client, batch).content) == (403, refused.content)
 
 
 @pytest.mark.parametrize("path", ["os.system", "tests.monitoring.test_progress.nothing", "nothing.at.all"])
 def test_a_missing_or_forbidden_callback_refuses_and_fails_the_system_check(client, path, caplog):
     with override_settings(DJANGO_BATCHES={**STATUS, "STATUS_PERMISSION": path}):
-        assert ask(client, batch_of("Images")).status_code == 403
+        assert get_status(client, batch_of("Images")).status_code == 403
         assert "STATUS_PERMISSION" in caplog.text
         assert "django_batches.E004" in [message.id for message in run_checks()]
 
 
 def test_a_callback_must_return_true_and_not_a_truthy_value(client):
     with permitted("may_see_by_accident"):
-        assert ask(client, batch_of("Images")).status_code == 403
+        assert get_status(client, batch_of("Images")).status_code == 403
 
 
 def test_the_view_allows_only_get_and_a_hundred_ids_and_ignores_invalid_ones(client):
@@ -105,7 +105,7 @@ def test_the_view_allows_only_get_and_a_hundred_ids_and_ignores_invalid_ones(cli
 def test_one_request_for_many_batches_costs_two_queries(client):
     batches = [batch_of("Images", succeeded=2, failed=1, created=1) for _ in range(10)]
     with permitted("may_see_images"), statements() as made:
-        assert len(ask(client, *batches).json()["batches"]) == 10
+        assert len(get_status(client, *batches).json()["batches"]) == 10
     assert len(made) == 2
 
 
