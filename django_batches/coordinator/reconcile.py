@@ -23,7 +23,7 @@ from ..calls.arguments import clean_name
 from ..transitions import applying, claiming
 from ..transitions.frontier import Place
 from ..transport.client import Keys, known_queues
-from ..transport.outcomes import Kind, Outcome, fingerprint, rq_time, vanished
+from ..transport.outcomes import Kind, Outcome, own_error, rq_time, vanished
 from ..transport.vanished import VanishReason
 from .lease import Lease
 from .record import Recorder, follow_up
@@ -247,4 +247,4 @@ _SUSPICIOUS = (None, b"queued", b"started")
 
 
 def _ended(row: InFlight, kind: Kind, error: str) -> Outcome:
-    return row.outcome(kind, error_type=f"django_batches.{kind}", error=error, fingerprint=fingerprint(kind, ""))
+    return row.outcome(kind, **own_error(kind, error))

@@ -1,4 +1,4 @@
-"""An exception as text for a row, whatever its `__str__` does, and the fingerprint that groups it with others."""
+"""Turns an exception into text for a row, and into the fingerprint that groups failures."""
 
 import traceback as tracebacks
 from pathlib import Path
@@ -9,8 +9,11 @@ from ..transport.outcomes import fingerprint
 _OUR_FOLDER = str(Path(__file__).parent.parent)
 
 
-def described(error: BaseException, place: str) -> dict[str, str]:
-    """Type, message, traceback and fingerprint of an exception; `place` is where it has no frame of its own."""
+def describe(error: BaseException, place: str) -> dict[str, str]:
+    """The fields of an outcome for an exception, even if its `__str__` raises.
+
+    `place` replaces the location in the fingerprint if the traceback has none outside this package.
+    """
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     try:

@@ -1,4 +1,4 @@
-"""What a run came to: the outcome of the value that its function returned, or of the exception that it raised."""
+"""Turns the return value or the exception of a job's function into an outcome."""
 
 import logging
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +16,7 @@ from ..models.context import Running
 from ..models.verbs import BatchVerbs
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome, fingerprint
-from .errors import described
+from .errors import describe
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -45,32 +45,32 @@ def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
         result = None if value is None else dump_result(value)
         return message.outcome(Kind.SUCCEEDED, result=result, has_children=bool(run.children))
     except (TypeError, ValueError, RecursionError) as error:
-        # For good: the work is done, and doing it again would charge the card twice.
+        # Final: the work is done, and another attempt would charge the card twice.
         return _failure(message, error, is_final=True)
 
 
 def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
-    """The job takes the result of a child; of any other batch nobody would tell it the end."""
+    """The result of a child batch becomes the job's. The end of any other batch would not be reported to the job."""
     key = cast("Batch", value).pk
     if key in run.children and _is_awaited(key):
         return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
     error = BatchError(
-        f"The job returned batch {key}, which is no child of this run: return a batch that the job itself has opened "
-        "by Batch.open(...), without parent=None."
+        f"The job returned batch {key}, which is not a child of this run. Return a batch that the job itself opened "
+        "with Batch.open(...), without parent=None."
     )
     return _failure(message, error, is_final=True)
 
 
 def _is_awaited(batch_id: UUID) -> bool:
-    """Whether a child was neither rolled back nor told already; True where the database cannot be asked.
+    """Whether a child was not rolled back and has not been reported. True if the database cannot be queried.
 
-    The function has done its work, so this must not fail it; the books look again when they get the outcome.
+    The function has done its work, so an outage must not fail the job; the coordinator checks again.
     """
     try:
         key = database.parameter(batch_id)
         return bool(database.execute(f"SELECT 1 FROM {database.BATCH} WHERE id = %s AND is_awaited", [key]))
     except Error as error:
-        logger.warning("The child batch %s that a job has returned cannot be asked: %s", batch_id, error)
+        logger.warning("The child batch %s that a job returned cannot be checked: %s", batch_id, error)
         database.connection().close()
         return True
 
@@ -79,30 +79,30 @@ def outcome_of_exception(message: Message, error: BaseException) -> Outcome:
     if isinstance(error, BatchCancelled) and _is_of_own_batch(error, message):
         return message.outcome(Kind.CANCELLED)
     if isinstance(error, ImportError | FunctionNotAllowed) and not _is_importable(message.func):
-        # A rolling deploy: another worker has the code already.
-        logger.warning("Job %s was given back: %s cannot be imported here (%s).", message.job_id, message.func, error)
-        return message.outcome(Kind.MISSING, **described(error, message.func))
+        # A rolling deploy: another worker may have the code already.
+        logger.warning("Job %s must wait: %s cannot be imported here (%s).", message.job_id, message.func, error)
+        return message.outcome(Kind.MISSING, **describe(error, message.func))
     return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed) or _is_excluded(error, message))
 
 
 def _is_of_own_batch(error: BatchCancelled, message: Message) -> bool:
-    """Whether the job's own batch is cancelled, or the job says so; another batch that was is a failure of the job."""
+    """Whether the job's own batch is cancelled, or the job raised it itself. Another batch's cancel fails the job."""
     if error.batch_id is None:
         return True
     if message.is_callback:
-        return False  # that of a cancelled batch runs all the same
+        return False  # the callbacks of a cancelled batch run
     if error.batch_id == message.batch_id:
         return True
     try:
         return database.batches().filter(pk=message.batch_id, cancelled_at__isnull=False).exists()
-    except Error as away:
-        logger.warning("The batch of job %s cannot be asked whether it is cancelled: %s", message.job_id, away)
+    except Error as database_error:
+        logger.warning("The batch of job %s cannot be checked for a cancel: %s", message.job_id, database_error)
         database.connection().close()
         return False
 
 
 def _is_excluded(error: BaseException, message: Message) -> bool:
-    """By name, also of a base class: a type that came back from the database is not imported."""
+    """Compares names, also those of base classes: the types in the database are not imported."""
     return any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
 
 
@@ -118,12 +118,12 @@ def _is_importable(path: str) -> bool:
 
 def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
     is_final = is_final or message.attempts + 1 >= message.max_attempts
-    told = described(error, message.func)
+    fields = describe(error, message.func)
     log = logger.error if is_final else logger.warning
     attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
     log(
         "Job %s of batch %s failed (%s, %s): %s",
-        message.job_id, message.batch_id, message.func, attempt, told["error"],
+        message.job_id, message.batch_id, message.func, attempt, fields["error"],
         exc_info=error,
     )  # fmt: skip
-    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **told)
+    return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **fields)

@@ -169,13 +169,11 @@ class Outcome:
         """
         try:
             data = json.loads(text)
-            outcome = cls(Kind.KILLED, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"))
+            job_id, dispatch, batch_id = UUID(data["j"]), int(data["d"]), UUID(data["b"])
+            error = own_error("unreadable", "The outcome of this run cannot be read: another version has written it.")
+            return cls(Kind.KILLED, job_id, dispatch, batch_id, not data.get("c"), entry_id=entry_id, **error)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             return None
-        outcome.error_type, outcome.entry_id = "django_batches.unreadable", entry_id
-        outcome.error = "The outcome of this run cannot be read: another version has written it."
-        outcome.fingerprint = fingerprint(outcome.error_type, "")
-        return outcome
 
 
 _batch_id = lru_cache(256)(UUID)  # consecutive outcomes are mostly of the same batch
@@ -186,12 +184,14 @@ _PLAIN = "+"
 
 def vanished(reason: VanishReason, detail: object = "") -> dict[str, Any]:
     """The fields of an outcome of kind `VANISHED`."""
-    return {
-        "error_type": "django_batches.vanished",
-        "error": clean(f"{reason.text}: {detail}" if detail else f"{reason.text}.", MAX_ERROR),
-        "fingerprint": fingerprint(Kind.VANISHED, ""),
-        "reason": reason,
-    }
+    text = clean(f"{reason.text}: {detail}" if detail else f"{reason.text}.", MAX_ERROR)
+    return {"reason": reason, **own_error(Kind.VANISHED, text)}
+
+
+def own_error(name: str, text: str) -> dict[str, Any]:
+    """The fields of an outcome for an error that the job's code did not raise."""
+    error_type = f"django_batches.{name}"
+    return {"error_type": error_type, "error": text, "fingerprint": fingerprint(error_type, "")}
 
 
 def fingerprint(error_type: str, place: str) -> str:

@@ -101,7 +101,7 @@ def test_returning_a_batch_that_is_no_child_of_this_run_fails_clearly_and_for_go
     batch = run(tasks.return_which, kind, max_attempts=5)
     job = batch.jobs.get()
     assert (job.status, job.attempts) == ("failed", 1)
-    assert "is no child of this run" in job.error
+    assert "is not a child of this run" in job.error
 
 
 def test_a_returned_child_that_was_rolled_back_afterwards_fails_the_job_with_the_reason():
