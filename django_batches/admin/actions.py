@@ -67,11 +67,6 @@ class Action:
     """What it does to child batches; None for nothing."""
 
 
-def possible_actions(batch: Batch) -> list[Action]:
-    """The actions on a whole batch that are possible now, in the order of the buttons."""
-    return [action for action in BATCH_ACTIONS if action.is_possible(Target(batch))]
-
-
 def _retried(count: int, skipped: int) -> str:
     text = ngettext("%(count)s job re-queued", "%(count)s jobs re-queued", count) % {"count": number(count)}
     return _("%(done)s, %(skipped)s skipped.") % {"done": text, "skipped": number(skipped)}
@@ -180,4 +175,5 @@ DELETE = Action(
 )  # fmt: skip
 
 BATCH_ACTIONS = (RETRY, RESUME, PAUSE, SEAL, CANCEL, DELETE)
+"""In the order of the buttons."""
 ACTIONS = {action.name: action for action in (*BATCH_ACTIONS, RETRY_GROUP, RETRY_JOB, CANCEL_JOB)}

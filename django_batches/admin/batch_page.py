@@ -42,8 +42,8 @@ class PageMixin(ActingMixin):
                 "subtitle": None,
                 "buttons": [
                     (action, number(batch.failed) if action is actions.RETRY and batch.failed else "")
-                    for action in actions.possible_actions(batch)
-                    if self.may(request, action.permission, batch)
+                    for action in actions.BATCH_ACTIONS
+                    if action.is_possible(actions.Target(batch)) and self.may(request, action.permission, batch)
                 ],
                 "metadata": _metadata(batch),
                 "ancestors": related_batches.ancestors(batch, self.get_queryset(request)),

@@ -37,17 +37,16 @@ class LevelFilter(SimpleListFilter):
         """Without Django's own "All", which would be the default."""
         for value, label in self.lookup_choices:
             query = changelist.get_query_string({self.parameter_name: value})
-            yield {"selected": self.chosen() == value, "query_string": query, "display": label}
+            yield {"selected": self.value() == value, "query_string": query, "display": label}
 
-    def chosen(self) -> str:
-        value, query = self.value(), self.request.GET
+    def value(self) -> str:
+        value, query = super().value(), self.request.GET
         if value in ("top", "child", "all"):
             return value
         return "all" if query.get(SEARCH_VAR) or query.get(InsideFilter.parameter_name) else "top"
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        chosen = self.chosen()
-        return queryset if chosen == "all" else queryset.filter(parent__isnull=chosen == "top")
+        return queryset if self.value() == "all" else queryset.filter(parent__isnull=self.value() == "top")
 
 
 class InsideFilter(SimpleListFilter):
