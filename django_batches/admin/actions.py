@@ -74,7 +74,7 @@ def _retried(count: int, skipped: int) -> str:
 
 def _cancelled(count: int, running: int) -> str:
     text = ngettext("%(count)s job cancelled.", "%(count)s jobs cancelled.", count) % {"count": number(count)}
-    return f"{text} {_('Running jobs finish first.')}" if running else text
+    return " ".join([text, _("Running jobs finish first.")]) if running else text
 
 
 def _done(text: Promise) -> Callable[[int, int], str]:
