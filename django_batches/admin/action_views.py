@@ -22,7 +22,7 @@ from ..monitoring.formatting import number
 from ..transitions import deleting
 from . import actions
 from .actions import ACTIONS, Action, Target
-from .confirmation import LABELS, ConfirmingMixin, newest
+from .confirmation import ConfirmingMixin, newest
 from .job_rows import job_or_callback
 
 
@@ -152,7 +152,7 @@ def changelist_action(name: str) -> Callable[..., HttpResponse | None]:
 
     # This name replaces Django's own action, which would load every related row.
     run.__name__ = "delete_selected" if action is actions.DELETE else f"{name}_batches"
-    run.short_description = LABELS[name]  # type: ignore[attr-defined]
+    run.short_description = action.changelist_label  # type: ignore[attr-defined]
     run.allowed_permissions = [action.permission]  # type: ignore[attr-defined]
     return run
 

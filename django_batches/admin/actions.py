@@ -63,6 +63,8 @@ class Action:
     message: Callable[[int, int], str]
     """The message to the user, given the numbers of changed and of skipped jobs."""
     is_dangerous: bool = False
+    changelist_label: Promise | str = ""
+    """The label of its action in the changelist, if it has one."""
     child_effect: Promise | None = None
     """What it does to child batches; None for nothing."""
 
@@ -96,6 +98,7 @@ RETRY = Action(
     is_possible=lambda target: target.is_settled and bool(target.batch.failed or target.batch.cancelled),
     count=lambda target: target.batch.failed + (target.batch.cancelled if target.include_cancelled else 0),
     run=lambda target: target.batch.retry_failed(include_cancelled=target.include_cancelled),
+    changelist_label=gettext_lazy("Retry failed jobs of selected batches"),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
 RETRY_GROUP = Action(
@@ -121,6 +124,7 @@ CANCEL = Action(
     is_possible=lambda target: target.batch.finished_at is None and not target.batch.cancelled_at,
     count=lambda target: target.not_started,
     run=lambda target: target.batch.cancel(target.reason),
+    changelist_label=gettext_lazy("Cancel selected batches"),
     message=_cancelled, is_dangerous=True,
     child_effect=gettext_lazy("The child batches of its jobs are cancelled too, at every level."),
 )  # fmt: skip
@@ -140,6 +144,7 @@ PAUSE = Action(
     is_possible=lambda target: target.is_settled and not (target.batch.finished_at or target.batch.is_paused),
     count=lambda target: target.not_started,
     run=lambda target: int(target.batch.pause()),
+    changelist_label=gettext_lazy("Pause selected batches"),
     message=_done(gettext_lazy("Paused.")),
     child_effect=gettext_lazy("Child batches continue to run. Pause them on their own pages."),
 )  # fmt: skip
@@ -150,6 +155,7 @@ RESUME = Action(
     is_possible=lambda target: target.is_settled and target.batch.is_paused and not target.batch.finished_at,
     count=lambda target: target.batch.pending,
     run=lambda target: int(target.batch.resume()),
+    changelist_label=gettext_lazy("Resume selected batches"),
     message=_done(gettext_lazy("Resumed.")),
 )  # fmt: skip
 SEAL = Action(
@@ -170,6 +176,7 @@ DELETE = Action(
     gettext_lazy("Its jobs, results and failures are deleted permanently. Large batches are deleted in chunks."),
     is_possible=lambda target: target.batch.status in BATCH_ENDED and not target.batch.open_callbacks,
     count=lambda target: target.batch.total, run=lambda target: target.batch.delete()[0],
+    changelist_label=gettext_lazy("Delete selected batches"),
     message=_done(gettext_lazy("Deleted.")), is_dangerous=True,
     child_effect=gettext_lazy("Its child batches are deleted too, at every level. All of them must have ended."),
 )  # fmt: skip

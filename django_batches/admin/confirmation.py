@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import ngettext
 
 from .. import database
 from ..models import Batch
@@ -25,14 +25,6 @@ MAX_BELOW = 1_000
 """Batches below a batch that are counted."""
 SHOWN = 20
 """Batches that are listed on the confirmation page of a changelist action."""
-LABELS = {
-    "retry": gettext_lazy("Retry failed jobs of selected batches"),
-    "cancel": gettext_lazy("Cancel selected batches"),
-    "pause": gettext_lazy("Pause selected batches"),
-    "resume": gettext_lazy("Resume selected batches"),
-    "delete": gettext_lazy("Delete selected batches"),
-}
-"""The labels of the changelist actions."""
 
 
 def newest(batches: "QuerySet[Batch]") -> "QuerySet[Batch]":
@@ -64,7 +56,7 @@ class ConfirmingMixin(PermissionsMixin):
             request,
             action,
             Target(Batch(**{name: value or 0 for name, value in sums.items()})),
-            title=str(LABELS[action.name]),
+            title=str(action.changelist_label),
             batches=list(queryset.order_by("-pk")[:SHOWN]),
             how_many=queryset.count(),
             is_possible=True,
