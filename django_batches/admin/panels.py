@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..models import Batch, BatchJob
-from ..models.throughput import Pace, paces
+from ..models.throughput import Throughput, throughputs
 from ..monitoring.diagnosis import diagnose
 from ..monitoring.finding import Finding
 from ..monitoring.formatting import duration
@@ -55,7 +55,7 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
     context = admin.job_context(request, batch)
     return {
         **context,
-        "shown": snapshot(batch, paces([batch], now).get(batch.pk, Pace()), now),
+        "shown": snapshot(batch, throughputs([batch], now).get(batch.pk, Throughput()), now),
         "counters": counters(batch),
         "tree": related_batches.tree_of(batch, visible, now),
         "findings": _without_hidden(diagnose(batch), batch, visible),

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from ..models import Batch
-from ..models.throughput import Pace, paces
+from ..models.throughput import Throughput, throughputs
 from ..monitoring import tree
 from ..monitoring.progress import snapshot
 from ..monitoring.tree import Child, Opener
@@ -91,19 +91,19 @@ def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Ancestor]:
 
 
 def tree_of(batch: Batch, visible: "QuerySet[Batch]", now: datetime) -> Tree | None:
-    """The tree below a batch; None without child batches. One query per level, one for batches and one for paces."""
+    """The tree below a batch, or None. One query per level, one for the batches and one for their throughputs."""
     levels = _levels(batch, visible)
     if not levels:
         return None
     shown = [sorted(level[:MAX_PER_LEVEL], key=lambda child: child.batch_id) for level in levels[:MAX_LEVELS]]
     batches = visible.in_bulk([child.batch_id for level in shown for child in level])
-    pace = paces(batches.values(), now)
+    throughput = throughputs(batches.values(), now)
     counts = Counter(child.opener.owner_id for level in levels for child in level)
     nodes: dict[UUID, Node] = {}
     below: dict[UUID, list[Node]] = {}
     for child in (child for level in shown for child in level):
         if found := batches.get(child.batch_id):
-            data = snapshot(found, pace.get(found.pk, Pace()), now)
+            data = snapshot(found, throughput.get(found.pk, Throughput()), now)
             nodes[found.pk] = Node(found, child.opener, data, counts[found.pk])
             below.setdefault(child.opener.owner_id, []).append(nodes[found.pk])
     for key, node in nodes.items():

@@ -49,7 +49,7 @@ class Migration(migrations.Migration):
                     "round",
                     models.PositiveIntegerField(
                         default=0,
-                        help_text="How often it was re-opened by a retry. Callbacks are told once per round.",
+                        help_text="How often a retry re-opened it. Callbacks are called once per round.",
                         verbose_name="round",
                     ),
                 ),
@@ -96,7 +96,7 @@ class Migration(migrations.Migration):
                 (
                     "concurrency",
                     models.PositiveIntegerField(
-                        help_text="Jobs of it that may be in RQ at a time; empty: the window.",
+                        help_text="Jobs of it that may be in RQ at a time. Empty: no limit of its own.",
                         null=True,
                         verbose_name="concurrency",
                     ),
@@ -142,7 +142,7 @@ class Migration(migrations.Migration):
                 ),
                 ("sealed_at", models.DateTimeField(editable=False, null=True, verbose_name="sealed")),
                 ("started_at", models.DateTimeField(editable=False, null=True, verbose_name="started")),
-                ("cancelled_at", models.DateTimeField(editable=False, null=True, verbose_name="cancel asked")),
+                ("cancelled_at", models.DateTimeField(editable=False, null=True, verbose_name="cancel requested")),
                 ("finished_at", models.DateTimeField(editable=False, null=True, verbose_name="finished")),
                 ("deleting_at", models.DateTimeField(editable=False, null=True)),
                 ("deadline_at", models.DateTimeField(editable=False, null=True, verbose_name="due")),
@@ -150,7 +150,7 @@ class Migration(migrations.Migration):
                     "overdue_at",
                     models.DateTimeField(
                         editable=False,
-                        help_text="When it was found to have missed its deadline.",
+                        help_text="When the coordinator noticed the missed deadline.",
                         null=True,
                         verbose_name="overdue",
                     ),
@@ -479,7 +479,7 @@ class Migration(migrations.Migration):
                     ("retry_position", None),
                 ),
                 fields=["parent"],
-                name="batch_to_tell",
+                name="batch_to_report",
             ),
         ),
         migrations.AddIndex(

@@ -1,4 +1,4 @@
-"""Small rows that the admin draws from: jobs ended per time bucket, failures per exception and place."""
+"""Aggregates for the admin: ended jobs per time bucket, and failures per exception and place."""
 
 from typing import ClassVar
 
@@ -27,7 +27,7 @@ class TimeBucket(models.Model):
 
 
 class FailureGroup(models.Model):
-    """How many jobs of a batch have failed for good with the same exception at the same place."""
+    """How many jobs of a batch failed for good with the same exception at the same place."""
 
     batch = models.ForeignKey("Batch", models.DO_NOTHING, related_name="failure_groups", db_index=False)
     fingerprint = models.CharField(max_length=16)

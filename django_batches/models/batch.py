@@ -1,7 +1,4 @@
-"""Batch: fields, constraints, indexes and what can be read from them.
-
-Every change of a status or a counter is in `transitions`.
-"""
+"""Batch: its fields, constraints, indexes and properties. Statuses and counters change in `transitions` only."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -21,12 +18,12 @@ from ..database.uuid7 import uuid7
 from ..states import BATCH_ENDED, BatchStatus
 from ..transitions import results
 from .querysets import BatchQuerySet
-from .throughput import eta, pace_of
+from .throughput import eta, throughput_of
 from .verbs import BatchVerbs
 
 
 class Batch(BatchVerbs, models.Model):
-    """A set of jobs with callbacks. Made by `Batch.open(...)`, changed by its verbs."""
+    """A set of jobs with callbacks. `Batch.open(...)` creates it and its methods change it."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     description = models.TextField(_("description"), blank=True, default="")
@@ -34,7 +31,7 @@ class Batch(BatchVerbs, models.Model):
 
     status = models.CharField(_("status"), max_length=10, choices=BatchStatus.choices, default=BatchStatus.OPEN)
     round = models.PositiveIntegerField(
-        _("round"), default=0, help_text=_("How often it was re-opened by a retry. Callbacks are told once per round.")
+        _("round"), default=0, help_text=_("How often a retry re-opened it. Callbacks are called once per round.")
     )
     reason = models.TextField(_("reason"), blank=True, default="", help_text=_("Why it was cancelled."))
     is_paused = models.BooleanField(_("paused"), default=False)
@@ -53,7 +50,7 @@ class Batch(BatchVerbs, models.Model):
     backoff = models.TextField(_("backoff"), default="0", help_text=_("Seconds before the next attempt, as JSON."))
     no_retry = models.TextField(_("no retry after"), default="[]", help_text=_("Exception types, as JSON."))
     concurrency = models.PositiveIntegerField(
-        _("concurrency"), null=True, help_text=_("Jobs of it that may be in RQ at a time; empty: the window.")
+        _("concurrency"), null=True, help_text=_("Jobs of it that may be in RQ at a time. Empty: no limit of its own.")
     )
     max_failures = models.PositiveIntegerField(
         _("failures allowed"), null=True, help_text=_("One more failed job than this, and the others are cancelled.")
@@ -65,44 +62,44 @@ class Batch(BatchVerbs, models.Model):
         _("key"), max_length=200, blank=True, default="", help_text=_("Only one batch with it at a time.")
     )
     registered_callbacks = models.TextField(default="[]", editable=False)
-    """JSON list of the callbacks registered before the seal; their rows are made when the event happens."""
+    """JSON list of the callbacks registered before the seal; their rows are created when the event happens."""
 
     parent = models.ForeignKey(
         "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="children",
         editable=False,
     )  # fmt: skip
-    """The job or callback that opened it, and that ends with it."""
+    """The job or callback that opened it and ends with it."""
     parent_dispatch = models.PositiveIntegerField(null=True, editable=False)
-    """The run of the parent that opened it: one that was given up must not get its outcome."""
+    """The run of the parent that opened it: an abandoned run must not get its outcome."""
     is_awaited = models.BooleanField(default=False, editable=False)
-    """Its parent has not been told yet how it ended."""
+    """Whether its parent still has to be notified of its outcome."""
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     grown_at = models.DateTimeField(_("last job added"), default=timezone.now, editable=False)
     sealed_at = models.DateTimeField(_("sealed"), null=True, editable=False)
     started_at = models.DateTimeField(_("started"), null=True, editable=False)
-    cancelled_at = models.DateTimeField(_("cancel asked"), null=True, editable=False)
+    cancelled_at = models.DateTimeField(_("cancel requested"), null=True, editable=False)
     finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
     deleting_at = models.DateTimeField(null=True, editable=False)
-    """When its deletion began. Its jobs are deleted in chunks, so its counters are larger than its rows say."""
+    """When its deletion began. Its jobs are deleted in chunks, so its counters no longer match its rows."""
     deadline_at = models.DateTimeField(_("due"), null=True, editable=False)
     overdue_at = models.DateTimeField(
-        _("overdue"), null=True, editable=False, help_text=_("When it was found to have missed its deadline.")
+        _("overdue"), null=True, editable=False, help_text=_("When the coordinator noticed the missed deadline.")
     )
 
     first_failure = models.ForeignKey(
         "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, related_name="+", editable=False
     )
     failure_round = models.PositiveIntegerField(null=True, editable=False)
-    """The round in which the failure event was told last."""
+    """The latest round in which the failure event happened."""
     attempted_round = models.PositiveIntegerField(null=True, editable=False)
-    """The round in which the attempted event was told last."""
+    """The latest round in which the attempted event happened."""
     gave_up = models.BooleanField(default=False, editable=False)
-    """It cancelled itself in this round, because more jobs failed than it allows."""
+    """Whether it cancelled itself in this round, because more jobs failed than `max_failures`."""
     retry_position = models.PositiveIntegerField(null=True, editable=False)
-    """A retry of all failed jobs is under way and has come this far. The batch cannot end before it is through."""
+    """How far the retry of all failed jobs has come. The batch cannot end before it is complete."""
     retry_cancelled = models.BooleanField(default=False, editable=False)
-    """Whether the retry under way takes cancelled jobs too."""
+    """Whether that retry includes cancelled jobs."""
 
     objects = BatchQuerySet.as_manager()
 
@@ -133,11 +130,11 @@ class Batch(BatchVerbs, models.Model):
             ),
         ]
         indexes: ClassVar = [
-            # coordinator: batches to end, to cancel, to retry, to hold, abandoned ones
+            # coordinator: batches to end, to cancel, to retry, on hold, abandoned
             models.Index(fields=["id"], name="batch_not_ended", condition=Q(finished_at=None)),
-            # coordinator: retries that are under way
+            # coordinator: retries in progress
             models.Index(fields=["id"], name="batch_retried", condition=Q(retry_position__isnull=False)),
-            # coordinator, metrics: deletions that are under way
+            # coordinator, metrics: deletions in progress
             models.Index(fields=["id"], name="batch_deleting", condition=Q(deleting_at__isnull=False)),
             # coordinator: deadlines
             models.Index(
@@ -149,13 +146,13 @@ class Batch(BatchVerbs, models.Model):
             models.Index(fields=["parent"], name="batch_of_parent", condition=Q(parent__isnull=False)),
             # coordinator: children whose parent waits for them
             models.Index(fields=["parent"], name="batch_awaited", condition=Q(is_awaited=True)),
-            # coordinator: children that have ended, and whose parent is still to be told
+            # coordinator: ended children whose parent has to be notified
             models.Index(
                 fields=["parent"],
-                name="batch_to_tell",
+                name="batch_to_report",
                 condition=Q(is_awaited=True, finished_at__isnull=False, open_callbacks=0, retry_position=None),
             ),
-            # prune: the ended ones of a status, the oldest first; metrics, reconcile: what ended lately
+            # prune: ended batches by status, the oldest first; metrics, reconcile: batches that ended recently
             models.Index(
                 fields=["status", "finished_at", "id"], name="batch_ended", condition=Q(finished_at__isnull=False)
             ),
@@ -165,12 +162,12 @@ class Batch(BatchVerbs, models.Model):
         return self.description or f"Batch {str(self.pk)[-8:]}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Writes `description` and `metadata` only: a stale object must not overwrite counters or status.
+        """Writes `description` and `metadata` only: a stale object must not overwrite counters or the status.
 
         Raises `TypeError` or `ValueError` for values that `Batch.open` refuses.
         """
         if self._state.adding:
-            raise TypeError("A batch is made by Batch.open(...).")
+            raise TypeError("Create a batch with Batch.open(...).")
         writable = set(database.USER_FIELDS)
         given = kwargs.pop("update_fields", None)
         written = kwargs["update_fields"] = writable if given is None else writable.intersection(given)
@@ -183,9 +180,8 @@ class Batch(BatchVerbs, models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Deletes an ended batch with its jobs and child batches, in chunks.
 
-        Raises `BatchError` where one of them has not ended or a row of yours points to one of their jobs. Rows of yours
-        that point to the batches themselves go with them (`CASCADE`) or keep them (`ProtectedError`,
-        `RestrictedError`), as with any model.
+        Raises `BatchError` if one of them has not ended or a row of your own models references one of their jobs. Rows
+        that reference the batches follow their `on_delete`, as with any model (`ProtectedError`, `RestrictedError`).
         """
         return type(self).objects.filter(pk=self.pk).delete()
 
@@ -203,38 +199,38 @@ class Batch(BatchVerbs, models.Model):
 
     @property
     def progress(self) -> float:
-        """Ended jobs of all jobs, 0.0 to 1.0."""
+        """The fraction of its jobs that have ended, 0.0 to 1.0."""
         if not self.total:
             return 1.0 if self.has_ended else 0.0
         return (self.total - self.pending) / self.total
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it has been cancelled; asks the database each time, so that a long job may look."""
+        """Whether it has been cancelled. Queries the database each time, so a long job can check it."""
         return database.batches().filter(pk=self.pk, cancelled_at__isnull=False).exists()
 
     @property
     def throughput(self) -> float:
-        """Jobs ended per second over the last minute (0.0 once the batch has ended)."""
-        return pace_of(self).per_second
+        """Jobs per second that ended within the last minute; 0.0 once the batch has ended."""
+        return throughput_of(self).per_second
 
     @property
     def eta(self) -> datetime | None:
-        """When it will have ended at the throughput of the last minute, or None where that says nothing."""
-        left = eta(self, pace_of(self))
+        """When it will end at the throughput of the last minute; None if that is not significant."""
+        left = eta(self, throughput_of(self))
         return None if left is None else timezone.now() + left
 
     @property
     def result(self) -> Any:
-        """What its first `on_success` callback returned, or the list of its jobs' results where it has none.
+        """The return value of its first `on_success` callback or, without one, the list of its jobs' results.
 
-        None until it has succeeded and that callback too. The list is meant for small batches: see `results()`.
+        None until the batch and that callback have succeeded. For large batches without a callback use `results()`.
         """
         text = results.of_batches([self.pk]).get(self.pk) if self.status == BatchStatus.SUCCEEDED else None
         return json.loads(text) if text else None
 
     def results(self) -> Iterator[Any]:
-        """One value per job, in the order added, streaming; None for a job without one."""
+        """Iterates over one value per job, in the order added; None for a job without a result."""
         return (json.loads(text) if text else None for page in results.pages(self.pk) for text in page)
 
     async def aresults(self) -> AsyncIterator[Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_batches")
 
 FLUSH_AT = 1_000
-"""Jobs that are buffered: one transaction per so many, and constant memory for any number."""
+"""How many jobs are buffered and then written in one transaction: constant memory for any number."""
 
 
 class Block:
@@ -41,21 +41,21 @@ class Block:
         self._callbacks: list[dict[str, Any]] = []
         self._buffer: list[NewJob] = []
         self._returned: dict[Any, BatchJob] = {}
-        self._around: Block | None = None
+        self._outer: Block | None = None
 
     @staticmethod
     def innermost() -> "Block | None":
-        """The innermost open block of this context (thread or asynchronous task), None outside of all."""
+        """The innermost open block of this context (thread or asynchronous task), or None."""
         block = open_block.get()
-        while block and not block.is_active:  # left in another context, or before one inside it
-            block = block._around
+        while block and not block.is_active:  # left in another context, or before a block inside it
+            block = block._outer
         return block
 
     def __enter__(self) -> "Batch":
         if self.is_active or not self.batch._state.adding:
-            raise BatchError("Batch.open(...) makes one batch: call it again for another one.")
+            raise BatchError("This block was entered before: call Batch.open(...) again for another batch.")
         on_failure = settings().ON_FAILURE
-        if on_failure:  # judged before anything is written: nobody would seal the batch, or free its key
+        if on_failure:  # check it before anything is written: a batch left open would keep its key
             bound_names(path_of(on_failure), 1, (), {})
         creating.create(self.batch, inherits_queue=self._inherits_queue)
         run = running.get()
@@ -65,8 +65,8 @@ class Block:
             self.register(Event.FAILURE, on_failure, (), {}, self.batch.job_options)
         self.batch.block = self
         self.is_active = True
-        # No token to put it back with: an asynchronous block is left in another context than it was entered in.
-        self._around = self.innermost()
+        # Not with a token of the variable: an asynchronous block may be left in another context.
+        self._outer = self.innermost()
         open_block.set(self)
         return self.batch
 
@@ -91,7 +91,7 @@ class Block:
         await sync_to_async(self.__exit__)(kind, error, traceback)
 
     def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
-        """Buffers a job; a full buffer is written before the next one, so that the last goes with the seal."""
+        """Buffers a job. Writes a full buffer only before the next job, so that the last one goes with the seal."""
         if len(self._buffer) >= FLUSH_AT:
             self.flush()
         self._buffer.append(job)
@@ -99,7 +99,7 @@ class Block:
             self._returned[job.id] = returned
 
     def flush(self, *, seal: bool = False) -> None:
-        """Writes what is buffered. Raises `BatchFinished` where the batch was cancelled meanwhile."""
+        """Writes the buffered jobs. Raises `BatchCancelled` if the batch has been cancelled."""
         jobs, returned = self._buffer, self._returned
         if not jobs:
             return
@@ -113,7 +113,7 @@ class Block:
                 mark_as_written(returned[job.id], position)
 
     def seal(self) -> bool:
-        """Writes what is buffered and seals the batch; False where it was sealed or has ended."""
+        """Writes the buffered jobs and seals the batch. False if it was sealed or has ended."""
         if self.batch.sealed_at:
             self.flush()
             return False
@@ -134,7 +134,7 @@ class Block:
         options: Options,
         after: RunAfter | None = None,
     ) -> None:
-        """Registers a callback, whose row is made when the event happens; it runs `after` that, or at that moment."""
+        """Registers a callback. Its row is created when the event happens, and it runs then or at `after`."""
         path = path_of(func)
         names = bound_names(path, 1, args, kwargs)
         self._callbacks.append(
@@ -159,17 +159,17 @@ class Block:
             raise
 
     def _undo(self, error: BaseException | None) -> None:
-        """What was not written never is; the batch is cancelled if some of it was, gone if not."""
+        """Drops the buffered jobs, and deletes the batch or, if some of its jobs were written, cancels it."""
         self._buffer.clear()
         if database.connection().needs_rollback:
-            return  # the caller's transaction is lost, and the batch with it
+            return  # the caller's transaction will roll back the batch
         try:
             if not creating.discard(self.batch.pk):
-                cancelling.cancel(self.batch.pk, f"Its creator raised {type(error).__name__} while filling it.")
+                cancelling.cancel(self.batch.pk, f"{type(error).__name__} was raised in its block.")
                 self.batch.reload()
         except Error:
-            # The error of the block goes on, not this one. The coordinator cancels the batch after OPEN_TIMEOUT.
-            logger.exception("Batch %s could not be cancelled after an error in its block.", self.batch.pk)
+            # Raise the block's own error. The coordinator will cancel the batch after OPEN_TIMEOUT.
+            logger.exception("Cannot cancel batch %s after an error in its block.", self.batch.pk)
 
 
 def mark_as_written(job: "BatchJob", position: int) -> None:

@@ -1,4 +1,4 @@
-"""Which job is running here: for `current_batch()` and `current_job()`."""
+"""The running job of this context (thread or asynchronous task), and its open block."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,32 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Running:
-    """The run of a job that this code belongs to."""
+    """One run of a job or callback."""
 
     job_id: UUID
     batch_id: UUID
     dispatch: int
     is_callback: bool = False
     children: list[UUID] = field(default_factory=list, compare=False)
-    """The child batches that it has opened."""
+    """The keys of the child batches that it has opened."""
 
 
 class Current(Enum):
-    """The default of `parent`: the job that opens the batch, if one runs here."""
+    """The default of `parent` in `Batch.open`: the running job, if there is one."""
 
     JOB = "the running job"
 
 
 running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
 open_block: ContextVar["Block | None"] = ContextVar("django_batches_opened", default=None)
-"""The block that was entered last in this context; it may have been left (see `Block.innermost`)."""
+"""The block entered last in this context. It may have been left since (see `Block.innermost`)."""
 
 
 def current_batch() -> "Batch | None":
-    """The batch of the running job, as it stands in the database now; in a callback, the batch that it belongs to.
-
-    None outside of jobs and callbacks.
-    """
+    """Loads the batch of the running job or callback from the database. None outside of jobs and callbacks."""
     run = running.get()
     return database.batches().filter(pk=run.batch_id).first() if run else None
 
@@ -59,6 +56,6 @@ async def acurrent_job() -> "BatchJob | None":
 
 
 def current_job() -> "BatchJob | None":
-    """The running job or callback, as it stands in the database now; None outside of one."""
+    """Loads the running job or callback from the database. None outside of jobs and callbacks."""
     run = running.get()
     return database.jobs().filter(pk=run.job_id).first() if run else None

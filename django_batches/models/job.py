@@ -21,7 +21,7 @@ from .querysets import BatchJobQuerySet
 
 @alters_data
 class BatchJob(models.Model):
-    """One job of a batch, or one callback. The row is the truth; RQ carries a copy while it is in flight."""
+    """One job of a batch, or one callback. The row is authoritative; RQ has a copy while the job is in flight."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     batch = models.ForeignKey("Batch", models.DO_NOTHING, null=True, related_name="jobs", db_index=False)
@@ -46,23 +46,23 @@ class BatchJob(models.Model):
         db_default=JobStatus.CREATED,
     )
     dispatch = models.PositiveIntegerField(_("dispatch"), default=0, db_default=0)
-    """+1 each time the row is handed to RQ. An outcome carries it, so that a superseded run cannot count."""
+    """+1 each time the row is dispatched to RQ. Outcomes carry it, so a superseded run is not counted."""
     attempts = models.PositiveIntegerField(_("attempts"), default=0, db_default=0)
     losses = models.PositiveIntegerField(_("losses"), default=0, db_default=0)
-    """How often its worker was killed or lost under it since the last retry."""
+    """How often its worker was killed or lost since the last retry."""
 
     waited_at = models.DateTimeField(null=True, editable=False)
-    """When its function had returned and it began to wait for its children; a retry then goes to them."""
+    """When its function returned and it began to wait for its child batches. A retry then retries those."""
     returned_batch = models.ForeignKey(
         "Batch",
         models.DO_NOTHING,
         null=True,
         db_constraint=False,
-        db_index=False,  # each job would pay for it twice
+        db_index=False,  # it would cost every job two writes
         related_name="+",
         editable=False,
     )
-    """The child whose result it takes as its own."""
+    """The child batch whose result becomes its own."""
 
     result_text = models.TextField(null=True, editable=False)  # noqa: DJ001 (NULL is "no result")
     error_type = models.CharField(_("error type"), max_length=200, blank=True, default="", db_default="")
@@ -97,7 +97,7 @@ class BatchJob(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            # coordinator: queues and batches with jobs to claim, and those jobs in order
+            # coordinator: queues and batches with jobs to claim, and these jobs in order
             models.Index(
                 fields=["queue", "batch", "position"],
                 name="job_to_claim",
@@ -109,11 +109,11 @@ class BatchJob(models.Model):
                 name="callback_to_claim",
                 condition=Q(status=JobStatus.CREATED, callback_of__isnull=False),
             ),
-            # coordinator: what is due; cancel: what a batch has scheduled
+            # coordinator: due jobs; cancel: the scheduled jobs of a batch
             models.Index(fields=["due_at"], name="job_scheduled", condition=Q(status=JobStatus.SCHEDULED)),
-            # cancel, attempted: what of a batch waits here, in order
+            # cancel, attempted: the jobs of a batch that are not in RQ, in order
             models.Index(fields=["batch", "position"], name="job_waiting_here", condition=Q(status__in=WAITING_HERE)),
-            # reconcile: what is in RQ by the books
+            # reconcile: the jobs that should be in RQ
             models.Index(fields=["id"], name="job_in_flight", condition=Q(status__in=IN_FLIGHT)),
             # retry, admin: the failed jobs of a batch in order
             models.Index(
@@ -121,7 +121,7 @@ class BatchJob(models.Model):
                 name="job_to_retry",
                 condition=Q(status__in=[JobStatus.FAILED, JobStatus.CANCELLED]),
             ),
-            # admin: the failed jobs of one exception and place; "failed" alone where most were cancelled
+            # admin: the failed jobs of one exception and place; all failed jobs of a batch with many cancelled ones
             models.Index(
                 fields=["batch", "fingerprint", "position"],
                 name="job_of_failure_group",
@@ -133,10 +133,10 @@ class BatchJob(models.Model):
         return f"{self.func} #{self.position}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("The row of a job is written by its batch: use batch.enqueue(...), job.retry(), job.cancel().")
+        raise TypeError("A job cannot be saved: use batch.enqueue(...), job.retry() or job.cancel().")
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        raise TypeError("Jobs are counted by their batch: delete the batch.")
+        raise TypeError("Jobs are counted by their batch: delete the batch instead.")
 
     @property
     def args(self) -> list[Any]:
@@ -148,7 +148,7 @@ class BatchJob(models.Model):
 
     @property
     def result(self) -> Any:
-        """What the function returned; None before it succeeded."""
+        """The return value of the function; None until the job has succeeded."""
         return json.loads(self.result_text) if self.result_text else None
 
     @property
@@ -157,30 +157,30 @@ class BatchJob(models.Model):
 
     @property
     def rq_id(self) -> str:
-        """Its id in RQ while it is queued or running, as RQ's `send_stop_job_command` takes it; empty otherwise."""
+        """Its id in RQ while it is queued or running, for RQ's `send_stop_job_command`; otherwise empty."""
         return Keys().rq_id(self.pk, self.dispatch) if self.status in IN_FLIGHT else ""
 
     @property
     def owner_id(self) -> Any:
-        """The key of its batch, also for a callback."""
+        """The key of its batch, or of the batch whose callback it is."""
         return self.batch_id or self.callback_of_id
 
     def retry(self) -> bool:
-        """Runs it again where it failed or was cancelled; False where it did not. Raises as `Batch.retry_failed`."""
-        return self._acted(lambda: bool(retrying.retry_jobs(database.jobs().filter(pk=self.pk))))
+        """Runs a failed or cancelled job again; False if it is neither. Raises as `Batch.retry_failed` does."""
+        return self._refreshed(lambda: bool(retrying.retry_jobs(database.jobs().filter(pk=self.pk))))
 
     def cancel(self) -> bool:
-        """Cancels it where it is not in RQ; False where it is (it may be running) or has ended.
+        """Cancels a job that is not in RQ. False if it is in RQ (it may be running) or has ended.
 
-        False also where it waits for child batches: it ends with them, so cancel those.
+        Also False if it waits for child batches. It ends with them, so cancel those.
         """
-        return self._acted(lambda: cancelling.cancel_job(self.pk))
+        return self._refreshed(lambda: cancelling.cancel_job(self.pk))
 
     aretry, acancel = twin(retry), twin(cancel)
 
-    def _acted(self, act: "Callable[[], bool]") -> bool:
+    def _refreshed(self, act: Callable[[], bool]) -> bool:
         if self._state.adding:
-            raise BatchError("The job is written when the open block is left: act on it after that.")
+            raise BatchError("This job is written when the open block is left: retry or cancel it after the block.")
         result = act()
-        self.refresh_from_db(using=database.alias())  # a replica may not have it yet
+        self.refresh_from_db(using=database.alias())  # not from a replica, which may lag
         return result

@@ -4,15 +4,15 @@ from django.db import models
 
 
 class Lease(models.Model):
-    """Who keeps the books: one row, judged by the database's clock."""
+    """Which process is the active coordinator: one row, whose expiry the database's clock decides."""
 
     name = models.CharField(primary_key=True, max_length=20)
     holder = models.CharField(max_length=200)
     token = models.PositiveBigIntegerField(default=0)
-    """+1 with each new holder; everything that the holder writes to Redis carries it."""
+    """+1 with each new holder; whatever the holder writes to Redis carries it."""
     expires_at = models.DateTimeField()
     namespace = models.CharField(max_length=100, default="")
-    """The holder's setting NAMESPACE: a process with another one would talk past it."""
+    """The holder's setting NAMESPACE. A process with another one would use other keys in Redis."""
 
     class Meta:
         app_label = "django_batches"

@@ -1,4 +1,4 @@
-"""How fast batches move, and how long they will still take: from the time buckets, never from the jobs."""
+"""Throughput and ETA of batches, from their time buckets. No query reads jobs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from . import Batch
 
 MINUTE = timedelta(minutes=1)
-FEW, SOON = 20, timedelta(seconds=5)
-"""A rate says something once so many jobs have ended within the last minute, and the batch has run for so long."""
+SIGNIFICANT_COUNT, SIGNIFICANT_TIME = 20, timedelta(seconds=5)
+"""A throughput is significant after so many jobs within the last minute, or after so long a run."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast a batch moved within the last minute."""
+class Throughput:
+    """Jobs of a batch that ended within the last minute, or since its start."""
 
     ended: int = 0
     seconds: float = 0.0
@@ -31,36 +31,32 @@ class Pace:
         return self.ended / self.seconds if self.seconds else 0.0
 
     @property
-    def says_something(self) -> bool:
-        return self.ended >= FEW or (self.ended > 0 and self.seconds >= SOON.total_seconds())
+    def is_significant(self) -> bool:
+        return self.ended >= SIGNIFICANT_COUNT or (self.ended > 0 and self.seconds >= SIGNIFICANT_TIME.total_seconds())
 
 
-def paces(batches: Iterable["Batch"], now: datetime | None = None) -> dict[UUID, Pace]:
-    """The pace of each of the batches that runs, in one query over the time buckets."""
+def throughputs(batches: Iterable["Batch"], now: datetime | None = None) -> dict[UUID, Throughput]:
+    """The throughput of each batch that is running, by its key, in one query."""
     now = now or timezone.now()
-    running = {batch.pk: batch for batch in batches if not batch.has_ended and batch.started_at}
+    running = {batch.pk: batch.started_at for batch in batches if not batch.has_ended and batch.started_at}
     if not running:
         return {}
     recent = database.related("TimeBucket").filter(batch__in=list(running), starts_at__gt=now - MINUTE)
     ended = F("succeeded") + F("failed") + F("cancelled")
     found = dict(recent.order_by().values_list("batch").annotate(ended=Sum(ended)))
     return {
-        key: Pace(found.get(key, 0), min(MINUTE.total_seconds(), max(1.0, _seconds(batch, now))))
-        for key, batch in running.items()
+        key: Throughput(found.get(key, 0), min(max(1.0, (now - start).total_seconds()), MINUTE.total_seconds()))
+        for key, start in running.items()
     }
 
 
-def pace_of(batch: "Batch") -> Pace:
-    """The pace of one batch; none where it does not run."""
-    return paces([batch]).get(batch.pk, Pace())
+def throughput_of(batch: "Batch") -> Throughput:
+    """The throughput of one batch; zero if it is not running."""
+    return throughputs([batch]).get(batch.pk, Throughput())
 
 
-def eta(batch: "Batch", pace: Pace) -> timedelta | None:
-    """How long it will still take at this pace; None where that says nothing."""
-    if batch.has_ended or batch.is_paused or not batch.sealed_at or not pace.says_something:
+def eta(batch: "Batch", throughput: Throughput) -> timedelta | None:
+    """The time until its end at this throughput; None if that is not significant."""
+    if batch.has_ended or batch.is_paused or not batch.sealed_at or not throughput.is_significant:
         return None
-    return timedelta(seconds=batch.pending / pace.per_second)
-
-
-def _seconds(batch: "Batch", now: datetime) -> float:
-    return (now - (batch.started_at or batch.created_at)).total_seconds()
+    return timedelta(seconds=batch.pending / throughput.per_second)

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
-from ..models.throughput import Pace, eta, paces
+from ..models.throughput import Throughput, eta, throughputs
 from ..states import BatchStatus
 from .formatting import duration, number, rate_text
 
@@ -72,11 +72,11 @@ def segments(batch: "Batch") -> list[Segment]:
     return found
 
 
-def timing(batch: "Batch", pace: Pace, now: datetime) -> str:
+def timing(batch: "Batch", throughput: Throughput, now: datetime) -> str:
     """How long it took, the time left, or how long it has been running."""
     if batch.finished_at:
         return duration(batch.finished_at - (batch.started_at or batch.created_at))
-    if (left := eta(batch, pace)) is not None:
+    if (left := eta(batch, throughput)) is not None:
         return _("%(duration)s left") % {"duration": duration(left, rough=True)}
     if batch.started_at:
         return _("for %(duration)s") % {"duration": duration(now - batch.started_at, rough=True)}
@@ -95,10 +95,10 @@ def summary(batch: "Batch") -> str:
     return ", ".join(parts)
 
 
-def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = None) -> dict[str, Any]:
+def snapshot(batch: "Batch", throughput: Throughput | None = None, now: datetime | None = None) -> dict[str, Any]:
     """What the JSON views return for a batch: the numbers, and the text to show for them."""
-    pace, now = pace or Pace(), now or timezone.now()
-    left, shown = eta(batch, pace), state(batch)
+    throughput, now = throughput or Throughput(), now or timezone.now()
+    left, shown = eta(batch, throughput), state(batch)
     percent = int(batch.progress * 100)  # rounded down: 100 means all
     return {
         "id": str(batch.pk),
@@ -116,10 +116,10 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
             "done": f"{number(batch.total - batch.pending)} / {number(batch.total)}",
             "percent": _("%(percent)d %%") % {"percent": percent},
             "failed": number(batch.failed) if batch.failed else "",
-            "timing": timing(batch, pace, now),
+            "timing": timing(batch, throughput, now),
             "overdue": _overdue(batch),
             "left": duration(left, rough=True) if left is not None else "",
-            "rate": rate_text(pace.per_second) if pace.says_something else "",
+            "rate": rate_text(throughput.per_second) if throughput.is_significant else "",
             "summary": summary(batch),
         },
     }
@@ -128,7 +128,7 @@ def snapshot(batch: "Batch", pace: Pace | None = None, now: datetime | None = No
 def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
     """The snapshots of several batches, by id, in one query."""
     now = timezone.now()
-    found = paces(batches, now)
+    found = throughputs(batches, now)
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}
 
 

@@ -82,7 +82,7 @@ def test_an_error_before_anything_is_written_leaves_nothing():
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
 
-def test_a_generator_that_raises_half_way_cancels_what_was_written(monkeypatch):
+def test_a_generator_that_raises_half_way_cancels_the_written_jobs(monkeypatch):
     monkeypatch.setattr(block, "FLUSH_AT", 10)
 
     def items():
@@ -93,7 +93,7 @@ def test_a_generator_that_raises_half_way_cancels_what_was_written(monkeypatch):
         batch.map(tasks.ok, items())
     assert counts(batch) == (20, 0, 0, 0, 20)
     assert batch.status == "cancelled"
-    assert batch.reason == "Its creator raised ZeroDivisionError while filling it."
+    assert batch.reason == "ZeroDivisionError was raised in its block."
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def errors(way_to_write, monkeypatch):
         yield to_raise
 
 
-def test_a_flush_that_fails_at_the_end_leaves_nothing_and_goes_on(errors):
+def test_a_flush_that_fails_at_the_end_leaves_nothing_and_raises(errors):
     with pytest.raises(DatabaseError, match="disk full"), Batch.open() as batch:
         batch.enqueue(tasks.ok)
         errors.append(DatabaseError("disk full"))
@@ -188,14 +188,14 @@ def test_the_rollback_of_a_savepoint_leaves_nothing():
     assert BatchJob.objects.count() == 1
 
 
-def test_nothing_is_poked_before_the_commit_and_once_after(monkeypatch):
-    pokes = []
-    monkeypatch.setattr(creating, "wake_coordinator", lambda *held, added: pokes.append(added))
+def test_the_coordinator_is_woken_once_and_only_after_the_commit(monkeypatch):
+    wake_ups = []
+    monkeypatch.setattr(creating, "wake_coordinator", lambda *held, added: wake_ups.append(added))
     with transaction.atomic():
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)
-        assert pokes == []
-    assert pokes[0] == (batch.pk, 0, ["default"])
+        assert wake_ups == []
+    assert wake_ups[0] == (batch.pk, 0, ["default"])
 
 
 def test_an_error_that_broke_the_transaction_is_the_one_that_is_raised():
@@ -210,7 +210,7 @@ def test_an_error_that_broke_the_transaction_is_the_one_that_is_raised():
     assert not Batch.objects.exists()
 
 
-def test_an_empty_batch_succeeds_at_once_and_tells_its_callbacks():
+def test_an_empty_batch_succeeds_at_once_and_its_callbacks_are_called():
     with Batch.open() as batch:
         batch.on_success(tasks.told, "path")
         batch.on_finish(tasks.told, "path")
@@ -223,13 +223,13 @@ def test_an_empty_batch_succeeds_at_once_and_tells_its_callbacks():
 
 @pytest.mark.parametrize("verb", ["enqueue", "on_success"])
 @pytest.mark.parametrize("func", ["os.system", lambda *args: None])
-def test_a_function_that_may_not_run_is_refused_where_it_is_written(verb, func):
+def test_a_forbidden_function_is_refused_when_it_is_added(verb, func):
     with Batch.open() as batch, pytest.raises(FunctionNotAllowed):
         getattr(batch, verb)(func)
     assert counts(batch) == (0, 0, 0, 0, 0)
 
 
-def test_a_call_that_cannot_be_made_is_refused_where_it_is_written():
+def test_an_invalid_call_is_refused_when_it_is_added():
     with Batch.open() as batch:
         for args in [(1, 2), (object(),), (float("nan"),), ({1: 2},)]:
             with pytest.raises(TypeError):
@@ -269,7 +269,7 @@ def test_a_batch_that_has_not_ended_may_grow():
     assert counts(batch) == (4, 4, 0, 0, 0)
 
 
-def test_a_batch_that_has_ended_takes_nothing_and_nothing_is_written():
+def test_nothing_can_be_added_to_an_ended_batch():
     with Batch.open() as ended:
         pass
     with pytest.raises(BatchFinished, match="has ended"):
@@ -293,7 +293,7 @@ def test_a_batch_cancelled_while_it_is_filled_stops_its_creator():
 @pytest.mark.parametrize(
     ("verb", "error", "words"), [("cancel", BatchCancelled, "was cancelled"), ("seal", BatchFinished, "was sealed")]
 )
-def test_callbacks_that_cannot_be_registered_any_more_are_not_lost_in_silence(verb, error, words):
+def test_callbacks_that_can_no_longer_be_registered_raise_an_error(verb, error, words):
     with pytest.raises(error, match=f"{words}.*its callbacks are not registered"), Batch.open() as batch:
         batch.on_finish(tasks.ok_callback)
         getattr(Batch.objects.get(), verb)()
@@ -347,7 +347,7 @@ def test_creating_jobs_takes_three_statements_and_a_few_of_them_two(count):
     assert list(batch.jobs.order_by("position").values_list("position", flat=True)) == list(range(count))
 
 
-def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypatch):
+def test_a_failure_callback_registered_after_the_first_failure_is_called(monkeypatch):
     monkeypatch.setattr(block, "FLUSH_AT", 1)
     for late in (1, 2):  # with a full buffer at the seal, and with an empty one
         with Batch.open() as batch:
@@ -363,7 +363,7 @@ def test_a_failure_callback_registered_after_the_first_failure_is_told(monkeypat
         assert batch.open_callbacks == 2 and repairing.drift(batch.pk) == {}
 
 
-def test_a_flush_that_fails_and_is_caught_loses_no_job(monkeypatch, errors):
+def test_a_failed_flush_that_is_caught_loses_no_job(monkeypatch, errors):
     monkeypatch.setattr(block, "FLUSH_AT", 5)
     errors.append(DatabaseError("away"))
     with Batch.open() as batch:
@@ -380,7 +380,7 @@ def test_a_path_longer_than_its_column_is_refused():
         batch.enqueue(tasks.long_name)
 
 
-def test_wait_refuses_where_it_could_never_end():
+def test_wait_raises_if_it_would_never_return():
     with Batch.open() as batch:
         with pytest.raises(BatchError, match="inside the open block"):
             batch.wait()

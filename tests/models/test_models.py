@@ -57,7 +57,7 @@ def test_a_stale_save_writes_description_and_metadata_only(batch):
         ("description", None, "pass str"),
     ],
 )
-def test_what_open_refuses_is_refused_by_save(batch, field, value, fix):
+def test_save_refuses_what_open_refuses(batch, field, value, fix):
     setattr(batch, field, value)
     with pytest.raises((TypeError, ValueError), match=fix):
         batch.save()
@@ -72,7 +72,7 @@ def test_a_description_may_be_computed_by_the_database(batch):
     assert Batch.objects.get().description == "ONE"
 
 
-def test_a_batch_that_was_deleted_says_so(batch):
+def test_the_verbs_of_a_deleted_batch_raise_an_error(batch):
     finish(batch, [Kind.SUCCEEDED] * 3)
     Batch.objects.get().delete()
     for act in (batch.reload, batch.cancel):
@@ -80,7 +80,7 @@ def test_a_batch_that_was_deleted_says_so(batch):
             act()
 
 
-def test_a_job_that_is_not_written_yet_cannot_be_acted_on():
+def test_a_job_that_is_not_written_yet_cannot_be_retried_or_cancelled():
     with Batch.open() as batch:
         job = batch.enqueue(tasks.ok)
         for act in (job.cancel, job.retry):
@@ -97,12 +97,12 @@ def test_a_job_has_an_id_in_rq_while_it_is_there(batch):
     assert [job.rq_id for job in batch.jobs.all()] == ["", "", ""]
 
 
-def test_batches_and_jobs_are_not_made_or_saved_by_hand(batch):
+def test_batches_and_jobs_cannot_be_created_or_saved_directly(batch):
     with pytest.raises(TypeError, match=r"Batch\.open"):
         Batch(queue="x", timeout=1).save()
     with pytest.raises(TypeError, match=r"Batch\.open"):
         Batch.objects.create(queue="x", timeout=1)
-    with pytest.raises(TypeError, match="written by its batch"):
+    with pytest.raises(TypeError, match="cannot be saved"):
         batch.jobs.first().save()
     with pytest.raises(TypeError, match="delete the batch"):
         batch.jobs.all().delete()
@@ -148,14 +148,14 @@ def test_a_batch_whose_callbacks_have_not_ended_cannot_be_deleted():
         batch.delete()
 
 
-def test_progress_and_what_is_read_from_the_rows(batch):
+def test_progress_results_and_throughput_come_from_the_rows(batch):
     assert batch.progress == 0.0 and batch.result is None
     claimed = claim(batch)
     applying.record([outcome_of(claimed[1], result='"b"', started_at=timezone.now())])
     batch.refresh_from_db()
     assert batch.progress == pytest.approx(1 / 3)
     assert list(batch.results()) == [None, "b", None]
-    assert batch.throughput > 0 and batch.eta is None  # one job in no time says nothing
+    assert batch.throughput > 0 and batch.eta is None  # one job in no time is not significant
     applying.record([outcome_of(claimed[0], result=None), outcome_of(claimed[2], result='{"a": 1}')])
     batch.refresh_from_db()
     assert list(batch.results()) == batch.result == [None, "b", {"a": 1}]
@@ -181,7 +181,7 @@ def test_the_first_failure_names_the_job(batch):
     assert batch.first_failure.pk == claimed[1].id
 
 
-def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch):
+def test_an_interrupted_deletion_continues_in_chunks(batch, monkeypatch):
     finish(batch, [Kind.SUCCEEDED] * 3)
     monkeypatch.setattr(database, "CHUNK", 2)
     assert deleting.begin_deletion(batch.pk)
@@ -189,7 +189,7 @@ def test_a_deletion_that_was_cut_off_is_carried_on_in_chunks(batch, monkeypatch)
     assert BatchJob.objects.count() == 1
     deleting.continue_deletions()
     assert not Batch.objects.exists() and not BatchJob.objects.exists()
-    assert batch.wait(timeout=5) is True  # nobody waits for ever for what is gone
+    assert batch.wait(timeout=5) is True
 
 
 def test_there_is_no_migration_missing():

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from django_batches.models import TimeBucket
-from django_batches.models.throughput import Pace, paces
+from django_batches.models.throughput import Throughput, throughputs
 from django_batches.monitoring import formatting
 from django_batches.monitoring.progress import WIDTH, segments, snapshot, state
 
@@ -184,9 +184,9 @@ def test_the_segments_fill_the_bar_and_the_smallest_is_visible(counts):
 def test_the_eta_appears_once_the_rate_is_meaningful():
     batch = batch_of(succeeded=600, created=600)
     TimeBucket.objects.all().delete()
-    assert snapshot(batch, paces([batch])[batch.pk])["eta_seconds"] is None
+    assert snapshot(batch, throughputs([batch])[batch.pk])["eta_seconds"] is None
     TimeBucket.objects.create(batch=batch, starts_at=timezone.now(), succeeded=600)
-    shown = snapshot(batch, paces([batch])[batch.pk])
+    shown = snapshot(batch, throughputs([batch])[batch.pk])
     assert (
         shown["eta_seconds"] == 60
         and shown["text"]["timing"] == "1 minute left"
@@ -194,8 +194,12 @@ def test_the_eta_appears_once_the_rate_is_meaningful():
     )
     assert batch.throughput == 10.0 and 55 < (batch.eta - timezone.now()).total_seconds() <= 60
     batch.is_paused = True
-    assert snapshot(batch, paces([batch])[batch.pk])["eta_seconds"] is None and batch.eta is None
-    assert not Pace(3, 2.0).says_something and Pace(3, 6.0).says_something and Pace(20, 1.0).says_something
+    assert snapshot(batch, throughputs([batch])[batch.pk])["eta_seconds"] is None and batch.eta is None
+    assert (
+        not Throughput(3, 2.0).is_significant
+        and Throughput(3, 6.0).is_significant
+        and Throughput(20, 1.0).is_significant
+    )
 
 
 def test_states_that_are_not_a_status():
