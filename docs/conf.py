@@ -1,4 +1,4 @@
-"""Sphinx: `make docs` builds the pages into build/docs, without network."""
+"""Sphinx configuration: `make docs` builds the pages in build/docs, without network access."""
 
 import sys
 from pathlib import Path
@@ -34,12 +34,12 @@ myst_heading_anchors = 3
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
-default_role = "code"  # single backticks of our docstrings
+default_role = "code"  # for single backticks in docstrings
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signature would be longer than what it says
+autodoc_typehints = "none"  # they would make the signatures too long
 nitpick_ignore_regex = [("py:.*", r"(django|rq|redis|collections|datetime|typing)\..*")]
 
-# Written by `make bench`, `make chaos` and the tests of databases; a link to one that is not there yet is no mistake.
+# Written by `make bench` and `make chaos`; a link to a page that does not exist yet is not an error.
 WRITTEN_ELSEWHERE = ["benchmarks.md", "chaos.md", "databases.md"]
 if not all((HERE / page).exists() for page in WRITTEN_ELSEWHERE):
     suppress_warnings = ["myst.xref_missing"]  # tests/docs checks all other links
