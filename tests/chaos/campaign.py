@@ -88,41 +88,42 @@ def count(rounds: list[dict[str, Any]]) -> int:
 
 def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: argparse.Namespace) -> str:
     violations = [(each["seed"], text) for each in rounds for text in each["violations"]]
-    total = {name: sum(each.get(name, 0) for each in rounds) for name in TOLD}
+    total = {name: sum(each.get(name, 0) for each in rounds) for name in TOTALS}
     lines = [
-        "# What breaks, and what holds",
+        "# Chaos tests",
         "",
         f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
-        f"average. Three batchworkers with two executors each, PostgreSQL (in one round of "
-        f"{FSYNC_EVERY} with fsync: processes die here, not the machine), "
+        f"average. Three batchworkers with two executors each, PostgreSQL (with fsync in one round of "
+        f"{FSYNC_EVERY}: processes die here, not the machine), "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
-        "Leases and looks are shortened, so that a round need not wait for minutes: the lease of a job is "
+        "Leases and polling intervals are shortened, so that a round does not wait for minutes: the lease of a job is "
         f"{worker.LEASE} s instead of 45 s, that of the coordinator 4 s instead of 15 s, and so on "
         "(`tests/chaos/worker.py`).",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {label} | {total[name]:,} |" for name, label in TOLD.items()),
+        *(f"| {label} | {total[name]:,} |" for name, label in TOTALS.items()),
         f"| faults | {count(rounds):,} |",
         f"| **violations of any promise** | **{len(violations)}** |",
         "",
-        "A violation is anything of: counters that do not add up or differ from the rows in any sample; anything "
-        "outstanding after the recovery time; a job that succeeded and never finished a run; a finished run, hit by no "
-        "fault, whose job did not succeed or ran again; a job started after its success; an event told twice or not at "
-        "all in a round; a callback that did not run, or ran before its batch had ended; an acknowledged batch or job "
-        "that is gone; a job that ended before its child batches, or with another verdict or result than theirs; a "
-        "child batch whose jobs ran on after the run that had opened it was given up; an orphan process; a key without "
-        "an end; outcomes left in the stream (after a partition: of jobs that have not ended); connections left open.",
+        "Each of these counts as a violation: counters that do not add up or differ from the rows in any sample; "
+        "anything unfinished after the recovery time; a succeeded job without a finished run; a finished run, hit "
+        "by no fault, whose job did not succeed or ran again; a job started after its success; an event reported "
+        "twice or not at all in a round; a callback that did not run, or ran before its batch had ended; a missing "
+        "batch or job that was acknowledged; a job that ended before its child batches, or with another status or "
+        "result than theirs; a child batch whose jobs continued after the run that had opened it was given up; an "
+        "orphaned process; a key that never expires; outcomes left in the stream (after a partition: of jobs that "
+        "have not ended); connections left open.",
         "",
         *(f"* seed {seed}: {text}" for seed, text in violations[:50]),
         *([""] if violations else []),
         "## Recovery",
         "",
-        "Seconds from the end of a fault until every job that it cut off runs again or has ended (faults that hit "
-        "executors), or until the next job ends (the others), with whatever other faults came meanwhile. *nothing* is "
-        "no fault at all, for comparison. What was killed while nothing ran there needs no recovery.",
+        "Seconds from the end of a fault until every interrupted job runs again or has ended (faults that hit "
+        "executors), or until the next job ends (other faults), including other faults in the meantime. *nothing* is "
+        "no fault at all, for comparison. If no job was running, no recovery is measured.",
         "",
         "| fault | injected | p50 | max |",
         "|---|---:|---:|---:|",
@@ -133,7 +134,7 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
     return "\n".join(lines).rstrip() + "\n"
 
 
-TOLD = {
+TOTALS = {
     "batches": "batches", "jobs": "jobs", "callbacks": "callbacks", "runs": "runs of functions",
     "samples": "samples of counters and rows",
 }  # fmt: skip
@@ -147,8 +148,8 @@ def recovery(rounds: list[dict[str, Any]]) -> list[str]:
     lines = []
     for kind, found in sorted(times.items(), key=lambda item: -len(item[1])):
         known = [seconds for seconds in found if seconds is not None]
-        told = f"{median(known):.1f} | {max(known):.1f}" if known else "- | -"
-        lines.append(f"| {kind} | {len(found):,} | {told} |")
+        shown = f"{median(known):.1f} | {max(known):.1f}" if known else "- | -"
+        lines.append(f"| {kind} | {len(found):,} | {shown} |")
     return lines
 
 
@@ -159,14 +160,14 @@ def comparison(naive: list[dict[str, Any]]) -> list[str]:
     names = {
         "batches": "batches", "jobs": "jobs", "lost": "jobs lost", "hanging": "batches that hang for ever",
         "miscounted": "batches counted wrongly", "missed": "last callbacks missed",
-        "doubled": "last callbacks told twice",
+        "doubled": "last callbacks run twice",
     }  # fmt: skip
     return [
-        "## The naive way under the same faults",
+        "## Plain RQ under the same faults",
         "",
-        "RQ's own workers, with `on_success` and `on_failure` that move a counter in the database, as `F()` does "
-        f"(`tests/chaos/naive.py`). {len(done)} rounds of the same faults, the same {SETTLE:.0f} s at most to recover "
-        f"after the last one, and RQ's leases and upkeep as short as ours: {worker.LEASE} s and 3 s.",
+        "RQ's own workers, with `on_success` and `on_failure` callbacks that change a counter in the database, as "
+        f"`F()` does (`tests/chaos/naive.py`). {len(done)} rounds of the same faults, the same {SETTLE:.0f} s at most "
+        f"to recover after the last one, and RQ's leases and maintenance as short as here: {worker.LEASE} s and 3 s.",
         "",
         "| | |",
         "|---|---:|",

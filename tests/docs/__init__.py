@@ -1,1 +1,1 @@
-"""The documentation does what it says: it builds, its blocks run or at least name what exists, its tables are whole."""
+"""Tests of the documentation: it builds, its code blocks run or name existing things, and its tables are complete."""

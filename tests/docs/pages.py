@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the blocks of code in them."""
+"""The pages of the documentation, and their code blocks."""
 
 import re
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Block:
 
 
 def pages():
-    """The pages that people write: those of the documentation and those at the top of the repository."""
+    """Returns the hand-written pages: those of the documentation and those at the top of the repository."""
     by_commands = {DOCS / "benchmarks.md", DOCS / "chaos.md"}
     return sorted({*DOCS.rglob("*.md"), *ROOT.glob("*.md")} - by_commands)
 
 
 def blocks(page, *languages):
-    """The fenced blocks of a page in their order, or those in these languages."""
+    """Returns the fenced blocks of a page in order, or only those in these languages."""
     tokens = MarkdownIt().enable("table").parse(page.read_text())
     found = [
         Block(page, token.map[0] + 1, token.info.split()[0] if token.info else "", token.content)
@@ -43,7 +43,7 @@ def blocks(page, *languages):
 
 
 def table(page, heading):
-    """The rows of the first table below a heading, each a list of its cells."""
+    """Returns the rows of the first table below a heading, each as a list of cells."""
     text = page.read_text().split(f"{heading}\n", 1)[1]
     lines = re.search(r"^\|.*?(?=^[^|])", f"{text}\n\n.", re.MULTILINE | re.DOTALL)[0].strip().splitlines()
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))] for line in lines[2:]]

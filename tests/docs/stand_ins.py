@@ -1,6 +1,6 @@
-"""What the blocks of the guides call and pass without defining it: functions that may run as jobs, and values.
+"""Stand-ins for names that the guides' code blocks use without defining them: jobs, and values.
 
-A block runs in the names of this module, which is in an installed app: so what it defines can be found by its path.
+A block runs in the namespace of this module, which is in an installed app, so its functions can be found by path.
 """
 
 import ast
@@ -14,7 +14,7 @@ VERBS |= {"on_success", "on_failure", "on_finish", "on_attempted"}
 
 
 class Value:
-    """Something of the reader's project: a product, a request, an upload. Its `pk` is 7; as a list it is 1, 2, 3."""
+    """An object of the reader's project: a product, a request, an upload. Its `pk` is 7; it iterates over 1, 2, 3."""
 
     pk = 7
 
@@ -42,7 +42,7 @@ def job(*args, **kwargs):
 
 @contextmanager
 def running(block, **given):
-    """Runs a block; gives its names, and takes them away afterwards."""
+    """Runs a block; yields its namespace, and restores it afterwards."""
     tree = ast.parse(block.text)
     names = globals()
     before = dict(names)
@@ -63,7 +63,7 @@ def running(block, **given):
 
 
 def passed_as_functions(tree):
-    """The names that a block passes to a verb as the function."""
+    """Yields the names that a block passes as the function of a job or callback."""
     for node in ast.walk(tree):
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VERBS
         if is_call and node.args and isinstance(node.args[0], ast.Name):

@@ -1,4 +1,4 @@
-"""A reader who types what a page says: files into a folder, commands into a terminal, `>>>` lines into a shell."""
+"""A reader who follows a page: writes its files, runs its commands and types its `>>>` lines into a shell."""
 
 import doctest
 import json
@@ -13,9 +13,9 @@ from example_project.servers import free_port
 from .pages import ROOT
 
 SKIPPED = re.compile(r"python -m venv|\. \.venv/bin/activate|pip install|make ")
-"""What the environment of the tests has done already."""
-LASTING = re.compile(r"manage\.py (batchworker(?!.*--burst)|runserver)")
-"""What goes on in another terminal until it is told to leave."""
+"""Commands that the test environment has run already."""
+LONG_RUNNING = re.compile(r"manage\.py (batchworker(?!.*--burst)|runserver)")
+"""Commands that keep running in another terminal."""
 LOCAL_CACHE = '{"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}'
 _SHELL = """
 import django, doctest, json, sys
@@ -26,9 +26,9 @@ for line in sys.stdin:
     name, text = json.loads(line)
     test = doctest.DocTestParser().get_doctest(text, {}, name, name, 0)
     test.globs = names
-    told = []
-    doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=told.append, clear_globs=False)
-    print(json.dumps("".join(told)), flush=True)
+    output = []
+    doctest.DocTestRunner(optionflags=flags, verbose=False).run(test, out=output.append, clear_globs=False)
+    print(json.dumps("".join(output)), flush=True)
 """
 
 
@@ -40,7 +40,7 @@ class Reader:
         self._settings = settings
         self.port = free_port()
         self._redis_url = redis_url
-        self._lasting = {}
+        self._running = {}
         project = {"DJANGO_SETTINGS_MODULE", "TEST_DATABASE_NAME", "DATABASE_URL", "REDIS_URL", "DATA_DIR"}
         self._environment = {key: value for key, value in os.environ.items() if key not in project} | {
             "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
@@ -63,9 +63,9 @@ class Reader:
             self.write(block)
 
     def write(self, block):
-        """A block of Python that begins with a comment: `# shop/models.py` or `# at the end of shop/settings.py`.
+        """Writes a Python block that begins with a comment: `# shop/models.py` or `# at the end of shop/settings.py`.
 
-        `# settings.py` alone shows parts of settings that are there: its dots are what was there before.
+        `# settings.py` shows a part of the existing settings: its dots stand for what was there before.
         """
         match = re.match(r"# (at the end of )?([\w/]+\.py)\b", block.text)
         assert match, f"{block.name} does not say where it belongs"
@@ -80,7 +80,7 @@ class Reader:
     def run(self, command):
         if SKIPPED.search(command):
             return ""
-        if LASTING.search(command):
+        if LONG_RUNNING.search(command):
             return self._start(command)
         if "createsuperuser" in command:
             command += " --noinput"
@@ -91,24 +91,24 @@ class Reader:
         return made.stdout
 
     def type(self, block):
-        """`>>>` lines into the shell, which stays open; what it answers must be what the page says."""
+        """Types `>>>` lines into the shell, which stays open; its output must match the page."""
         assert doctest.DocTestParser().get_examples(block.text)
-        if "shell" not in self._lasting:
+        if "shell" not in self._running:
             settings = re.search(r"DJANGO_SETTINGS_MODULE\W+([\w.]+)", (self.folder / "manage.py").read_text())[1]
-            self._lasting["shell"] = subprocess.Popen(
+            self._running["shell"] = subprocess.Popen(
                 [sys.executable, "-c", _SHELL],
                 cwd=self.folder, env=self._environment | {"DJANGO_SETTINGS_MODULE": settings},
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
-        shell = self._lasting["shell"]
+        shell = self._running["shell"]
         shell.stdin.write(json.dumps([block.name, block.text]) + "\n")
         shell.stdin.flush()
-        said = json.loads(shell.stdout.readline() or '"the shell has died"')
-        assert said == "", f"{said}\n{self.logs()}"
+        output = json.loads(shell.stdout.readline() or '"the shell has died"')
+        assert output == "", f"{output}\n{self.logs()}"
 
-    def leave(self, what):
-        """Ctrl-C in the terminal where this runs."""
-        process = self._lasting.pop(what)
+    def stop(self, what):
+        """Stops a command that runs in another terminal."""
+        process = self._running.pop(what)
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(20)
@@ -120,17 +120,17 @@ class Reader:
                 pipe.close()
 
     def close(self):
-        for what in list(self._lasting):
-            self.leave(what)
+        for what in list(self._running):
+            self.stop(what)
 
     def logs(self):
         return "\n".join(path.read_text() for path in self.folder.glob("*.log"))
 
     def _start(self, command):
-        what = LASTING.search(command)[1].split()[0]
+        what = LONG_RUNNING.search(command)[1].split()[0]
         command = command.replace("runserver", f"runserver --noreload 127.0.0.1:{self.port}")
         with (self.folder / f"{what}.log").open("ab") as log:
-            self._lasting[what] = subprocess.Popen(
+            self._running[what] = subprocess.Popen(
                 f"exec {command}", shell=True, cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
         return ""

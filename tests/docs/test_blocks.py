@@ -1,4 +1,4 @@
-"""The blocks of code of all pages: they compile, and what they name exists."""
+"""The code blocks of all pages compile, and the names in them exist."""
 
 import ast
 import builtins
@@ -19,9 +19,9 @@ from django_batches.models.adding import Adder
 from .pages import ROOT, blocks, pages
 
 ELSEWHERE = {"celery", "myproject", "sentry_sdk"}
-"""Packages in blocks that show how it was before."""
+"""Packages that only code before a migration imports."""
 OPTIONS = {"open": Batch.open, "using": Batch.using, "exponential": exponential, "wait": Batch.wait}
-"""Functions whose keyword arguments are checked wherever they are called on a batch, or by their name."""
+"""Functions whose keyword arguments are checked wherever a block calls them."""
 
 ALL = [block for page in pages() for block in blocks(page)]
 PYTHON = [block for block in ALL if block.language == "python"]
@@ -36,13 +36,13 @@ def tree_of(block):
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_a_block_of_python_compiles(block):
-    # As a notebook would: `await` outside of a function is what one types.
+def test_python_blocks_compile(block):
+    # As in a notebook, `await` may be outside a function.
     compile(block.text, block.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_what_a_block_imports_exists(block):
+def test_imported_names_exist(block):
     for node in ast.walk(tree_of(block)):
         if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] not in ELSEWHERE:
             if node.module == "django.tasks" and importlib.util.find_spec("django.tasks") is None:
@@ -57,8 +57,8 @@ def test_what_a_block_imports_exists(block):
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_what_a_block_asks_of_a_batch_exists(block):
-    """`batch.…` and `Batch.…`, also of `current_batch()` and `batch.using(…)`, and of jobs."""
+def test_attributes_of_batches_and_jobs_exist(block):
+    """Checks `batch.…` and `Batch.…`, also on `current_batch()`, `batch.using(…)` and jobs."""
     homes = {"batch": Batch, "stage": Batch, "Batch": Batch, "current_batch": Batch, "using": Adder, "job": BatchJob}
     wrong = []
     for node in ast.walk(tree_of(block)):
@@ -70,7 +70,7 @@ def test_what_a_block_asks_of_a_batch_exists(block):
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_the_keywords_of_a_call_are_those_of_our_signature(block):
+def test_keyword_arguments_match_the_signature(block):
     wrong = []
     for node in ast.walk(tree_of(block)):
         if not isinstance(node, ast.Call):
@@ -86,8 +86,8 @@ def test_the_keywords_of_a_call_are_those_of_our_signature(block):
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=named)
-def test_the_settings_of_a_block_are_settings(block):
-    """`DJANGO_BATCHES` is judged by the app's own rules; other names in capitals must be settings of Django."""
+def test_settings_exist(block):
+    """Keys of `DJANGO_BATCHES` must exist; other names in capitals must be settings of Django."""
     known = set(dir(LazySettings().__class__)) | set(dir(importlib.import_module("django.conf.global_settings")))
     for node in tree_of(block).body:
         for target in getattr(node, "targets", []):
@@ -100,7 +100,7 @@ def test_the_settings_of_a_block_are_settings(block):
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.language == "console"], ids=named)
-def test_the_commands_of_a_block_take_these_options(block):
+def test_commands_accept_the_options(block):
     commands = get_commands()
     for line in block.text.splitlines():
         words = shlex.split(line.removeprefix("$ "), comments=True)
@@ -118,19 +118,19 @@ def test_the_commands_of_a_block_take_these_options(block):
         assert block.text.startswith("$ ")
 
 
-def test_every_block_says_its_language():
+def test_every_block_has_a_language():
     known = {"python", "console", "pycon", "html", "ini", "yaml", "dockerfile", "json", "text", "sql", "toml"}
     other = [block.name for block in ALL if block.language not in known and not block.language.startswith("{")]
     assert [name for name in other if "redis.md" not in name] == []
 
 
-def test_the_verbs_of_the_command_are_told():
+def test_every_verb_of_the_command_is_documented():
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     assert [name for name in VERBS if f"`{name}`" not in text] == []
 
 
 def _name(node):
-    """`batch` of `batch.x`, `current_batch` of `current_batch().x`, `using` of `batch.using(…).x`."""
+    """Returns `batch` for `batch.x`, `current_batch` for `current_batch().x`, `using` for `batch.using(…).x`."""
     if isinstance(node, ast.Call):
         return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     return getattr(node, "id", "")

@@ -1,4 +1,4 @@
-"""The pages build without a warning, and what they link to is there."""
+"""The pages build without a warning, and their links work."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from .pages import DOCS, README, ROOT, pages
 
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(#[^)\s]*)?\)|^:?(?:```|:::)\{image\} (\S+)", re.MULTILINE)
 WRITTEN_ELSEWHERE = {"benchmarks.md", "chaos.md", "databases.md"}
-"""Pages that may not be there: see docs/conf.py."""
+"""Pages that may be missing: see docs/conf.py."""
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def test_the_pages_build_without_a_warning(built):
     assert {path for path in expected if not (built / path).exists()} == set()
 
 
-def test_the_pages_ask_no_other_server_for_anything(built):
+def test_the_pages_load_nothing_from_other_servers(built):
     loaded = re.compile(
         r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//|<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//'
     )
     assert [path.name for path in built.rglob("*.html") if loaded.search(path.read_text())] == []
 
 
-def test_the_reference_has_what_is_public(built):
+def test_the_reference_contains_the_public_names(built):
     text = (built / "reference" / "api.html").read_text()
     names = ["django_batches.Batch.open", "django_batches.current_job", "django_batches.exponential"]
     names += ["django_batches.Batch.retry_failed", "django_batches.exceptions.BatchFinished"]
@@ -43,7 +43,7 @@ def test_the_reference_has_what_is_public(built):
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_file_that_a_page_links_to_is_there(page):
+def test_linked_files_exist(page):
     found = [match[0] or match[2] for match in LINK.findall(page.read_text())]
     gone = [path for path in found if path and not (page.parent / path).exists() and path not in WRITTEN_ELSEWHERE]
     assert [path for path in gone if path.rpartition("/")[2] not in WRITTEN_ELSEWHERE] == []

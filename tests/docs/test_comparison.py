@@ -1,4 +1,4 @@
-"""The page that compares: no cell of ours without a test that shows it, and no test that is not there."""
+"""The comparison: each cell about django_batches names tests that prove it, and these tests exist."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ LACKING = (
 
 
 def named_tests(path):
-    """The names of a file's tests, those in classes as `TestClass::test_name`."""
+    """Yields the names of a file's tests; those in classes as `TestClass::test_name`."""
     for node in ast.parse((ROOT / path).read_text()).body:
         if isinstance(node, ast.ClassDef):
             yield from (f"{node.name}::{inner.name}" for inner in node.body if hasattr(inner, "name"))
@@ -33,7 +33,7 @@ def named_tests(path):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-def test_each_of_our_cells_names_its_tests(row):
+def test_each_cell_about_django_batches_names_tests(row):
     assert len(row) == 9
     feature, ours, *theirs = row
     if feature in LACKING:
@@ -45,16 +45,16 @@ def test_each_of_our_cells_names_its_tests(row):
 
 
 @pytest.mark.parametrize("name", NOTES)
-def test_each_test_that_is_named_is_there(name):
+def test_each_named_test_exists(name):
     for test in NOTES[name]:
         path, _, function = test.partition("::")
         assert function in set(named_tests(path)), test
 
 
-def test_no_note_is_left_over():
+def test_every_note_is_used():
     used = set(re.findall(r"\[\^([\w-]+)\](?!:)", PAGE))
     assert used == set(NOTES)
 
 
-def test_what_we_do_not_have_is_said():
+def test_missing_features_are_listed():
     assert {row[0] for row in ROWS if row[1].startswith("no")} == set(LACKING)

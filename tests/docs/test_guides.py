@@ -1,6 +1,6 @@
-"""The blocks of the guides run: they open real batches, and these end as the guide says.
+"""The code blocks of the guides run: they open real batches, which end as the guide says.
 
-What a block takes from the reader's project (functions, products, requests) are stand-ins.
+Stand-ins replace the functions, products and requests of the reader's project.
 """
 
 import csv
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 GUIDES = DOCS / "guides"
 BEFORE = ("celery", "queue.enqueue", "django_rq", "batch.wait()\nlist")
-"""How it was before, in the pages on migrating; and what waits for a worker."""
+"""Code before a migration, and code that waits for a worker."""
 OF_THE_PROJECT = ("class Product", "TestCase", "# settings.py", "# urls.py", "DJANGO_BATCHES =", "def test_", "@task")
-"""Settings, models, Tasks and tests of the reader's, which other tests judge."""
+"""Settings, models, Tasks and tests, which other tests check."""
 BLOCKS = [
     block
     for page in sorted([*GUIDES.glob("*.md"), *(DOCS / "migrating").glob("*.md")])
@@ -44,7 +44,7 @@ def test_a_block_runs_and_its_batches_are_sealed(block):
     assert not Batch.objects.filter(status="open").exists()
 
 
-def test_what_the_blocks_add_runs():
+def test_the_jobs_of_the_blocks_run():
     ran = 0
     for block in BLOCKS:
         if "with Batch.open" in block.text and "async" not in block.text:
@@ -62,7 +62,7 @@ def test_the_merge_sort_sorts():
     assert list(batch.results()) == [[1, 2, 3]]
 
 
-def test_the_nightly_batch_ends_with_those_of_its_tenants():
+def test_the_nightly_batch_ends_when_those_of_its_tenants_end():
     with running(block_with("children.md", "def nightly()")) as names:
         names["nightly"]()
         assert drain() == 3 + 9
@@ -76,7 +76,7 @@ def test_the_second_stage_follows_the_first():
     stage = Batch.objects.get(description="Count the cities of each country")
     batch.reload()
     assert (batch.status, stage.status, stage.total, stage.parent.callback_of) == ("succeeded", "succeeded", 2, batch)
-    assert batch.result == 2  # of the report: it got its batch, and the upload
+    assert batch.result == 2  # the number of arguments of the report: its batch and the upload
 
 
 def test_an_import_is_in_chunks(tmp_path):
@@ -106,7 +106,7 @@ def test_a_job_adds_siblings():
     assert batch.succeeded == 3
 
 
-def test_a_long_job_notices_that_its_batch_is_cancelled():
+def test_a_long_job_notices_the_cancellation_of_its_batch():
     written = []
 
     def write_row(row_id):
@@ -128,18 +128,18 @@ def test_an_asynchronous_view_opens_a_batch():
     assert (Batch.objects.get().status, Batch.objects.get().total) == ("succeeded", 4)
 
 
-def test_a_service_that_asks_to_wait_is_asked_again():
+def test_a_returned_retry_runs_the_job_again():
     answer = Value()
     answer.status, answer.text, answer.headers = 429, "a chair", {"Retry-After": "0"}
 
     def ask_service(picture_pk):
-        answer.asked = getattr(answer, "asked", 0) or 0
-        answer.asked += 1
-        answer.status = 429 if answer.asked < 3 else 200
+        answer.calls = getattr(answer, "calls", 0) or 0
+        answer.calls += 1
+        answer.status = 429 if answer.calls < 3 else 200
         return answer
 
     with running(block_with("retries.md", "Retry-After"), ask_service=ask_service) as names:
         with Batch.open() as batch:
             batch.enqueue(names["describe"], 7)
         drain()
-    assert list(batch.results()) == ["a chair"] and answer.asked == 3
+    assert list(batch.results()) == ["a chair"] and answer.calls == 3

@@ -1,4 +1,4 @@
-"""The README, followed in a fresh project: its settings, its twenty lines, its worker, its shell."""
+"""The README, followed in a new project: its settings, its first batch, its worker, its shell."""
 
 import re
 from urllib.parse import urlsplit
@@ -18,11 +18,11 @@ def reader(redis, tmp_path):
     reader.close()
 
 
-def test_whoever_follows_the_readme_gets_what_it_says(reader):
+def test_following_the_readme_gives_the_documented_results(reader):
     reader.run("django-admin startproject mysite .")
     reader.run("python manage.py startapp shop")
     first, *typed = blocks(README, "console", "python", "pycon")
-    assert "mark_visible" in first.text  # what it looks like, before anything is installed
+    assert "mark_visible" in first.text  # the introduction, before anything is installed
     (options,) = re.findall(r'`"OPTIONS": (\{.*?\})` in `DATABASES`', README.read_text())
     with (reader.folder / "mysite" / "settings.py").open("a") as file:
         file.write(f'\nINSTALLED_APPS += ["shop"]\nDATABASES["default"]["OPTIONS"] = {options}\n')

@@ -1,4 +1,4 @@
-"""The tutorial, followed from an empty folder to its end: real commands, a real Redis, a real worker, the admin."""
+"""The tutorial, followed from an empty folder to its end, with real commands, Redis, a worker and the admin."""
 
 import re
 from urllib.parse import urlsplit
@@ -23,11 +23,11 @@ def reader(redis, tmp_path):
     reader.close()
 
 
-def test_whoever_follows_the_tutorial_gets_what_it_says(reader):
+def test_following_the_tutorial_gives_the_documented_results(reader):
     for block in blocks(TUTORIAL, "console", "python", "pycon"):
         if "make_year(2026" in block.text:  # the page says to restart them
-            reader.leave("batchworker")
-            reader.leave("shell")
+            reader.stop("batchworker")
+            reader.stop("shell")
             reader.run("python manage.py batchworker --workers 2")
         reader.follow(block)
     page = Admin(reader.port).get("/admin/django_batches/batch/")
@@ -35,7 +35,7 @@ def test_whoever_follows_the_tutorial_gets_what_it_says(reader):
 
 
 class Admin:
-    """A browser without pictures: logs in, reads pages."""
+    """A minimal browser: logs in, reads pages."""
 
     def __init__(self, port):
         self._at = f"http://127.0.0.1:{port}"
@@ -45,8 +45,8 @@ class Admin:
         self.get("/admin/login/", f"csrfmiddlewaretoken={token}&username=admin&password=admin&next=/admin/".encode())
 
     def get(self, path, data=None):
-        with self._open(f"{self._at}{path}", data, timeout=20) as answer:
-            return answer.read().decode()
+        with self._open(f"{self._at}{path}", data, timeout=20) as response:
+            return response.read().decode()
 
     def _try(self, path):
         try:
