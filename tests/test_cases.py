@@ -21,10 +21,10 @@ from django_batches.transitions import applying, cancelling, deleting
 from django_batches.transport.outcomes import Kind
 
 from . import case_tasks, tasks
-from .books import EVENTS, Books, drift
+from .consistency import EVENTS, Rows, drift
 from .processes import WorkerProcess, wait_until
 from .road import claim, outcome_of, statements
-from .transitions.children.families import running_as
+from .transitions.children.trees import running_as
 from .transitions.test_races import record_all, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def rules():
     yield
-    assert Books.read().broken() == []
+    assert Rows.read().broken() == []
     assert drift() == {}
 
 

@@ -362,7 +362,7 @@ def test_a_copy_that_fails_raises_djangos_own_error():
 
 @pytest.mark.postgresql
 def test_the_coordinator_waits_for_no_lock_of_user_code():
-    """A cancel in an open transaction holds its batch and its rows; without SKIP LOCKED all books wait for it."""
+    """A cancel in an open transaction holds its batch and its rows; without SKIP LOCKED the coordinator waits."""
     late = open_batch(max_attempts=2, backoff=1)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim(late)])
     due = open_batch(max_attempts=2, backoff=1)

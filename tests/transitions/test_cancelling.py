@@ -1,4 +1,4 @@
-"""Cancel, pause, resume and seal: what waits here ends or holds at once, what is in RQ only by its outcome."""
+"""Cancel, pause, resume and seal: they affect waiting jobs at once, and jobs in RQ only through their outcomes."""
 
 from datetime import timedelta
 
@@ -38,7 +38,7 @@ def limited_claim(count):
     return claimed[:count]
 
 
-def test_cancel_ends_what_waits_and_leaves_what_is_in_rq_to_its_outcome(batch):
+def test_a_cancel_ends_waiting_jobs_and_lets_those_in_rq_finish(batch):
     running = limited_claim(2)
     assert batch.cancel("enough") == 2
     assert state(batch) == ("running", 2, 0, 0, 2, 2)
@@ -48,7 +48,7 @@ def test_cancel_ends_what_waits_and_leaves_what_is_in_rq_to_its_outcome(batch):
     assert batch.callbacks.get().event == "finish"
 
 
-def test_cancel_is_safe_twice_and_of_an_ended_batch(batch):
+def test_a_second_cancel_and_a_cancel_of_an_ended_batch_change_nothing(batch):
     assert batch.cancel() == 4
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
     assert batch.cancel("again") == 0
@@ -64,7 +64,7 @@ def test_a_failed_run_of_a_cancelled_batch_is_not_retried():
     assert state(batch) == ("cancelled", 0, 0, 1, 0, 0)
 
 
-def test_cancel_ends_scheduled_jobs():
+def test_a_cancel_ends_scheduled_jobs():
     with Batch.open(max_attempts=5, backoff=60) as batch:
         batch.enqueue(tasks.boom)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim()])
@@ -73,13 +73,13 @@ def test_cancel_ends_scheduled_jobs():
     assert state(batch) == ("cancelled", 0, 0, 0, 1, 0)
 
 
-def test_a_large_cancel_goes_in_chunks(batch, monkeypatch):
+def test_a_large_cancel_commits_chunk_by_chunk(batch, monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     assert batch.cancel() == 4
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
 
 
-def test_a_cancel_that_was_cut_off_is_carried_on(batch, monkeypatch):
+def test_the_coordinator_continues_an_interrupted_cancel(batch, monkeypatch):
     Batch.objects.filter(pk=batch.pk).update(cancelled_at=timezone.now())
     monkeypatch.setattr(database, "CHUNK", 3)
     assert cancelling.unfinished_cancels() == [batch.pk]
@@ -89,7 +89,7 @@ def test_a_cancel_that_was_cut_off_is_carried_on(batch, monkeypatch):
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
 
 
-def test_pause_holds_and_resume_goes_on(batch):
+def test_a_paused_batch_starts_no_job_until_it_is_resumed(batch):
     running = limited_claim(2)
     assert batch.pause() is True and batch.pause() is False
     assert batch.is_paused and cancelling.batches_on_hold() == {batch.pk}
@@ -114,20 +114,20 @@ def test_one_job_is_cancelled_and_its_batch_cannot_succeed(batch):
     assert state(batch) == ("failed", 0, 3, 0, 1, 0)
 
 
-def test_a_job_that_is_in_rq_cannot_be_cancelled_alone(batch):
+def test_a_single_job_that_is_in_rq_cannot_be_cancelled(batch):
     (running,) = limited_claim(1)
     assert batch.jobs.get(pk=running.id).cancel() is False
     assert state(batch) == ("running", 4, 0, 0, 0, 1)
 
 
-def test_a_callback_is_cancelled_without_touching_the_counters(batch):
+def test_cancelling_a_callback_does_not_change_the_counters(batch):
     batch.cancel()
     assert batch.callbacks.get().cancel() is True
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0)
     assert batch.open_callbacks == 0
 
 
-def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
+def test_an_abandoned_open_batch_is_cancelled_with_a_reason():
     with Batch.open() as batch:
         batch.on_finish(tasks.told, "path")
         batch.map(tasks.ok, range(3))
@@ -140,8 +140,8 @@ def test_a_batch_nobody_seals_is_cancelled_with_the_reason():
     assert batch.callbacks.get().event == "finish"
 
 
-def test_a_batch_that_is_sealed_or_grows_before_it_is_given_up_is_left_alone(monkeypatch):
-    """Between the look and its turn others may have been cancelled, which takes seconds."""
+def test_a_batch_that_is_sealed_or_grows_in_time_is_not_cancelled(monkeypatch):
+    """Seconds may pass between the query and the cancel of a batch: others are cancelled first."""
     quiet_since = timezone.now() + timedelta(seconds=1)
     with Batch.open() as sealed:
         sealed.map(tasks.ok, range(3))
@@ -153,7 +153,7 @@ def test_a_batch_that_is_sealed_or_grows_before_it_is_given_up_is_left_alone(mon
     assert not Batch.objects.filter(cancelled_at__isnull=False).exists()
 
 
-def test_the_book_keeper_cancels_a_chunk_at_a_time(monkeypatch):
+def test_the_coordinator_cancels_one_chunk_at_a_time(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = Batch.open().batch
     creating.create(batch)
@@ -178,7 +178,7 @@ def test_many_cancels_take_several_turns(batch, monkeypatch):
         assert len(cancelling.abandoned_batches(quiet_since)) == left
 
 
-def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
+def test_drift_of_one_batch_does_not_stop_the_cancel_of_another(batch, caplog):
     with Batch.open() as other:
         other.map(tasks.ok, range(3))
     for each in (batch, other):
@@ -190,7 +190,7 @@ def test_counters_that_differ_stop_no_cancel_of_another_batch(batch, caplog):
     assert state(batch) == ("cancelled", 0, 0, 0, 4, 0) and state(other) == ("cancelled", 0, 0, 0, 3, 0)
 
 
-def test_a_creator_that_died_between_two_chunks_leaves_a_batch_that_adds_up():
+def test_a_creator_that_dies_between_two_chunks_leaves_correct_counters():
     batch = Batch.open().batch
     creating.create(batch)
     creating.add(batch.pk, [new_job(batch) for _ in range(3)])
@@ -200,7 +200,7 @@ def test_a_creator_that_died_between_two_chunks_leaves_a_batch_that_adds_up():
     assert state(batch) == ("cancelled", 0, 3, 0, 0, 0)
 
 
-def test_an_operator_seals_what_its_creator_left_open():
+def test_a_batch_that_its_creator_left_open_can_be_sealed():
     batch = Batch.open().batch
     creating.create(batch)
     creating.add(batch.pk, [new_job(batch)])
@@ -210,7 +210,7 @@ def test_an_operator_seals_what_its_creator_left_open():
     assert Batch.objects.get().seal() is False
 
 
-def test_a_batch_with_nothing_pending_that_was_not_ended_is_ended():
+def test_the_coordinator_ends_a_batch_with_nothing_pending():
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     claim()
@@ -221,7 +221,7 @@ def test_a_batch_with_nothing_pending_that_was_not_ended_is_ended():
     assert repairing.end_batches() == 0
 
 
-def test_counters_that_drifted_are_repaired_loudly(batch, caplog):
+def test_drifted_counters_are_repaired_and_logged_as_an_error(batch, caplog):
     database.batches().filter(pk=batch.pk).update(pending=3, succeeded=1)
     assert repairing.drift(batch.pk) == {"pending": 1, "succeeded": -1}
     assert repairing.repair_counters(batch.pk) is True

@@ -1,4 +1,4 @@
-"""Ended batches go by age: never one with an open callback, never a row of the project, never for long at a time."""
+"""Ended batches are pruned by age, in short turns: none with an open callback, and no row of the project."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -49,7 +49,7 @@ def old(status="succeeded", age=WEEK):
 
 
 def prune_all(before=None):
-    """Tries each batch that is old enough, also against the advice of `free`, alone and as a large one."""
+    """Tries to prune each batch that is old enough, even if not `deletable`, alone and as a large one."""
     before = before or timezone.now() - WEEK
     large = [replace(batch, total=pruning.SMALL + 1) for batch in old()]
     return [pruning.prune([batch], before) for batch in [*old(), *large]]
@@ -60,11 +60,11 @@ def pruner_turns(limit=500):
     for count in range(1, limit):
         if not pruner.turn():
             return count
-    raise AssertionError("It never came to an end.")
+    raise AssertionError("The pruner never finished.")
 
 
 def as_if(batch, total):
-    """The same, taken for a batch of that size: small ones are deleted together, large ones alone."""
+    """The same batch as if it had that many jobs: small ones are deleted together, large ones alone."""
     return replace(batch, total=total)
 
 
@@ -72,7 +72,7 @@ def left():
     return set(Batch.objects.values_list("description", flat=True))
 
 
-def test_each_status_has_its_own_age():
+def test_each_status_has_its_own_retention():
     ended(8, description="succeeded, 8 d")
     ended(6, description="succeeded, 6 d")
     ended(8, failed=1, description="failed, 8 d")
@@ -84,7 +84,7 @@ def test_each_status_has_its_own_age():
     assert left() == {"succeeded, 6 d", "failed, 8 d", "cancelled, 6 d", "running"}
 
 
-def test_nothing_of_a_pruned_batch_is_left_behind():
+def test_a_pruned_batch_leaves_no_rows_behind():
     batch = ended(60, failed=1)
     new_callback(batch, status="succeeded")
     pruner_turns()
@@ -92,7 +92,7 @@ def test_nothing_of_a_pruned_batch_is_left_behind():
 
 
 @pytest.mark.parametrize("status", ["created", "scheduled", "queued", "running"])
-def test_a_batch_with_an_open_callback_stays(status):
+def test_a_batch_with_an_open_callback_is_not_pruned(status):
     with_open_callback(status=status)
     assert pruning.deletable(old()) == []
     assert prune_all() == [0, 0]
@@ -101,7 +101,7 @@ def test_a_batch_with_an_open_callback_stays(status):
 
 
 @pytest.mark.parametrize("total", SIZES)
-def test_a_callback_that_was_put_back_after_the_choice_keeps_its_batch(total):
+def test_a_callback_retried_after_the_selection_keeps_its_batch(total):
     batch = ended(60)
     callback = new_callback(batch, status="failed")
     (chosen,) = pruning.deletable(old())
@@ -112,7 +112,7 @@ def test_a_callback_that_was_put_back_after_the_choice_keeps_its_batch(total):
 
 
 @pytest.mark.parametrize("total", SIZES)
-def test_a_batch_that_was_retried_and_ended_again_after_the_choice_is_new(total):
+def test_a_batch_that_was_retried_after_the_selection_is_not_pruned(total):
     batch = ended(60, failed=1)
     (chosen,) = pruning.deletable(old("failed"))
     database.batches().filter(pk=batch.pk).update(finished_at=timezone.now())
@@ -124,24 +124,24 @@ def test_a_batch_that_was_retried_and_ended_again_after_the_choice_is_new(total)
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("total", SIZES)
-def test_prune_and_a_retry_of_a_callback_at_one_moment_never_lose_an_open_callback(total):
-    """Without the look under the lock the batch goes while its callback waits to be told."""
+def test_a_prune_and_a_concurrent_retry_of_a_callback_never_lose_the_callback(total):
+    """Without the second check, under the lock, the batch is deleted while its callback waits."""
     for _ in range(30):
         callback = new_callback(ended(60), status="failed")
         (chosen,) = pruning.deletable(old())
         before = timezone.now() - WEEK
         group = [as_if(chosen, total)]
-        was_pruned, was_put_back = together(
+        was_pruned, was_retried = together(
             lambda g=group, b=before: bool(pruning.prune(g, b)), lambda c=callback: retry(c)
         )
-        assert (was_pruned, was_put_back) in [(True, False), (False, True)]
-        assert Batch.objects.filter(pk=chosen.id, open_callbacks=1).exists() == was_put_back
-        assert BatchJob.objects.filter(pk=callback.pk, status="created").exists() == was_put_back
+        assert (was_pruned, was_retried) in [(True, False), (False, True)]
+        assert Batch.objects.filter(pk=chosen.id, open_callbacks=1).exists() == was_retried
+        assert BatchJob.objects.filter(pk=callback.pk, status="created").exists() == was_retried
         database.batches().update(finished_at=timezone.now())
 
 
 def retry(callback):
-    """Whether the callback will be told again."""
+    """Whether the callback is retried."""
     try:
         return BatchJob.objects.filter(pk=callback.pk).retry() == 1
     except BatchError:
@@ -149,7 +149,7 @@ def retry(callback):
 
 
 @pytest.mark.parametrize("on_delete", [CASCADE, PROTECT, models.RESTRICT])
-def test_a_row_of_the_project_holds_its_batch_where_it_would_go_with_it(monkeypatch, on_delete):
+def test_a_row_of_the_project_that_would_be_deleted_keeps_its_batch(monkeypatch, on_delete):
     monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", on_delete)
     held, free = ended(60, description="held"), ended(60, description="free")
     product = Product.objects.create(name="Teapot", image_batch=held)
@@ -159,14 +159,14 @@ def test_a_row_of_the_project_holds_its_batch_where_it_would_go_with_it(monkeypa
     assert left() == {"held"} and product.image_batch == held and held.jobs.count() == 2
 
 
-def test_a_row_of_the_project_with_set_null_lets_its_batch_go():
+def test_a_foreign_key_with_set_null_does_not_keep_its_batch():
     product = Product.objects.create(name="Teapot", image_batch=ended(60))
     pruner_turns()
     product.refresh_from_db()
     assert left() == set() and product.image_batch_id is None
 
 
-def test_a_turn_of_the_timer_is_short_and_the_next_one_goes_on_from_there(monkeypatch):
+def test_a_prune_turn_is_short_and_the_next_one_continues(monkeypatch):
     for _ in range(5):
         ended(60)
     monkeypatch.setattr(prune, "BUDGET", 0.0)
@@ -177,7 +177,7 @@ def test_a_turn_of_the_timer_is_short_and_the_next_one_goes_on_from_there(monkey
     assert pruner_turns() == 2 and not Batch.objects.exists()
 
 
-def test_small_batches_go_in_one_transaction():
+def test_small_batches_are_pruned_in_one_transaction():
     for _ in range(30):
         ended(60, failed=1)
     with statements() as made:
@@ -185,7 +185,7 @@ def test_small_batches_go_in_one_transaction():
     assert len(made) < 60 and not Batch.objects.exists()
 
 
-def test_a_locked_batch_is_passed_over_and_the_others_go(monkeypatch):
+def test_a_locked_batch_is_skipped_and_the_others_are_pruned(monkeypatch):
     free_one, locked_one = ended(60), ended(60)
     lock = database.lock_batches
     monkeypatch.setattr(database, "lock_batches", lambda ids, **how: lock(set(ids) - {locked_one.pk}, **how))
@@ -193,7 +193,7 @@ def test_a_locked_batch_is_passed_over_and_the_others_go(monkeypatch):
     assert Batch.objects.get() == locked_one and free_one.pk
 
 
-def test_the_timer_comes_past_batches_that_are_held(monkeypatch):
+def test_the_pruner_gets_past_batches_that_it_cannot_delete(monkeypatch):
     monkeypatch.setattr(prune, "PAGE", 2)
     for days in range(60, 65):
         with_open_callback(days)
@@ -202,7 +202,7 @@ def test_the_timer_comes_past_batches_that_are_held(monkeypatch):
     assert Batch.objects.count() == 5 and "free" not in left()
 
 
-def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
+def test_the_pruner_has_a_large_batch_deleted_in_chunks(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     monkeypatch.setattr(pruning, "SMALL", 2)
     ended(60, succeeded=5)
@@ -213,7 +213,7 @@ def test_the_timer_leaves_a_large_batch_to_be_deleted_in_chunks(monkeypatch):
     assert not BatchJob.objects.exists() and not Batch.objects.exists()
 
 
-def test_a_batch_that_ended_in_time_is_not_overdue_while_it_is_deleted():
+def test_a_batch_that_ended_in_time_does_not_become_overdue_during_its_deletion():
     batch = ended(60, deadline_at=timezone.now() - timedelta(days=59))
     assert deleting.begin_deletion(batch.pk)
     assert cancelling.mark_overdue(timezone.now()) == 0
@@ -235,8 +235,8 @@ def test_a_batch_keeps_its_status_and_counters_and_frees_its_key_while_it_is_del
         again.enqueue(tasks.ok)
 
 
-def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monkeypatch, caplog):
-    monkeypatch.setattr(deleting, "BUDGET", 0.0)  # as where the first one alone takes longer
+def test_a_deletion_blocked_by_a_row_of_the_project_does_not_stop_the_others(monkeypatch, caplog):
+    monkeypatch.setattr(deleting, "BUDGET", 0.0)  # as if the first one alone took longer
     held, free_one = ended(60), ended(60)
     for batch in (held, free_one):
         assert deleting.begin_deletion(batch.pk)
@@ -247,14 +247,14 @@ def test_a_deletion_that_a_row_of_the_project_stops_half_way_stops_no_other(monk
     assert not deleting.continue_deletions()
 
 
-def test_many_deletions_go_on_in_one_turn(monkeypatch):
+def test_one_turn_continues_many_deletions(monkeypatch):
     monkeypatch.setattr(deleting, "BUDGET", 60.0)
     for _ in range(5):
         assert deleting.begin_deletion(ended(60).pk)
     assert deleting.continue_deletions() and not Batch.objects.exists() and not deleting.continue_deletions()
 
 
-def test_a_deletion_that_a_row_of_the_project_would_stop_is_refused_before_anything_is_done(monkeypatch):
+def test_a_deletion_that_a_row_of_the_project_prevents_is_refused_before_it_begins(monkeypatch):
     batch = ended(60)
     monkeypatch.setattr(foreign_keys, "holders_of_jobs", lambda ids: "shop.Note.job" if batch.pk in ids else "")
     with pytest.raises(BatchError, match=r"shop.Note.job points to jobs of batch .*: delete those rows first"):
@@ -266,7 +266,7 @@ def test_a_deletion_that_a_row_of_the_project_would_stop_is_refused_before_anyth
 @pytest.mark.postgresql
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("held", ["the batch", "a row that points to it"])
-def test_the_book_keeper_waits_for_no_lock_of_somebody_else(size, held, monkeypatch):
+def test_the_coordinator_does_not_wait_for_a_locked_row(size, held, monkeypatch):
     monkeypatch.setattr(pruning, "SMALL", 100)
     batch, free_one = ended(60, succeeded=size), ended(59)
     Product.objects.create(name="Teapot", image_batch=batch)
@@ -291,7 +291,7 @@ def test_the_coordinator_prunes_on_its_timer(redis):
 
 
 class TestTrees:
-    """A child batch goes with the batch above it, and never before."""
+    """A child batch is deleted with the batch above it, and never before."""
 
     def tree(self, days=60, **fields):
         top = ended(days, description="top")
@@ -299,37 +299,37 @@ class TestTrees:
         ended(days, description="deepest", parent=below[0].jobs.first(), **fields)
         return top
 
-    def test_stay_while_the_top_is_young(self):
+    def test_are_kept_while_the_top_is_young(self):
         top = self.tree()
         database.batches().filter(pk=top.pk).update(finished_at=timezone.now())
         pruner_turns()
         assert Batch.objects.count() == 4
 
-    def test_go_with_the_top_in_chunks(self):
+    def test_are_deleted_with_the_top_in_chunks(self):
         self.tree()
         pruner_turns()
         assert Batch.objects.get(description="top").deleting_at
         deleting.continue_deletions()
         assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
-    def test_go_in_one_go_by_the_command(self):
+    def test_are_deleted_in_full_by_the_command(self):
         self.tree()
         assert "succeeded, older than 7 d: 1 deleted\n" in batches("prune").out
         assert not Batch.objects.exists() and not BatchJob.objects.exists()
 
-    def test_stay_while_a_callback_of_one_is_open(self):
+    def test_are_kept_while_a_callback_of_one_batch_is_open(self):
         self.tree(open_callbacks=1)
         pruner_turns()
         assert Batch.objects.count() == 4 and BatchJob.objects.count() == 8
 
-    def test_stay_while_a_row_of_the_project_holds_one(self, monkeypatch):
+    def test_are_kept_while_a_row_of_the_project_points_to_one_batch(self, monkeypatch):
         monkeypatch.setattr(Product._meta.get_field("image_batch").remote_field, "on_delete", CASCADE)
         self.tree()
         Product.objects.create(name="Teapot", image_batch=Batch.objects.get(description="deepest"))
         pruner_turns()
         assert Batch.objects.count() == 4 and Product.objects.exists()
 
-    def test_a_top_that_has_not_ended_keeps_its_children_from_a_delete(self):
+    def test_cannot_be_deleted_until_the_top_has_ended(self):
         top = self.tree()
         database.batches().filter(pk=top.pk).update(open_callbacks=1)
         with pytest.raises(BatchError, match="Nothing was deleted"):
@@ -337,7 +337,7 @@ class TestTrees:
         assert Batch.objects.count() == 4 and BatchJob.objects.count() == 8
 
 
-def test_batches_that_ended_at_one_moment_are_all_seen(monkeypatch):
+def test_batches_that_ended_at_the_same_time_are_all_pruned(monkeypatch):
     monkeypatch.setattr(prune, "PAGE", 2)
     moment = timezone.now() - timedelta(days=60)
     for _ in range(5):
@@ -374,7 +374,7 @@ class TestRetention:
             (7, "write a dict with the keys"),
         ],
     )
-    def test_that_makes_no_sense_is_named_by_the_checks(self, given, words):
+    def test_that_is_invalid_is_reported_by_the_checks(self, given, words):
         with override_settings(DJANGO_BATCHES={**BASE, "RETENTION": given}):
             (message,) = [message for message in run_checks() if message.id == "django_batches.E002"]
         assert words in message.msg

@@ -1,4 +1,4 @@
-"""Real connections, released together: what the locks and guards are for. Each test says what happens without them."""
+"""Races between real connections. Each docstring says what would happen without the lock or guard."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
 
 def together(*calls):
-    """Runs the calls in threads with connections of their own, released at one moment; their results or errors."""
+    """Runs the calls in threads with their own connections, started together; returns results or errors."""
     barrier = threading.Barrier(len(calls))
 
     def run(call):
@@ -49,26 +49,26 @@ def fill(count, **options):
 
 
 def record_all(outcomes):
-    """As two coordinators would: what one finds locked it applies in its next round."""
+    """As two coordinators: each applies what it found locked in its next round."""
     while outcomes:
         outcomes = applying.record(outcomes).postponed
 
 
-def assert_told_once(batch, status, *events):
+def assert_called_once(batch, status, *events):
     batch.refresh_from_db()
     assert repairing.drift(batch.pk) == {}
     assert batch.status == status
     assert sorted(batch.callbacks.filter(round=batch.round).values_list("event", flat=True)) == sorted(events)
 
 
-def test_two_last_jobs_ending_together_end_the_batch_once():
-    """Without the lock on the batch row both see the other one pending, and nobody ends the batch."""
+def test_two_last_jobs_that_end_together_end_the_batch_once():
+    """Without the lock on the batch row both see the other job pending, and the batch never ends."""
     for _ in range(200):
         batch = fill(2)
         first, second = (outcome_of(job) for job in claim(batch))
         errors = together(lambda o=first: record_all([o]), lambda o=second: record_all([o]))
         assert errors == [None, None]
-        assert_told_once(batch, "succeeded", "success", "finish", "attempted")
+        assert_called_once(batch, "succeeded", "success", "finish", "attempted")
 
 
 def test_the_same_outcome_applied_by_two_coordinators_counts_once():
@@ -77,7 +77,7 @@ def test_the_same_outcome_applied_by_two_coordinators_counts_once():
         batch = fill(3)
         outcomes = [outcome_of(job) for job in claim(batch)]
         assert together(*[lambda o=outcomes: record_all(list(o))] * 3) == [None] * 3
-        assert_told_once(batch, "succeeded", "success", "finish", "attempted")
+        assert_called_once(batch, "succeeded", "success", "finish", "attempted")
 
 
 def test_a_failure_and_a_success_of_one_dispatch_together_are_one_outcome():
@@ -91,7 +91,7 @@ def test_a_failure_and_a_success_of_one_dispatch_together_are_one_outcome():
         assert batch.succeeded + batch.failed == 1 and batch.finished_at
 
 
-def test_claims_of_two_coordinators_give_each_job_to_one():
+def test_two_coordinators_never_claim_the_same_job():
     batch = fill(400)
     found = together(*[lambda: claim(batch)] * 4)
     taken = [job.id for claimed in found for job in claimed]
@@ -101,7 +101,7 @@ def test_claims_of_two_coordinators_give_each_job_to_one():
     assert batch.in_flight == 400 and repairing.drift(batch.pk) == {}
 
 
-def test_growing_and_ending_together_loses_no_job(way_to_write):
+def test_a_batch_that_grows_while_it_ends_loses_no_job(way_to_write):
     """Without `finished_at IS NULL` in the growth, a row is added to a batch that has ended and never runs."""
     for _ in range(100):
         batch = fill(1)
@@ -120,7 +120,7 @@ def test_growing_and_ending_together_loses_no_job(way_to_write):
             assert batch.jobs.filter(pk=grown.pk).exists()
 
 
-def test_positions_are_given_once_when_several_add_together(way_to_write):
+def test_concurrent_adds_give_each_position_once(way_to_write):
     batch = fill(1)
     together(*[lambda: Batch.objects.get(pk=batch.pk).map(tasks.ok, range(50))] * 4)
     positions = list(batch.jobs.order_by("position").values_list("position", flat=True))
@@ -129,7 +129,7 @@ def test_positions_are_given_once_when_several_add_together(way_to_write):
     assert batch.total == 201
 
 
-def test_cancel_and_the_last_outcome_together_end_the_batch_once():
+def test_a_cancel_and_the_last_outcome_together_end_the_batch_once():
     for _ in range(100):
         batch = fill(2)
         first, _second = claim(batch)
@@ -142,8 +142,8 @@ def test_cancel_and_the_last_outcome_together_end_the_batch_once():
         assert batch.callbacks.filter(event="finish").count() == 1
 
 
-def test_two_retries_together_put_each_failed_job_back_once():
-    """Without the status in the WHERE of the retry the second caller takes what the first has put back."""
+def test_two_concurrent_retries_reset_each_failed_job_once():
+    """Without the status in the WHERE of the retry the second caller resets the rows that the first has reset."""
     for _ in range(30):
         batch = fill(5)
         record_all([outcome_of(job, Kind.FAILED) for job in claim(batch)])
@@ -154,7 +154,7 @@ def test_two_retries_together_put_each_failed_job_back_once():
         assert (batch.pending, batch.failed, batch.round) == (5, 0, 1)
 
 
-def test_retry_and_the_last_outcome_together_leave_books_that_add_up():
+def test_a_retry_and_the_last_outcome_together_leave_correct_counters():
     for _ in range(100):
         batch = fill(2)
         first, second = claim(batch)
@@ -167,7 +167,7 @@ def test_retry_and_the_last_outcome_together_leave_books_that_add_up():
         assert batch.retry_position is None
 
 
-def test_chunks_that_name_the_same_batches_in_another_order_do_not_deadlock():
+def test_outcomes_of_the_same_batches_in_another_order_do_not_deadlock():
     """Without the order of the locks one of two such transactions is aborted (or, waiting, delays the other)."""
     for _ in range(20):
         batches = [fill(1) for _ in range(10)]
@@ -175,10 +175,10 @@ def test_chunks_that_name_the_same_batches_in_another_order_do_not_deadlock():
         found = together(lambda o=outcomes: record_all(o), lambda o=outcomes[::-1]: record_all(o))
         assert found == [None, None]
         for batch in batches:
-            assert_told_once(batch, "succeeded", "success", "finish", "attempted")
+            assert_called_once(batch, "succeeded", "success", "finish", "attempted")
 
 
-def test_sealing_and_the_last_outcome_together_end_the_batch_once():
+def test_a_seal_and_the_last_outcome_together_end_the_batch_once():
     for _ in range(100):
         block = Batch.open()
         with block as batch:
@@ -187,16 +187,16 @@ def test_sealing_and_the_last_outcome_together_end_the_batch_once():
             block.flush()
             (job,) = claim(batch)
             together(block.seal, partial(record_all, [outcome_of(job)]))
-        assert_told_once(batch, "succeeded", "finish")
+        assert_called_once(batch, "succeeded", "finish")
 
 
-def test_pause_and_resume_from_two_places_are_one_change():
+def test_concurrent_pauses_and_resumes_each_count_once():
     batch = fill(1)
     assert sorted(together(*[lambda: Batch.objects.get(pk=batch.pk).pause()] * 4)) == [False, False, False, True]
     assert sorted(together(*[lambda: Batch.objects.get(pk=batch.pk).resume()] * 4)) == [False, False, False, True]
 
 
-def test_a_book_keeper_lost_in_the_middle_of_a_transaction_does_not_stop_the_next_one(monkeypatch):
+def test_a_coordinator_lost_in_the_middle_of_a_transaction_does_not_stop_the_next_one(monkeypatch):
     """Its session would hold the row of the lease until the server misses the client: by default after two hours."""
     monkeypatch.setattr(lease, "SECONDS", 3)
     lost, found, over = Lease("lost"), threading.Event(), threading.Event()

@@ -1,4 +1,4 @@
-"""Races in a tree of batches: whichever comes first, nobody waits for ever and nothing is told or run twice.
+"""Races in a tree of batches: in any order, no job waits forever, and nothing is called or run twice.
 
 RACE_ROUNDS=2000 for as many rounds of each.
 """
@@ -18,25 +18,25 @@ from django_batches.transitions import applying, cancelling, children, retrying
 from django_batches.transport.outcomes import Kind
 
 from .. import tasks
-from ..books import Books, drift, keep_books
+from ..consistency import Rows, coordinator_turn, drift
 from ..road import claim, open_elsewhere, outcome_of
-from .children.families import running_as
+from .children.trees import running_as
 from .test_races import record_all, together
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
 ROUNDS = int(os.environ.get("RACE_ROUNDS", 100))
 CHUNK = 50
-"""Trees that are made, raced one after the other, brought to their end and looked at together."""
+"""Trees that are built and raced one after the other, then finished and checked together."""
 
 
 @dataclass
 class Tree:
     root: Batch
     calls: list = field(default_factory=list)
-    """What happens at one moment."""
+    """The two calls that race."""
     ready: object = None
-    """What happens just before."""
+    """A call just before the race."""
     found: list = field(default_factory=list)
     parts: dict = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ def child_of(job, count=1):
 
 
 def claim_of(*batches):
-    """The one job of each of them."""
+    """The one job of each batch."""
     claimed = {job.batch_id: job for job in claim()}
     return [claimed[batch.pk] for batch in batches]
 
@@ -65,7 +65,7 @@ def returned(job, child):
 
 
 def record_and_tell(*outcomes):
-    """As the coordinator, whose next poll does what was locked at this moment."""
+    """As the coordinator, whose next poll handles what is locked now."""
     record_all(list(outcomes))
     children.notify_parents()
 
@@ -76,7 +76,7 @@ def cancel(batch):
 
 
 def race(prepare, check):
-    """Rounds of two calls at one moment, of which now the one and now the other begins a little later."""
+    """Races two calls; now one, now the other begins a little later."""
     for start in range(0, ROUNDS, CHUNK):
         with database.atomic():  # one commit
             trees = [prepare() for _ in range(min(CHUNK, ROUNDS - start))]
@@ -90,8 +90,8 @@ def race(prepare, check):
         for tree in trees:
             tree.root.refresh_from_db()
             check(tree)
-        books = Books.read()
-        assert books.broken() == [] and books.unfinished() == [] and drift() == {}
+        rows = Rows.read()
+        assert rows.broken() == [] and rows.unfinished() == [] and drift() == {}
         erase()
 
 
@@ -109,14 +109,14 @@ def side(index, trees, barrier):
 
 
 def settle():
-    """All that is under way succeeds."""
+    """Lets everything that runs succeed."""
     for _ in range(20):
-        keep_books()
+        coordinator_turn()
         claim()
         claim(callbacks=True)
         flying = list(BatchJob.objects.filter(status__in=IN_FLIGHT))
         record_all([outcome_of(job) for job in flying])
-        if not flying and not Books.read().unfinished():
+        if not flying and not Rows.read().unfinished():
             return
 
 
@@ -202,7 +202,7 @@ def test_a_tree_that_is_retried_while_it_ends_succeeds():
     race(prepare, check_that_only_the_leaf_ran_again)
 
 
-def test_a_child_that_is_retried_while_its_parent_is_told_of_its_failure():
+def test_a_child_that_is_retried_while_it_notifies_its_parent_of_its_failure():
     def prepare():
         root = fill()
         (job,) = claim(root)
@@ -250,8 +250,8 @@ def check_that_only_the_leaf_ran_again(tree):
     assert dispatches(*tree.parts["twice"]) == [2] * len(tree.parts["twice"])
 
 
-def test_parents_whose_batch_somebody_holds_delay_no_others(monkeypatch):
-    """Without going on to the next page, one open transaction stops the telling in all other trees."""
+def test_a_locked_parent_does_not_delay_the_others(monkeypatch):
+    """Without the next page, one open transaction stops the notifications in all other trees."""
     monkeypatch.setattr(children, "LIMIT", 2)
     held, free = fill(3), fill(1)
     jobs = claim()

@@ -1,4 +1,4 @@
-"""The results of a batch are a stream: its reader holds some thousand of them, and never all."""
+"""Results are streamed: a reader holds a few thousand of them in memory, never all."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Retry: failed jobs run again, ended batches open another round, and each row is put back once."""
+"""Retries: failed jobs run again, ended batches open another round, and each row is reset once."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def events(batch, round):
     return sorted(batch.callbacks.filter(round=round).values_list("event", flat=True))
 
 
-def test_a_retry_opens_another_round_in_which_the_callbacks_are_told_again():
+def test_a_retry_opens_another_round_in_which_the_callbacks_are_called_again():
     batch = failed_batch()
     assert state(batch) == ("failed", 0, 2, 2, 0, 0)
     assert events(batch, 0) == ["failure", "finish"]
@@ -52,7 +52,7 @@ def test_a_retry_opens_another_round_in_which_the_callbacks_are_told_again():
     assert events(batch, 1) == ["finish", "success"]
 
 
-def test_a_retry_that_fails_again_tells_the_failure_of_its_round():
+def test_a_retry_that_fails_again_calls_the_failure_callback_of_its_round():
     batch = failed_batch(1, 1)
     batch.retry_failed()
     applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
@@ -61,7 +61,7 @@ def test_a_retry_that_fails_again_tells_the_failure_of_its_round():
     assert FailureGroup.objects.get().count == 1
 
 
-def test_a_retry_in_a_running_batch_does_not_rearm_the_failure():
+def test_a_retry_in_a_running_batch_does_not_call_the_failure_callback_again():
     with Batch.open() as batch:
         batch.on_failure(tasks.told, "path")
         batch.map(tasks.ok, range(2))
@@ -91,14 +91,14 @@ def test_one_job_or_some_jobs_are_retried():
     assert batch.jobs.filter(error__startswith="ValueError").retry() == 0
 
 
-def test_a_slice_of_the_failed_jobs_is_retried_and_no_more(monkeypatch):
+def test_a_retry_of_a_slice_retries_only_these_jobs(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = failed_batch(10, 10)
     assert batch.jobs.filter(status="failed")[:3].retry() == 3
     assert state(batch) == ("running", 3, 0, 7, 0, 1)
 
 
-def test_a_group_of_failures_is_retried_alone():
+def test_a_failure_group_can_be_retried_alone():
     with Batch.open() as batch:
         batch.map(tasks.ok, range(4))
     claimed = claim(batch)
@@ -113,7 +113,7 @@ def test_a_group_of_failures_is_retried_alone():
     assert state(batch) == ("running", 2, 0, 2, 0, 1)
 
 
-def test_cancelled_jobs_are_retried_where_asked_and_the_batch_is_cancelled_no_more():
+def test_cancelled_jobs_are_retried_on_request_and_the_batch_is_no_longer_cancelled():
     batch = failed_batch(1, 1)
     batch.retry_failed()
     batch.cancel("a mistake")
@@ -126,7 +126,7 @@ def test_cancelled_jobs_are_retried_where_asked_and_the_batch_is_cancelled_no_mo
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 2)
 
 
-def test_cancelled_jobs_are_retried_where_that_is_asked_while_a_retry_of_the_failed_ones_is_under_way(monkeypatch):
+def test_a_retry_that_takes_cancelled_jobs_restarts_one_that_does_not(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 1)
     with Batch.open() as batch:
         batch.map(tasks.ok, range(3))
@@ -159,7 +159,7 @@ def test_a_batch_that_is_being_cancelled_cannot_be_retried():
     assert batch.retry_failed() == 1
 
 
-def test_failed_callbacks_are_retried_too():
+def test_a_retry_takes_failed_callbacks_too():
     with Batch.open() as batch:
         batch.on_finish(tasks.told, "path")
         batch.enqueue(tasks.ok)
@@ -176,7 +176,7 @@ def test_failed_callbacks_are_retried_too():
     assert batch.open_callbacks == 1
 
 
-def test_a_large_retry_goes_in_chunks_and_the_batch_cannot_end_between_them(monkeypatch):
+def test_a_large_retry_commits_chunk_by_chunk_and_the_batch_does_not_end_meanwhile(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = failed_batch(6, 5)
     with database.atomic():
@@ -195,7 +195,7 @@ def test_a_large_retry_goes_in_chunks_and_the_batch_cannot_end_between_them(monk
     assert events(batch, 1) == ["finish", "success"]
 
 
-def test_a_row_that_fails_again_during_a_large_retry_is_not_put_back_twice(monkeypatch):
+def test_a_row_that_fails_again_during_a_large_retry_is_not_retried_twice(monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = failed_batch(4, 4)
     with database.atomic():

@@ -1,6 +1,6 @@
 """Adding, running, failing, killing, retrying, cancelling, pausing, children, doubled and late outcomes in any order.
 
-Hypothesis chooses what happens next and shrinks what breaks a rule of `books`. Every example is rolled back.
+Hypothesis chooses what happens next and shrinks what breaks a rule of `consistency`. Every example is rolled back.
 STATEFUL_EXAMPLES=5000 looks for longer, and at other orders each time.
 """
 
@@ -35,14 +35,14 @@ from django_batches.transitions.frontier import queues as queues_with_jobs
 from django_batches.transport.outcomes import Kind
 
 from .. import tasks
-from ..books import EVENTS, Books, aggregates_broken, drift, keep_books, name
+from ..consistency import EVENTS, Rows, aggregates_broken, coordinator_turn, drift, name
 from ..road import claim, outcome_of
 
 EXAMPLES = int(os.environ.get("STATEFUL_EXAMPLES", 0))
 SKIPPED = os.environ.get("STATEFUL_SKIP", "").split(",")
 OWN = [Kind.FAILED, Kind.FAILED, Kind.RETRY, Kind.CANCELLED, Kind.MISSING]
 FOREIGN = [Kind.KILLED, Kind.INTERRUPTED, Kind.TIMEOUT, Kind.VANISHED, Kind.STOPPED, Kind.ON_HOLD]
-"""What others say of a run, which may go on all the same."""
+"""Outcomes that others report for a run, which may continue."""
 LONG = timedelta(days=1)
 
 
@@ -51,7 +51,7 @@ def promote():
 
 
 PARTS = [children.notify_parents, children.cancel_orphans, children.cancel_children, retrying.continue_retries, promote]
-"""What the coordinator does, as it may come between other things."""
+"""The steps of the coordinator, which may come between any others."""
 
 
 class Run:
@@ -61,14 +61,14 @@ class Run:
         self.claimed, self.label = claimed, label
         self.running = Running(claimed.id, claimed.batch_id, claimed.dispatch, bool(claimed.event))
         self.success = None
-        """What it has told at its end; told again, it is the same."""
+        """The outcome it reported; a second report is the same."""
         self.has_left = False
 
     def __repr__(self):
         return f"<{self.label}>"
 
     def call(self, function):
-        """As code inside of the job."""
+        """As code inside the job."""
 
         def inside():
             running.set(self.running)
@@ -87,7 +87,7 @@ class Run:
         return self.success
 
 
-class TheBooks(RuleBasedStateMachine):
+class Transitions(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.atomic = transaction.atomic()
@@ -95,7 +95,7 @@ class TheBooks(RuleBasedStateMachine):
         self.batches = {}
         self.runs = {}
         self.live = []
-        """Runs of which nothing was told."""
+        """Runs without a reported outcome."""
         self.left = []
         self.succeeded = {}
         self.frontiers = {}
@@ -114,7 +114,7 @@ class TheBooks(RuleBasedStateMachine):
     def draw_batch(self, data):
         return self.batches[self.draw(data, self.batches, "batch")]
 
-    # Filling
+    # Adding
 
     options = st.fixed_dictionaries(
         {},
@@ -140,7 +140,7 @@ class TheBooks(RuleBasedStateMachine):
 
     @initialize(levels=st.lists(st.booleans(), max_size=3), options=options, events=events, seen=st.booleans())
     def begin_with_a_tree(self, levels, options, events, seen):
-        """At each level a job has opened a batch, and it has returned or it still runs."""
+        """A tree in which a job of each level has opened a batch, and has returned or still runs."""
         batch = self.open({}, events, 2, True)
         for has_returned in levels:
             self.claim_all(seen)
@@ -211,7 +211,7 @@ class TheBooks(RuleBasedStateMachine):
         for job in claimed:
             execution = job.id, job.dispatch
             assert execution not in self.runs
-            self.runs[execution] = run = Run(job, name(Books.read().jobs[job.id]))
+            self.runs[execution] = run = Run(job, name(Rows.read().jobs[job.id]))
             self.live.append(run)
 
     @precondition(lambda self: self.live)
@@ -248,9 +248,9 @@ class TheBooks(RuleBasedStateMachine):
 
     @rule(jobs=st.sampled_from([Kind.SUCCEEDED, Kind.FAILED]), callbacks=st.sampled_from([Kind.SUCCEEDED, Kind.FAILED]))
     def come_to_rest(self, jobs, callbacks):
-        """All that can be done is done, and ends like this."""
+        """Ends all runs with this kind of outcome."""
         for _ in range(20):
-            keep_books()
+            coordinator_turn()
             self.claim_all()
             if not self.live:
                 return
@@ -263,20 +263,20 @@ class TheBooks(RuleBasedStateMachine):
     @precondition(lambda self: self.live)
     @rule(data=st.data(), kind=st.sampled_from([Kind.INTERRUPTED, Kind.VANISHED]))
     def start_again(self, data, kind):
-        """A worker is taken for lost, and another one starts the job."""
+        """A worker is considered lost, and another one starts the job."""
         self.give_up_run(self.draw(data, self.live, "run"), kind)
         self.claim_all()
 
     @property
     def superseded(self):
-        """Runs of which nothing is expected any more, beside another run of their job."""
+        """Superseded runs, beside another run of their job."""
         others = {run.claimed.id for run in self.live}
         return [run for run in self.left if not run.has_left and run.claimed.id in others]
 
     @precondition(lambda self: self.left)
     @rule(data=st.data(), kind=st.sampled_from([*[Kind.SUCCEEDED] * 9, *OWN, *FOREIGN]))
-    def told_late(self, data, kind):
-        """Another outcome of a run that has told one: doubled, or by a worker that was taken for lost."""
+    def report_late(self, data, kind):
+        """A second outcome of a run: a duplicate, or from a worker that was considered lost."""
         run = self.draw(data, self.superseded or self.left, "run")
         if kind != Kind.SUCCEEDED:
             self.tell(self.outcome(run, kind, False))
@@ -285,8 +285,8 @@ class TheBooks(RuleBasedStateMachine):
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), kind=st.sampled_from(FOREIGN))
-    def told_in_one_chunk(self, data, kind):
-        """A success and a loss of one run, and what another one says again, in one transaction."""
+    def report_in_one_chunk(self, data, kind):
+        """A success and a loss of one run, and a duplicate outcome of another, in one transaction."""
         run = self.draw(data, self.live, "run")
         again = [other.success for other in self.left if other.success][-2:]
         self.leave(run)
@@ -303,7 +303,7 @@ class TheBooks(RuleBasedStateMachine):
     def tell(self, *outcomes):
         assert not applying.record(outcomes).postponed
 
-    # Steering
+    # Verbs
 
     @rule(data=st.data(), verb=st.sampled_from([cancelling.cancel, cancelling.pause, cancelling.resume]))
     def steer(self, data, verb):
@@ -329,7 +329,7 @@ class TheBooks(RuleBasedStateMachine):
 
     @rule(data=st.data(), dies=st.booleans())
     def delete(self, data, dies):
-        """Also by a process that dies when the mark is set."""
+        """Also by a process that dies right after it has marked the batch."""
         key = self.draw_batch(data)
         if dies:
             self.or_nothing(lambda: deleting.begin_deletion(key))
@@ -337,31 +337,31 @@ class TheBooks(RuleBasedStateMachine):
             self.or_nothing(lambda: Batch.objects.filter(pk=key).delete())
 
     def or_nothing(self, verb):
-        """What the verb returns; where it refuses, nothing has changed."""
-        before = Books.read()
+        """The return value of the verb; checks that a refusal changes nothing."""
+        before = Rows.read()
         try:
             return verb()
         except BatchError as error:
-            assert Books.read() == before, f"refused, and yet changed: {error}"
-            assert "held by another transaction" not in str(error)
+            assert Rows.read() == before, f"refused, and yet changed: {error}"
+            assert "locked by another transaction" not in str(error)
 
-    # Keeping the books, in pieces as they may come
+    # The coordinator, step by step in any order
 
     @rule(part=st.sampled_from(PARTS))
-    def keep_some_books(self, part):
+    def coordinator_step(self, part):
         part()
 
     @rule()
-    def keep_all_books(self):
-        keep_books()
-        books = Books.read()
-        for batch in books.batches.values():
+    def whole_coordinator_turn(self):
+        coordinator_turn()
+        rows = Rows.read()
+        for batch in rows.batches.values():
             if not batch.is_awaited:
                 continue
-            parent = books.jobs[batch.parent_id]
+            parent = rows.jobs[batch.parent_id]
             assert (parent.id, parent.dispatch) == (batch.parent_id, batch.parent_dispatch), name(batch)
             assert parent.status in (*IN_FLIGHT, "waiting"), name(batch)
-            owner = books.batches.get(parent.batch_id)
+            owner = rows.batches.get(parent.batch_id)
             is_cancelled = owner and owner.cancelled_at and not owner.finished_at
             assert not is_cancelled or batch.cancelled_at or batch.finished_at, name(batch)
 
@@ -369,15 +369,15 @@ class TheBooks(RuleBasedStateMachine):
 
     @invariant()
     def the_rules_hold(self):
-        books = Books.read()
-        assert books.broken() == []
+        rows = Rows.read()
+        assert rows.broken() == []
         for key, result in self.succeeded.items():
-            job = books.jobs.get(key)
+            job = rows.jobs.get(key)
             assert job is None or (job.status, job.result_text) == ("succeeded", result), name(job)
-        self.succeeded = {key: job.result_text for key, job in books.jobs.items() if job.status == "succeeded"}
+        self.succeeded = {key: job.result_text for key, job in rows.jobs.items() if job.status == "succeeded"}
 
     def settle_everything(self):
-        """All that is under way succeeds, and then everything has ended; a retry of the roots mends all of it."""
+        """Everything that runs succeeds, then all has ended; a retry of the roots then repairs all failures."""
         cancelling.cancel_abandoned(timezone.now() + LONG, 0)
         self.settle()
         self.mend_everything()
@@ -389,15 +389,15 @@ class TheBooks(RuleBasedStateMachine):
             batch.resume()
         for _ in range(50):
             promote()
-            keep_books()
+            coordinator_turn()
             self.claim_all()
             flying = BatchJob.objects.filter(status__in=IN_FLIGHT).order_by("pk").values_list("pk", "dispatch")
             if flying:
                 self.tell(*[self.end_of(self.runs[execution]) for execution in flying])
             self.the_rules_hold()
-            if not flying and not Books.read().unfinished():
+            if not flying and not Rows.read().unfinished():
                 return
-        raise AssertionError(f"Not settled: {Books.read().unfinished()}")
+        raise AssertionError(f"Not settled: {Rows.read().unfinished()}")
 
     def end_of(self, run):
         is_job = not run.claimed.event
@@ -408,7 +408,7 @@ class TheBooks(RuleBasedStateMachine):
     def mend_everything(self):
         returned = self.failed_by_their_children()
         roots = Batch.objects.filter(parent=None).order_by("pk")
-        # A job two of whose children have one key is mended in two rounds.
+        # A job two of whose children have one key succeeds in the second round.
         for _ in range(2 if Batch.objects.filter(key="k").count() > 1 else 1):
             for root in roots:
                 try:
@@ -428,10 +428,10 @@ class TheBooks(RuleBasedStateMachine):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.slow
-def test_the_books_hold_whatever_happens_in_whatever_order(monkeypatch):
+def test_the_invariants_hold_after_any_sequence_of_steps(monkeypatch):
     monkeypatch.setattr(retrying, "PATIENCE", 0.0)
     run_state_machine_as_test(
-        TheBooks,
+        Transitions,
         settings=settings(
             max_examples=EXAMPLES or 150,
             stateful_step_count=40 if EXAMPLES else 15,

@@ -7,7 +7,7 @@ from django_batches.transitions import repairing
 
 
 @pytest.fixture(autouse=True)
-def books_that_add_up():
+def check_counters():
     yield
     assert [repairing.drift(batch.pk) for batch in Batch.objects.all()] == [{}] * Batch.objects.count()
     assert not Batch.objects.filter(is_awaited=True, finished_at__isnull=False, parent__status="waiting").exists()
@@ -15,7 +15,7 @@ def books_that_add_up():
 
 @pytest.fixture
 def broken(tmp_path):
-    """A file; as long as it exists, what looks at it fails."""
+    """A file; the jobs that check it fail while it exists."""
     path = tmp_path / "broken"
     path.touch()
     return path

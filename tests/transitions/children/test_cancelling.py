@@ -1,4 +1,4 @@
-"""A cancel in a tree: it goes down, and what hangs above ends with it."""
+"""Cancels in a tree: they reach all children, and the waiting jobs end with them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from django_batches.transitions import applying, cancelling, children
 
 from ... import tasks
 from ...road import claim, outcome_of
-from .families import open_batch, open_child, returned, running_as, settle
+from .trees import open_batch, open_child, returned, running_as, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -22,7 +22,7 @@ def test_a_job_of_a_cancelled_batch_opens_no_child():
         pass
 
 
-def test_a_cancel_goes_down_the_tree_and_the_waiting_jobs_end_with_it():
+def test_a_cancel_reaches_the_whole_tree_and_ends_the_waiting_jobs():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job, 2)
@@ -43,7 +43,7 @@ def test_a_cancel_goes_down_the_tree_and_the_waiting_jobs_end_with_it():
     assert (batch.status, batch.cancelled, batch.jobs.get().status) == ("cancelled", 1, "cancelled")
 
 
-def test_children_that_had_succeeded_before_the_cancel_count_as_what_they_are():
+def test_children_that_succeeded_before_the_cancel_stay_succeeded():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job)
@@ -55,7 +55,7 @@ def test_children_that_had_succeeded_before_the_cancel_count_as_what_they_are():
     assert (batch.status, batch.succeeded) == ("cancelled", 1)
 
 
-def test_a_child_that_is_cancelled_by_itself_fails_its_job(ledger):
+def test_cancelling_only_a_child_fails_its_job(ledger):
     batch = open_batch(tasks.open_child, ledger.path)
     (job,) = claim(batch)
     opened = open_child(job)
@@ -71,7 +71,7 @@ def test_a_child_that_is_cancelled_by_itself_fails_its_job(ledger):
     assert (batch.status, opened.status) == ("succeeded", "succeeded")
 
 
-def test_a_cancel_that_was_cut_off_above_is_carried_down_later():
+def test_an_interrupted_cancel_reaches_the_children_later():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job, 2)
@@ -84,7 +84,7 @@ def test_a_cancel_that_was_cut_off_above_is_carried_down_later():
 
 
 @pytest.mark.parametrize("above", [False, True])
-def test_a_job_fails_whose_child_is_cancelled_while_it_fills_it_unless_its_own_batch_is(above):
+def test_a_job_fails_if_its_child_is_cancelled_while_it_adds_jobs_unless_its_own_batch_is(above):
     batch = open_batch(tasks.fill_a_cancelled_child, above)
     drain(raise_failures=False)
     job = batch.jobs.get()
@@ -96,7 +96,7 @@ def test_a_job_fails_whose_child_is_cancelled_while_it_fills_it_unless_its_own_b
     assert batch.status == ("cancelled" if above else "failed")
 
 
-def test_a_callback_of_a_cancelled_batch_fails_whose_child_is_cancelled_while_it_fills_it():
+def test_a_callback_of_a_cancelled_batch_fails_if_its_child_is_cancelled_while_it_adds_jobs():
     with Batch.open() as batch:
         batch.on_finish(tasks.fill_a_cancelled_child_in_a_callback)
         batch.enqueue(tasks.ok)
@@ -113,7 +113,7 @@ def test_a_wide_tree_is_cancelled_over_several_turns(monkeypatch):
         open_child(job)
     applying.record([returned(job)])
     batch.cancel()
-    monkeypatch.setattr(database, "TIME_BUDGET", 0.0)  # so that a turn does one, or two where the clock is coarse
+    monkeypatch.setattr(database, "TIME_BUDGET", 0.0)  # so that a turn cancels one
     turns = []
     while Batch.objects.filter(cancelled_at=None).exists():
         turns.append(children.cancel_children())

@@ -1,4 +1,4 @@
-"""What children cost the coordinator: statements per transaction, not per child."""
+"""The cost of children for the coordinator: statements per transaction, not per child."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from ...road import claim, outcome_of, statements
 
 
 def as_run_of(job, callback):
-    """Opens a sealed child as the claimed job would do it; the outcome with which the job returns it."""
+    """Opens a sealed child as the claimed job would; returns the outcome of that job."""
     token = running.set(Running(job.id, job.batch_id, job.dispatch))
     try:
         with Batch.open("child") as child:
@@ -24,7 +24,7 @@ def as_run_of(job, callback):
 
 
 def statements_to_tell(parents, callback):
-    """How many it takes to tell so many waiting jobs that their children have ended."""
+    """The number of statements that notify that many waiting jobs."""
     with Batch.open("root") as batch:
         batch.map(tasks.ok, range(parents))
     applying.record([as_run_of(job, callback) for job in claim()])
@@ -39,5 +39,5 @@ def statements_to_tell(parents, callback):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("callback", [False, True], ids=["a list of results", "the result of a callback"])
-def test_it_takes_as_many_statements_to_tell_many_parents_as_to_tell_few(callback):
+def test_notifying_many_parents_takes_as_many_statements_as_notifying_few(callback):
     assert statements_to_tell(20, callback) == statements_to_tell(2, callback)

@@ -1,4 +1,4 @@
-"""Deleting in a tree: with all that is below, and not while anything of it runs."""
+"""Deletions in a tree: they include all batches below, and are refused while one of these runs."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from django_batches.transport.outcomes import Kind
 
 from ... import tasks
 from ...road import claim, outcome_of
-from .families import child, open_batch, open_child, returned, run, settle
+from .trees import child, open_batch, open_child, returned, run, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -31,7 +31,7 @@ def test_deleting_a_batch_deletes_the_tree_below_it(ledger):
     assert BatchJob.objects.count() == other.total + other.callbacks.count() + 3
 
 
-def test_a_child_that_is_waited_for_is_not_deleted():
+def test_an_awaited_child_cannot_be_deleted():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     kept, ended = open_child(job), open_child(job)
@@ -43,7 +43,7 @@ def test_a_child_that_is_waited_for_is_not_deleted():
     settle()
 
 
-def test_a_batch_is_not_deleted_while_one_below_it_runs():
+def test_a_batch_cannot_be_deleted_while_one_below_it_runs():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     orphan = open_child(job, 2)
@@ -58,7 +58,7 @@ def test_a_batch_is_not_deleted_while_one_below_it_runs():
     assert batch.jobs.count() == 1
 
 
-def test_an_ended_child_is_not_deleted_while_its_job_runs():
+def test_an_ended_child_cannot_be_deleted_while_its_job_runs():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job)

@@ -1,4 +1,4 @@
-"""Runs that were given up: what they had opened is cancelled, and nobody waits for it."""
+"""Runs that no longer count: the batches they opened are cancelled, and no job waits for them."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from django_batches.transport.outcomes import Kind
 
 from ... import tasks
 from ...road import claim, outcome_of
-from .families import open_batch, open_child, returned, running_as, settle
+from .trees import open_batch, open_child, returned, running_as, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,7 @@ def test_a_killed_attempt_that_had_sealed_a_child_leaves_no_orphan_running():
     assert (batch.status, batch.result) == ("succeeded", [[1]])
 
 
-def test_an_attempt_killed_inside_the_block_leaves_nothing_open_and_nothing_to_wait_for():
+def test_an_attempt_killed_inside_the_block_leaves_no_open_and_no_awaited_batch():
     with Batch.open(max_attempts=2) as batch:
         batch.enqueue(tasks.ok)
     (job,) = claim(batch)
@@ -55,7 +55,7 @@ def test_an_attempt_killed_inside_the_block_leaves_nothing_open_and_nothing_to_w
         block.seal() or (block.batch.enqueue(tasks.ok) and block.flush())
 
 
-def test_a_run_that_was_given_up_opens_no_child():
+def test_a_run_that_no_longer_counts_cannot_open_a_child():
     batch = open_batch(tasks.ok)
     (old,) = claim(batch)
     applying.record([outcome_of(old, Kind.INTERRUPTED)])
@@ -80,7 +80,7 @@ def test_a_late_success_whose_children_were_cancelled_does_not_count():
     assert batch.jobs.get().status == "succeeded"
 
 
-def test_a_late_success_wins_over_a_run_that_waits_and_its_children_are_cancelled():
+def test_a_late_success_wins_over_a_waiting_run_whose_children_are_then_cancelled():
     batch = open_batch(tasks.ok)
     (old,) = claim(batch)
     applying.record([outcome_of(old, Kind.INTERRUPTED)])

@@ -1,4 +1,4 @@
-"""A retry anywhere in a tree: down to what failed, up to the root, and the callbacks on the way."""
+"""Retries in a tree: down to what failed, up to the root, and the callbacks on the way."""
 
 from collections import Counter
 
@@ -13,7 +13,7 @@ from django_batches.transport.outcomes import Kind
 
 from ... import tasks
 from ...road import claim, outcome_of
-from .families import child, failed_below, open_batch, open_child, returned, run, running_as, settle
+from .trees import child, failed_below, open_batch, open_child, returned, run, running_as, settle
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +30,7 @@ def test_one_retry_of_the_root_runs_the_leaf_and_the_callbacks_above_it(ledger, 
     assert set(Batch.objects.values_list("status", "round")) == {("succeeded", 1)}
 
 
-def test_a_retry_of_the_leaf_opens_every_batch_above_it_again(ledger, broken):
+def test_a_retry_of_the_leaf_reopens_every_batch_above_it(ledger, broken):
     batch = run(tasks.descend, ledger.path, 3, 1, str(broken))
     leaf = BatchJob.objects.get(status="failed", waited_at=None)
     broken.unlink()
@@ -42,7 +42,7 @@ def test_a_retry_of_the_leaf_opens_every_batch_above_it_again(ledger, broken):
     assert (batch.status, batch.result) == ("succeeded", [1])
 
 
-def test_a_retry_of_the_child_alone_repairs_its_parent(ledger, broken):
+def test_a_successful_retry_of_the_child_makes_its_parent_succeed(ledger, broken):
     batch = run(tasks.descend, ledger.path, 2, 2, str(broken))
     broken.unlink()
     for below in Batch.objects.filter(description="depth 1"):
@@ -63,7 +63,7 @@ def test_a_retry_that_fails_again_fails_the_tree_again(ledger, broken):
     assert Counter(ledger.lines) == {"run 0": 2, "run 1": 1, "run 2": 1, "run 3": 1}
 
 
-def test_a_retry_goes_down_to_a_failed_success_callback_and_brings_its_later_result(broken):
+def test_a_retry_reaches_a_failed_success_callback_and_returns_its_new_result(broken):
     batch = run(tasks.return_child_with, str(broken))
     assert batch.status == "failed"
     broken.unlink()
@@ -73,7 +73,7 @@ def test_a_retry_goes_down_to_a_failed_success_callback_and_brings_its_later_res
     assert (batch.status, batch.result, child().round) == ("succeeded", ["mended"], 0)
 
 
-def test_a_retried_callback_of_the_child_opens_the_batch_above_again(broken):
+def test_a_retried_callback_of_the_child_reopens_the_batch_above(broken):
     batch = run(tasks.return_child_with, str(broken))
     broken.unlink()
     assert child().callbacks.get().retry()
@@ -84,7 +84,7 @@ def test_a_retried_callback_of_the_child_opens_the_batch_above_again(broken):
     assert batch.result == ["mended"]
 
 
-def test_a_retry_under_a_cancelled_batch_is_refused_with_nothing_changed():
+def test_a_retry_below_a_cancelled_batch_is_refused_and_changes_nothing():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job)
@@ -102,7 +102,7 @@ def test_a_retry_under_a_cancelled_batch_is_refused_with_nothing_changed():
     assert (opened.status, opened.round, opened.jobs.get().status) == ("failed", 0, "failed")
 
 
-def test_a_child_of_a_run_that_came_to_nothing_is_not_retried_beside_its_job():
+def test_a_child_of_a_failed_run_is_not_retried_beside_its_job():
     with Batch.open(max_attempts=2) as batch:
         batch.enqueue(tasks.ok)
     (job,) = claim(batch)
@@ -113,7 +113,7 @@ def test_a_child_of_a_run_that_came_to_nothing_is_not_retried_beside_its_job():
         orphan.retry_failed(include_cancelled=True)
 
 
-def test_a_cancelled_tree_is_revived_from_its_root():
+def test_a_cancelled_tree_can_be_retried_from_its_root():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job, 2)
@@ -128,7 +128,7 @@ def test_a_cancelled_tree_is_revived_from_its_root():
     assert (batch.status, batch.result) == ("succeeded", [[0, 1]])
 
 
-def test_a_failed_stage_is_retried_from_the_first(ledger, broken):
+def test_a_retry_of_the_first_stage_retries_a_later_failed_stage(ledger, broken):
     with Batch.open("first stage") as batch:
         batch.on_success(tasks.ok_callback)
     (callback,) = claim(callbacks=True)
@@ -144,7 +144,7 @@ def test_a_failed_stage_is_retried_from_the_first(ledger, broken):
     assert (opened.status, batch.callbacks.get().status, batch.callbacks.get().attempts) == ("succeeded",) * 2 + (1,)
 
 
-def test_a_retry_goes_on_in_a_child_once_its_key_is_free(monkeypatch):
+def test_a_retry_continues_in_a_child_once_its_key_is_free(monkeypatch):
     monkeypatch.setattr(retrying, "PATIENCE", 0.0)
     batch, opened = failed_below(key="nightly")
     with Batch.open(key="nightly") as other:
@@ -221,7 +221,7 @@ def test_a_retry_below_a_batch_that_is_being_deleted_is_refused():
     assert not Batch.objects.exists()
 
 
-def test_a_job_whose_child_is_retried_keeps_what_it_had_returned():
+def test_a_job_whose_child_is_retried_keeps_its_result():
     batch, _ = failed_below()
     assert batch.retry_failed() == 1
     drain()
@@ -230,7 +230,7 @@ def test_a_job_whose_child_is_retried_keeps_what_it_had_returned():
 
 
 @pytest.mark.parametrize("in_callback", [False, True])
-def test_whoever_retries_a_batch_that_is_being_cancelled_has_failed_and_is_not_cancelled(in_callback):
+def test_a_job_that_retries_a_batch_under_cancellation_fails_and_is_not_cancelled(in_callback):
     with Batch.open() as other:
         other.map(tasks.ok, range(2))
     applying.record([outcome_of(claim(other)[0], Kind.FAILED)])

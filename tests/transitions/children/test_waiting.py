@@ -1,4 +1,4 @@
-"""Jobs that open batches: they wait for them, take their results, and fail with them."""
+"""Jobs that open batches wait for them, take their results, and fail with them."""
 
 from collections import Counter
 
@@ -11,12 +11,12 @@ from django_batches.transport.outcomes import Outcome
 
 from ... import tasks
 from ...road import claim, outcome_of
-from .families import child, open_batch, open_child, returned, run, running_as, settle
+from .trees import child, open_batch, open_child, returned, run, running_as, settle
 
 pytestmark = pytest.mark.django_db
 
 
-def test_a_job_that_returns_a_batch_has_the_return_value_of_its_success_callback():
+def test_a_job_that_returns_a_batch_takes_the_result_of_its_success_callback():
     batch = run(tasks.sort, [5, 3, 9, 1, 7])
     assert batch.status == "succeeded"
     assert list(batch.results()) == [[1, 3, 5, 7, 9]]
@@ -34,7 +34,7 @@ def test_a_job_that_opens_a_batch_and_returns_something_else_keeps_its_own_resul
     assert child().parent == batch.jobs.get() and child().status == "succeeded"
 
 
-def test_a_job_waits_until_its_child_and_the_callbacks_of_it_have_ended():
+def test_a_job_waits_until_its_child_and_its_callbacks_have_ended():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     with running_as(job), Batch.open("child") as opened:
@@ -55,7 +55,7 @@ def test_a_job_waits_until_its_child_and_the_callbacks_of_it_have_ended():
     assert (batch.status, batch.jobs.get().status, batch.jobs.get().result) == ("succeeded", "succeeded", 1)
 
 
-def test_a_child_that_ends_before_its_job_returns_is_told_afterwards():
+def test_a_child_that_ends_before_its_job_returns_notifies_it_afterwards():
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job)
@@ -67,7 +67,7 @@ def test_a_child_that_ends_before_its_job_returns_is_told_afterwards():
     assert (batch.jobs.get().status, Batch.objects.get(pk=opened.pk).is_awaited) == ("succeeded", False)
 
 
-def test_a_waiting_job_holds_no_place_of_its_batch():
+def test_a_waiting_job_does_not_count_towards_concurrency():
     with Batch.open(concurrency=1) as batch:
         batch.map(tasks.ok, range(2))
     (job,) = claim(batch)
@@ -76,13 +76,13 @@ def test_a_waiting_job_holds_no_place_of_its_batch():
     assert len(claim(batch)) == 1
 
 
-def test_a_child_runs_on_the_queue_of_its_parent_unless_it_names_one(ledger):
+def test_a_child_uses_the_queue_of_its_parent_by_default(ledger):
     run(tasks.open_child, ledger.path, queue="images")
     assert child().queue == "images"
     assert set(child().jobs.values_list("queue", flat=True)) == {"images"}
 
 
-def test_a_detached_batch_is_nobodys_child(ledger):
+def test_a_detached_batch_has_no_parent(ledger):
     batch = run(tasks.detach)
     detached = Batch.objects.exclude(pk=batch.pk).get()
     assert (detached.parent, detached.status, batch.status) == (None, "failed", "succeeded")
@@ -121,12 +121,12 @@ def test_a_child_without_jobs_ends_at_once_and_its_callbacks_run(ledger):
     assert batch.jobs.get().result[2] == "success"
 
 
-def test_a_block_that_raised_before_anything_was_added_leaves_nothing_to_wait_for():
+def test_an_empty_block_that_raises_leaves_no_awaited_child():
     batch = run(tasks.raise_in_block)
     assert (batch.status, batch.jobs.get().result, Batch.objects.count()) == ("succeeded", "went on", 1)
 
 
-def test_a_job_whose_child_failed_has_failed_for_good_whatever_its_attempts(ledger):
+def test_a_job_whose_child_fails_is_not_tried_again(ledger):
     batch = run(tasks.open_child, ledger.path, "tests.tasks.boom", max_attempts=5)
     job = batch.jobs.get()
     assert (job.status, job.attempts, batch.status) == ("failed", 1, "failed")
@@ -135,7 +135,7 @@ def test_a_job_whose_child_failed_has_failed_for_good_whatever_its_attempts(ledg
     assert batch.failure_groups.get().count == 1
 
 
-def test_attempts_are_spent_where_the_failure_is_and_nowhere_above(ledger, broken):
+def test_only_the_job_that_fails_uses_attempts_and_none_above_it(ledger, broken):
     batch = run(tasks.descend, ledger.path, 4, 1, str(broken), max_attempts=5)
     runs = Counter(ledger.lines)
     assert runs == {"run 0": 5, "run 1": 1, "run 2": 1, "run 3": 1, "run 4": 1}
@@ -156,7 +156,7 @@ def test_other_failed_callbacks_of_the_child_do_not_fail_the_job():
     drain(raise_failures=False)
 
 
-def test_results_above_the_limit_fail_the_job_and_a_retry_looks_again(settings):
+def test_results_above_the_limit_fail_the_job_and_a_retry_measures_them_again(settings):
     settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "MAX_PAYLOAD": 2_000}
     batch = run(tasks.return_large_child, 1_000)
     assert "give it an on_success callback" in batch.jobs.get().error
@@ -168,7 +168,7 @@ def test_results_above_the_limit_fail_the_job_and_a_retry_looks_again(settings):
     assert child().round == 0
 
 
-def test_stages_whoever_waits_for_the_first_waits_for_the_last(ledger):
+def test_a_job_that_waits_for_the_first_stage_waits_for_the_last(ledger):
     with Batch.open("first stage") as batch:
         batch.on_success(tasks.next_stage, ledger.path, 3)
         batch.map(tasks.ok, range(2))
@@ -179,7 +179,7 @@ def test_stages_whoever_waits_for_the_first_waits_for_the_last(ledger):
     assert [b.parent.event for b in Batch.objects.exclude(pk=batch.pk)] == ["success"] * 3
 
 
-def test_a_batch_with_a_callback_that_waits_has_not_ended_with_its_callbacks(ledger):
+def test_a_callback_that_waits_for_children_stays_open(ledger):
     with Batch.open() as batch:
         batch.on_success(tasks.ok_callback)
     (callback,) = claim(callbacks=True)
@@ -198,7 +198,7 @@ def test_a_callback_of_a_child_adds_to_the_batch_above():
     assert (batch.total, batch.succeeded, batch.status) == (2, 2, "succeeded")
 
 
-def test_a_job_that_failed_by_its_child_counts_towards_max_failures(ledger):
+def test_a_job_that_fails_because_of_its_child_counts_towards_max_failures(ledger):
     with Batch.open(max_failures=0) as batch:
         batch.enqueue(tasks.open_child, ledger.path, "tests.tasks.boom")
         batch.using(run_after=3600).enqueue(tasks.ok)
@@ -207,7 +207,7 @@ def test_a_job_that_failed_by_its_child_counts_towards_max_failures(ledger):
     assert (batch.status, batch.failed, batch.cancelled) == ("failed", 1, 1)
 
 
-def test_a_waiting_job_counts_as_tried():
+def test_a_waiting_job_counts_as_attempted():
     with Batch.open() as batch:
         batch.on_attempted(tasks.ok_callback)
         batch.enqueue(tasks.ok)
@@ -217,7 +217,7 @@ def test_a_waiting_job_counts_as_tried():
     assert batch.callbacks.get().event == "attempted"
 
 
-def test_a_tree_of_depth_twelve_ends_with_each_callback_once(ledger):
+def test_a_tree_of_depth_twelve_calls_each_callback_once(ledger):
     batch = run(tasks.descend, ledger.path, 12)
     assert batch.result == [1]
     assert Counter(ledger.lines) == Counter(
@@ -243,7 +243,7 @@ def test_a_job_with_a_thousand_children_waits_for_them_all():
     }
 
 
-def test_counters_that_differ_from_their_rows_keep_no_parent_from_being_told(caplog):
+def test_drifted_counters_do_not_stop_the_notification_of_parents(caplog):
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job)
@@ -256,7 +256,7 @@ def test_counters_that_differ_from_their_rows_keep_no_parent_from_being_told(cap
     assert "differ from its rows" in caplog.text
 
 
-def test_outcomes_carry_what_the_run_has_opened():
+def test_outcomes_contain_the_batches_that_the_run_opened():
     job = claim(open_batch(tasks.ok))[0]
     opened = open_child(job)
     outcome = returned(job, opened)

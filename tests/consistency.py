@@ -1,4 +1,4 @@
-"""The rules of the books, looked up in the rows: what holds after every step, and what holds once all is done."""
+"""The invariants of the rows: after every step, and once everything has ended."""
 
 import json
 from collections import Counter, defaultdict
@@ -18,8 +18,8 @@ EVENTS = ("success", "failure", "finish", "attempted")
 
 
 @dataclass
-class Books:
-    """All rows as they stand at one moment, every column of them."""
+class Rows:
+    """All rows at one moment, with every column."""
 
     batches: dict
     jobs: dict
@@ -44,11 +44,11 @@ class Books:
 
     @cached_property
     def awaited(self):
-        """The runs (job, dispatch) with a child of which they have not been told how it ended."""
+        """The runs (job, dispatch) with a child that has not notified them."""
         return {(b.parent_id, b.parent_dispatch) for b in self.batches.values() if b.is_awaited}
 
     def broken(self):
-        """The rules that do not hold, in words."""
+        """The broken invariants, in words."""
         found = []
         for batch in self.batches.values():
             if batch.deleting_at:
@@ -59,7 +59,7 @@ class Books:
         return found
 
     def unfinished(self):
-        """What has not come to its end."""
+        """What has not ended."""
         found = [name(b) for b in self.batches.values() if not b.finished_at or b.open_callbacks or b.is_awaited]
         found += [name(b) for b in self.batches.values() if b.retry_position is not None]
         return found + [name(job) for job in self.jobs.values() if job.status not in JOB_ENDED]
@@ -85,7 +85,7 @@ class Books:
         told = Counter(job.event for job in self.callbacks_of[batch.id] if job.round == batch.round)
         registered = Counter(spec["event"] for spec in json.loads(batch.registered_callbacks))
         if not batch.finished_at and not batch.cancelled_at and self._has_left(batch.parent_id, batch.parent_dispatch):
-            yield f"it goes on below {name(self.jobs[batch.parent_id])}, which has ended by its children"
+            yield f"it runs on below {name(self.jobs[batch.parent_id])}, which has ended by its children"
         for event, count in told.items():
             if count > registered[event]:
                 yield f"{event} was told {count} times, {registered[event]} are registered"
@@ -126,7 +126,7 @@ class Books:
 
 
 def all_of(model):
-    """By plain SQL, because it is asked after every step."""
+    """Plain SQL, because it runs after every step."""
     keys = [field.column for field in model._meta.concrete_fields if field.is_relation or field.primary_key]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {model._meta.db_table} ORDER BY id")
@@ -153,7 +153,7 @@ def name(row):
 
 
 def aggregates_broken():
-    """The small rows of the admin against the counters."""
+    """Where the aggregates of the admin differ from the counters."""
     groups, buckets = Counter(), Counter()
     for batch_id, count in FailureGroup.objects.values_list("batch_id", "count"):
         groups[batch_id] += count
@@ -171,8 +171,8 @@ def drift():
     return {pk: found for pk in Batch.objects.values_list("pk", flat=True) if (found := repairing.drift(pk))}
 
 
-def keep_books():
-    """What the coordinator does in a turn with the rows, but for claims and outcomes."""
+def coordinator_turn():
+    """The steps of a coordinator's turn, except claims and outcomes."""
     claiming.promote_due(timezone.now)
     cancelling.continue_cancels()
     children.cancel_orphans()

@@ -1,4 +1,4 @@
-"""Batches with children: by jobs that are run, or as the claimed job would open them."""
+"""Builds batches with children, by running jobs or as a claimed job would open them."""
 
 from contextlib import contextmanager
 
@@ -28,7 +28,7 @@ def run(func, *args, **options):
 
 @contextmanager
 def running_as(job):
-    """In the block this is the run of a claimed job."""
+    """Runs the block as a claimed job."""
     run = Running(job.id, job.batch_id, job.dispatch, bool(job.event))
     token = running.set(run)
     try:
@@ -38,19 +38,19 @@ def running_as(job):
 
 
 def open_child(job, count=1, **options):
-    """As the claimed job would do it: a sealed child batch."""
+    """Opens a sealed child batch, as the claimed job would."""
     with running_as(job), Batch.open("child", **options) as child:
         child.map(tasks.ok, range(count))
     return child
 
 
 def returned(job, child=None):
-    """The outcome of a claimed job that has opened a child, which it may return."""
+    """The outcome of a claimed job that has opened a child and may return it."""
     return outcome_of(job, result=None if child else "1", has_children=True, returned=child.pk if child else None)
 
 
 def settle():
-    """What the coordinator does after outcomes."""
+    """The steps of the coordinator after outcomes."""
     children.cancel_orphans()
     children.cancel_children()
     retrying.continue_retries()
@@ -63,7 +63,7 @@ def child():
 
 
 def failed_below(**options):
-    """A batch whose job failed because a job of its child did; and that child."""
+    """A batch whose job failed because of its child, and that child."""
     batch = open_batch(tasks.ok)
     (job,) = claim(batch)
     opened = open_child(job, **options)
