@@ -40,7 +40,8 @@ SLOW = 15.0
 CLOSING = 40.0
 """Seconds until the end of a connection that was closed while its host was cut off has come through."""
 LOUD = (
-    "differ from its rows", "is put aside", "is postponed", "failed with an unexpected error", "message that cannot",
+    "differ from its rows", "cannot be written and is dropped", "is postponed", "failed with an unexpected error",
+    "message that cannot",
     "of the outcome stream",
 )  # fmt: skip
 """What must not stand in the log of a batchworker."""
