@@ -56,12 +56,12 @@ class Action:
     question: Promise
     explanation: Promise
     is_possible: Callable[[Target], bool]
-    count: Callable[[Target], int]
-    """Returns the number of jobs it affects, from the counters of the batch."""
     run: Callable[[Target], int]
     """Performs the action and returns the number of jobs (or batches) that changed."""
     message: Callable[[int, int], str]
     """The message to the user, given the numbers of changed and of skipped jobs."""
+    count: Callable[[Target], int] = lambda target: 1
+    """Returns the number of jobs it affects, from the counters of the batch."""
     is_dangerous: bool = False
     changelist_label: Promise | str = ""
     """The label of its action in the changelist, if it has one."""
@@ -113,7 +113,6 @@ RETRY_JOB = Action(
     "retry-job", "retry", gettext_lazy("Retry"),
     gettext_lazy("Run this job again?"), RETRY_EXPLANATION,
     is_possible=lambda target: target.is_settled and target.job is not None and target.job.status in RETRYABLE,
-    count=lambda target: 1,
     run=lambda target: int(target.job is not None and target.job.retry()),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
@@ -133,7 +132,6 @@ CANCEL_JOB = Action(
     gettext_lazy("Cancel this job?"),
     gettext_lazy("The job does not run. Unless it is a callback, its batch can no longer succeed."),
     is_possible=lambda target: target.job is not None and target.job.status in WAITING_HERE,
-    count=lambda target: 1,
     run=lambda target: int(target.job is not None and target.job.cancel()),
     message=_cancelled, is_dangerous=True,
 )  # fmt: skip
