@@ -1,6 +1,6 @@
-"""Faults at random times by seed, and what must hold all the same: `python -m tests.chaos --help`.
+"""Random faults, reproducible by seed, and the promises that must still hold: `python -m tests.chaos --help`.
 
-A round starts servers and batchworkers of its own, loads them, breaks them, waits until they have recovered, ends them
-and judges. What ran is told by a file that the jobs write (`ledger`); what the database said at every moment by
-triggers (`history`) and by samples (`sampler`). None of these asks the code under test.
+A round starts its own servers and batchworkers, puts load on them, injects faults, waits for the recovery, stops
+everything and checks the promises. The evidence comes from a file to which the jobs write (`ledger`), from database
+triggers (`history`) and from samples of the database (`sampler`). None of it relies on the code under test.
 """

@@ -1,4 +1,4 @@
-"""Plays one round and says what came out: `python -m tests.chaos --seed 1 --seconds 40`."""
+"""Plays one round and prints its result: `python -m tests.chaos --seed 1 --seconds 40`."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from .injector import Injector
 from .sweep import Sweep
 
 NOT_PERMITTED = 77
-"""The exit code where there are no network namespaces for us."""
+"""The exit code if network namespaces are not permitted."""
 
 
 def main() -> int:
@@ -24,13 +24,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=40, help="how long faults are injected")
     parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two faults")
-    parser.add_argument("--only", action="append", help=f"a kind of fault: {', '.join(KINDS)}; or none", metavar="KIND")
-    parser.add_argument("--points", type=int, default=0, metavar="N", help="instead: sweep over N crash points")
-    parser.add_argument("--match", default="", help="only crash points that match, as in `executor: EVALSHA.*killed`")
-    parser.add_argument("--network", action="store_true", help="hosts in network namespaces, which are cut off too")
-    parser.add_argument("--fsync", action="store_true", help="PostgreSQL writes to the disk at each commit")
+    parser.add_argument(
+        "--only", action="append", help=f"only this kind of fault: {', '.join(KINDS)}; or none", metavar="KIND"
+    )
+    parser.add_argument("--points", type=int, default=0, metavar="N", help="sweep over N crash points instead")
+    parser.add_argument("--match", default="", help="only crash points that match, such as `executor: EVALSHA.*killed`")
+    parser.add_argument("--network", action="store_true", help="run hosts in network namespaces and partition them")
+    parser.add_argument("--fsync", action="store_true", help="let PostgreSQL write to disk at each commit")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the round")
-    parser.add_argument("--json", type=Path, help="a file for the result")
+    parser.add_argument("--json", type=Path, help="write the result to this file")
     options = parser.parse_args()
     if options.network:
         try:

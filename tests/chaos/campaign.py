@@ -1,6 +1,6 @@
-"""The long run: rounds one after the other, and the table of what came out: `make chaos MINUTES=60`.
+"""Many rounds in sequence, and a page with their results: `make chaos MINUTES=60`.
 
-The page is written anew after each round, so a run that is ended early has its table too.
+Rewrites the page after each round, so that a run that is stopped early has its results too.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from . import network, worker
 from .harness import SETTLE
 
 NAIVE_EVERY = 10
-"""One round in so many is one of the naive way."""
+"""One round in so many is followed by a round of the naive way."""
 NETWORK_EVERY = 2
-"""One round in so many has its hosts in network namespaces, and cuts them off too."""
+"""One round in so many runs its hosts in network namespaces, and partitions them too."""
 FSYNC_EVERY = 3
-"""One round in so many has a PostgreSQL that writes to the disk at each commit."""
+"""One round in so many has a PostgreSQL that writes to disk at each commit."""
 ROUND = 400
-"""Seconds after which a round that does not end is given up."""
+"""Timeout of a round in seconds."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.campaign", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--faults", type=int, default=0, help="end after so many faults (default: no limit)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round")
-    parser.add_argument("--seconds", type=float, default=150, help="of faults in each round")
+    parser.add_argument("--faults", type=int, default=0, help="stop after so many faults (default: no limit)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first round")
+    parser.add_argument("--seconds", type=float, default=150, help="how long each round injects faults")
     parser.add_argument("--pause", type=float, default=0.4, help="mean seconds between two faults")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "chaos.md")
     options = parser.parse_args()
@@ -62,13 +62,13 @@ def has_namespaces() -> bool:
     try:
         network.check()
     except network.NotPermitted as error:
-        print(f"No host will be cut off, network namespaces are not permitted here: {error}", flush=True)
+        print(f"No host is partitioned: network namespaces are not permitted here: {error}", flush=True)
         return False
     return True
 
 
 def play(module: str, seed: int, options: argparse.Namespace, *extra: str) -> dict[str, Any]:
-    """A round in a process of its own; one that does not end in time, or without a result, is a violation."""
+    """Plays a round in a process of its own. A timeout or a missing result is a violation."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "result")
         given = ("--seed", seed, "--seconds", options.seconds, "--pause", options.pause, "--json", path, *extra)
@@ -94,13 +94,13 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         "",
         f"Written by `make chaos`. Commit {commit()}, {time.strftime('%Y-%m-%d')}, seeds {rounds[0]['seed']} to "
         f"{rounds[-1]['seed']}, {len(rounds)} rounds of {options.seconds:.0f} s, a fault every {options.pause} s on "
-        f"average. Three batchworkers with two executors each, PostgreSQL (with fsync in one round of "
-        f"{FSYNC_EVERY}: processes die here, not the machine), "
+        f"average. Three batchworkers with two executors each, PostgreSQL (in one round of "
+        f"{FSYNC_EVERY} with fsync; elsewhere off, because only processes crash, not the machine), "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.",
         "",
-        "Leases and polling intervals are shortened, so that a round does not wait for minutes: the lease of a job is "
-        f"{worker.LEASE} s instead of 45 s, that of the coordinator 4 s instead of 15 s, and so on "
-        "(`tests/chaos/worker.py`).",
+        "Leases and intervals are shorter than in production, so that a round need not wait for minutes: the lease of "
+        f"a job is {worker.LEASE} s instead of 45 s, that of the coordinator 4 s instead of 15 s, and so on "
+        "(`tests/short_times.py`).",
         "",
         "| | |",
         "|---|---|",
@@ -108,22 +108,27 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         f"| faults | {count(rounds):,} |",
         f"| **violations of any promise** | **{len(violations)}** |",
         "",
-        "Each of these counts as a violation: counters that do not add up or differ from the rows in any sample; "
-        "anything unfinished after the recovery time; a succeeded job without a finished run; a finished run, hit "
-        "by no fault, whose job did not succeed or ran again; a job started after its success; an event reported "
-        "twice or not at all in a round; a callback that did not run, or ran before its batch had ended; a missing "
-        "batch or job that was acknowledged; a job that ended before its child batches, or with another status or "
-        "result than theirs; a child batch whose jobs continued after the run that had opened it was given up; an "
-        "orphaned process; a key that never expires; outcomes left in the stream (after a partition: of jobs that "
-        "have not ended); connections left open.",
+        "Each of these is a violation:",
+        "",
+        "* counters that do not add up, or differ from the rows, in any sample",
+        "* a batch or job that has not ended after the recovery time",
+        "* a job that succeeded without a finished run",
+        "* a finished run that no fault hit, and whose job did not succeed or ran again",
+        "* a job that started after its success",
+        "* a callback that was scheduled twice or not at all in a round, did not run, or ran before its batch ended",
+        "* an acknowledged batch or job that is lost",
+        "* a job that ended before its child batches, or with another status or result than they require",
+        "* a child batch whose jobs still started after the run that had opened it was lost",
+        "* an orphan process, a Redis key without an expiry, or a connection that remains open",
+        "* an outcome that remains in the stream (after a partition: of a job that has not ended)",
         "",
         *(f"* seed {seed}: {text}" for seed, text in violations[:50]),
         *([""] if violations else []),
         "## Recovery",
         "",
-        "Seconds from the end of a fault until every interrupted job runs again or has ended (faults that hit "
-        "executors), or until the next job ends (other faults), including other faults in the meantime. *nothing* is "
-        "no fault at all, for comparison. If no job was running, no recovery is measured.",
+        "Seconds from the end of a fault until each job that it interrupted runs again or has ended (faults that hit "
+        "executors), or until the next job ends (other faults). Other faults may happen during that time. *nothing* "
+        "is no fault, for comparison. A process that is killed while it runs no job needs no recovery.",
         "",
         "| fault | injected | p50 | max |",
         "|---|---:|---:|---:|",
@@ -148,8 +153,8 @@ def recovery(rounds: list[dict[str, Any]]) -> list[str]:
     lines = []
     for kind, found in sorted(times.items(), key=lambda item: -len(item[1])):
         known = [seconds for seconds in found if seconds is not None]
-        shown = f"{median(known):.1f} | {max(known):.1f}" if known else "- | -"
-        lines.append(f"| {kind} | {len(found):,} | {shown} |")
+        cells = f"{median(known):.1f} | {max(known):.1f}" if known else "- | -"
+        lines.append(f"| {kind} | {len(found):,} | {cells} |")
     return lines
 
 
@@ -158,16 +163,17 @@ def comparison(naive: list[dict[str, Any]]) -> list[str]:
     if not done:
         return []
     names = {
-        "batches": "batches", "jobs": "jobs", "lost": "jobs lost", "hanging": "batches that hang for ever",
-        "miscounted": "batches counted wrongly", "missed": "last callbacks missed",
-        "doubled": "last callbacks run twice",
+        "batches": "batches", "jobs": "jobs", "lost": "jobs lost", "hanging": "batches that never end",
+        "miscounted": "batches with wrong counters", "missed": "missing final callbacks",
+        "doubled": "final callbacks called twice",
     }  # fmt: skip
     return [
         "## Plain RQ under the same faults",
         "",
-        "RQ's own workers, with `on_success` and `on_failure` callbacks that change a counter in the database, as "
-        f"`F()` does (`tests/chaos/naive.py`). {len(done)} rounds of the same faults, the same {SETTLE:.0f} s at most "
-        f"to recover after the last one, and RQ's leases and maintenance as short as here: {worker.LEASE} s and 3 s.",
+        "RQ's own workers, with `on_success` and `on_failure` callbacks that update a counter in the database with "
+        f"`F()` (`tests/chaos/naive.py`). {len(done)} rounds with the same faults and the same {SETTLE:.0f} s to "
+        f"recover after the last fault. RQ's leases and maintenance interval are as short as ours: {worker.LEASE} s "
+        "and 3 s.",
         "",
         "| | |",
         "|---|---:|",
@@ -177,7 +183,7 @@ def comparison(naive: list[dict[str, Any]]) -> list[str]:
 
 
 def commit() -> str:
-    """The commit that was tested, and whether the files are those of the commit."""
+    """The tested commit, and whether the files differ from it."""
 
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""What is done to a stage: each fault breaks something, and puts it back before it returns."""
+"""The faults. Each one breaks something, and restores it before it returns."""
 
 import os
 import random
@@ -13,23 +13,23 @@ from pathlib import Path
 
 from tests.processes import is_alive
 
-from . import hands
+from . import rq_actions
 from .stage import Host, Stage, children_of, names_of_children
 from .worker import LEASE
 
 
 @dataclass
 class Fault:
-    """One that was injected; times are those of `time.time()`."""
+    """An injected fault; times are those of `time.time()`."""
 
     kind: str
     began: float
     ended: float = 0.0
     target: str = ""
     pids: list[int] = field(default_factory=list)
-    """The processes it hit."""
+    """The processes that it hit."""
     jobs: list[str] = field(default_factory=list)
-    """The jobs in RQ that it hit, by their ids there."""
+    """The RQ ids of the jobs that it hit."""
     error: str = ""
 
     @property
@@ -43,13 +43,13 @@ class Kind:
     name: str
     weight: int
     needs: str
-    """host, redis, postgres, load or nothing: what no other fault may be at meanwhile."""
+    """host, redis, postgres, load or nothing: what other faults must not use at the same time."""
     run: Callable[..., None]
 
 
 KINDS: dict[str, Kind] = {}
 LOSES: set[str] = set()
-"""The kinds after which Redis may have forgotten what it was told."""
+"""The kinds after which Redis may have lost data."""
 
 
 def fault(name: str, weight: int, needs: str, *, loses: bool = False) -> Callable[[Callable[..., None]], None]:
@@ -83,7 +83,7 @@ def send(pid: int, signum: int) -> None:
 
 
 def active_coordinator(stage: Stage) -> int | None:
-    """The process that keeps the books now, by the lease in the database."""
+    """The process id of the active coordinator, by the lease in the database."""
     with stage.postgres.connect() as connection:
         row = connection.execute("SELECT holder FROM django_batches_lease").fetchone()
     return next((pid for pid, name in names_of_children(stage.folder).items() if row and name == row[0]), None)
@@ -91,7 +91,7 @@ def active_coordinator(stage: Stage) -> int | None:
 
 @fault("nothing", 2, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """For comparison: how long what is in flight takes at any moment."""
+    """For comparison: how long jobs take without a fault."""
 
 
 @fault("executor killed", 85, "nothing")
@@ -106,7 +106,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("coordinator frozen", 2, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """For longer than its lease: another one takes over, and the first wakes up in the middle of a turn."""
+    """For longer than its lease: another one takes over, and the first one continues in the middle of a turn."""
     pid = active_coordinator(stage)
     freeze(done, [pid] if pid else [], rng.uniform(3, 7))
 
@@ -118,19 +118,19 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("executor out of memory", 3, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """It gets none any more for a while, wherever it is: in a job, or in our own code."""
+    """It can allocate no memory for a while, whether it runs a job or our own code."""
     pid = rng.choice(host.executors())
     done.pids.append(pid)
     with suppress(ProcessLookupError, FileNotFoundError):
-        held = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.prlimit(pid, resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+        size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
         time.sleep(rng.uniform(0.2, 3))
         resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @fault("host frozen", 22, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """For longer than the leases of its jobs: they run elsewhere, and then it wakes up and tells of them."""
+    """For longer than the leases of its jobs: they run on other hosts, and then this host reports its outcomes."""
     freeze(done, [host.process.pid, *host.children()], rng.uniform(LEASE + 1, LEASE + 5))
 
 
@@ -138,10 +138,10 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
     children = set(host.children())
     kill(done, host.process.pid)
-    children.update(children_of(stage.folder, host.process.pid))  # one may have been forked meanwhile
+    children.update(children_of(stage.folder, host.process.pid))  # it may have forked another one since
     done.pids += children
     host.process.wait()
-    deadline = time.monotonic() + 10  # at once, on a machine that has time
+    deadline = time.monotonic() + 10  # immediate, unless the machine is busy
     while (left := [pid for pid in children if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     if left:
@@ -156,7 +156,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("clock wrong by an hour", 2, "host")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """A rolling restart into a wrong clock, and one back."""
+    """A rolling restart with a wrong clock, and another one with the right clock."""
     try:
         host.clock = rng.choice([-3600.0, 3600.0])
         replace(stage, done, host)
@@ -167,7 +167,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 
 def replace(stage: Stage, done: Fault, host: Host) -> None:
-    """SIGTERM to the old one when the new one is there."""
+    """Sends SIGTERM to the old process when the new one is up."""
     old = host.process
     host.wait_until_up()
     host.start()
@@ -179,7 +179,7 @@ def replace(stage: Stage, done: Fault, host: Host) -> None:
         old.kill()
         code = old.wait()
     if code:
-        stage.violations.append(f"{done.began:.3f} a batchworker left with {code} after SIGTERM")
+        stage.violations.append(f"{done.began:.3f} a batchworker exited with {code} after SIGTERM")
 
 
 @fault("creator killed", 3, "load")
@@ -209,7 +209,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("Redis rolled back to an older dump", 1, "redis", loses=True)
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """To a dump that an earlier fault has left, or one of some seconds ago."""
+    """To the dump of an earlier fault, or to one from some seconds ago."""
     older = stage.redis.folder / "older"
     if not older.exists():
         stage.redis.client.save()
@@ -271,7 +271,7 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("database restarted", 2, "postgres")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """Immediate: as a power cut, with recovery at the start."""
+    """An immediate shutdown, as in a power failure: it recovers at the start."""
     stage.postgres.stop(signal.SIGQUIT)
     time.sleep(rng.uniform(0, 2))
     stage.postgres.start()
@@ -279,13 +279,13 @@ def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
 
 @fault("jobs changed through RQ", 4, "nothing")
 def _(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-    """What RQ's own commands and the pages of django-rq do to jobs that are theirs and to ours alike."""
-    hands.meddle(stage.redis.client, done.jobs, rng)
+    """As users do with RQ's commands and django-rq, on batch jobs too."""
+    rq_actions.change_jobs(stage.redis.client, done.jobs, rng)
 
 
 def cut_off(sides: tuple[int, ...]) -> Callable[..., None]:
     def run(stage: Stage, done: Fault, rng: random.Random, host: Host) -> None:
-        assert stage.network is not None, "only where the hosts have namespaces (--network)"
+        assert stage.network is not None, "needs --network"
         done.pids += host.children()
         for side in sides:
             stage.network.cut(host.number, side)

@@ -1,4 +1,4 @@
-"""A round: stage, load, faults, recovery, end, verdict."""
+"""A round: starts the stage and the load, injects faults, waits for the recovery, and checks the promises."""
 
 import json
 import shutil
@@ -31,25 +31,24 @@ from .worker import RECOVERY
 
 WORKERS = 2
 MEMORY = 250
-"""MB, less than what a job that hoards takes."""
+"""MB, less than a hoarding job uses."""
 MARGIN = 60.0
-"""Seconds on top of the recovery time: what is left of the load has to be worked off too."""
+"""Seconds in addition to the recovery time, to finish the rest of the load."""
 SETTLE = RECOVERY + MARGIN
 SLOW = 15.0
-"""Seconds of a recovery that is worth a line."""
+"""Seconds from which a recovery is printed."""
 CLOSING = 40.0
-"""Seconds until the end of a connection that was closed while its host was cut off has come through."""
-LOUD = (
-    "differ from its rows", "cannot be written and is dropped", "is postponed", "failed with an unexpected error",
-    "message that cannot",
+"""Seconds until the server notices that a connection was closed during a partition."""
+ERRORS = (
+    "differ from its rows", "is put aside", "is postponed", "failed with an unexpected error", "message that cannot",
     "of the outcome stream",
 )  # fmt: skip
-"""What must not stand in the log of a batchworker."""
+"""Texts that must not occur in the log of a batchworker."""
 
 
 @dataclass
 class Result:
-    """What came out of a round."""
+    """The result of a round."""
 
     seed: int
     seconds: float
@@ -59,7 +58,7 @@ class Result:
     runs: int = 0
     callbacks: int = 0
     recovery: dict[str, list[float | None]] = field(default_factory=dict)
-    """Seconds per kind of fault; None where it had hit nothing."""
+    """Seconds per kind of fault; None if it hit nothing."""
     violations: list[str] = field(default_factory=list)
     folder: str = ""
 
@@ -69,7 +68,7 @@ Breaker = Callable[[Stage], Injector | Sweep]
 
 
 def run(seed: int, seconds: float, breaker: Breaker, keep: bool = False) -> Result:
-    """Plays one round; the folder stays where anything was violated."""
+    """Plays one round; keeps its folder if there are violations."""
     folder = new_folder(None)
     with stage(folder, seed) as built:
         result = play(built, seconds, breaker(built))
@@ -91,7 +90,7 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
     built.start_load("tests.chaos.load")
     sampler = Sampler(built.postgres)
     sampler.start()
-    with noted(built, injector):
+    with keep_faults(built, injector):
         injector.run(seconds)
         calm = time.time()
         built.end_load()
@@ -99,18 +98,18 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
         built.end_hosts()
     sampler.stop()
     with built.postgres.connect() as connection:
-        sampler.look(connection, "true")
+        sampler.sample(connection, "true")
         evidence = gather(built, connection, injector.injected)
-    tell_silences(evidence)
+    print_gaps(evidence)
     violations = [
         *judge(evidence),
         *built.violations,
         *sampler.violations,
-        *hygiene(built, clients, evidence),
-        *loud(built, injector.injected),
+        *leftovers(built, clients, evidence),
+        *logged_errors(built, injector.injected),
     ]
     if not evidence.runs:
-        violations.append("nothing ran, so nothing was shown")
+        violations.append("no job ran, so the round proves nothing")
     return Result(
         built.seed,
         calm - injector.injected[0].began if injector.injected else seconds,
@@ -125,8 +124,8 @@ def play(built: Stage, seconds: float, injector: Injector | Sweep) -> Result:
 
 
 @contextmanager
-def noted(built: Stage, injector: Injector | Sweep) -> Any:
-    """Keeps the log of the faults beside the ledger, whatever happens in the block."""
+def keep_faults(built: Stage, injector: Injector | Sweep) -> Any:
+    """Writes the log of the faults beside the ledger, even if the block raises."""
     try:
         yield
     finally:
@@ -134,10 +133,10 @@ def noted(built: Stage, injector: Injector | Sweep) -> Any:
 
 
 def wait_for_recovery(built: Stage, seconds: float) -> None:
-    """Until nothing is outstanding; what is after that many seconds is told by the invariants."""
+    """Waits until everything has ended; after the timeout, the invariants report what has not."""
     deadline = time.monotonic() + seconds
     with built.postgres.connect() as connection:
-        # Its creator may have been killed between pause and resume.
+        # The load may have been killed between pause and resume.
         connection.execute("UPDATE django_batches_batch SET is_paused = false WHERE is_paused")
         while time.monotonic() < deadline:
             row = connection.execute(f"SELECT count(*) FROM django_batches_batch WHERE {LIVING}").fetchone()
@@ -147,7 +146,7 @@ def wait_for_recovery(built: Stage, seconds: float) -> None:
 
 
 def endless_jobs(built: Stage) -> list[bytes]:
-    """Jobs in Redis without an end: a roll-back brings old ones back, which the upkeep then takes away."""
+    """Jobs in Redis without an expiry: a rollback restores old ones, which the reconciler then removes."""
     redis = built.redis.client
     return [key for key in redis.scan_iter("rq:job:batch-*", count=1000) if redis.ttl(key) == -1]
 
@@ -171,29 +170,31 @@ def gather(built: Stage, connection: psycopg.Connection[Any], faults: list[Fault
         {job.hex: Row(job.hex, batch.hex, *rest) for job, batch, *rest in jobs},
         {key.hex: tuple(rest) for key, *rest in batches},  # type: ignore[misc]
         {key: int(count) for key, count in lines},
-        [Child(child.hex, parent.hex, dispatch, untold) for child, parent, dispatch, untold in children],
+        [Child(child.hex, parent.hex, dispatch, is_awaited_) for child, parent, dispatch, is_awaited_ in children],
     )
 
 
 def recovery_times(evidence: Evidence) -> dict[str, list[float | None]]:
-    """From the end of each fault until every job it cut off was back, or else until the next job ended."""
+    """From the end of each fault until each job that it hit runs again or has ended, or until the next job ends."""
     found: dict[str, list[float | None]] = defaultdict(list)
     ended = [step.at for step in evidence.history.steps if step.new in history.ENDED]
     for fault in evidence.faults:
         hit = [run for run in evidence.runs if evidence.hit(fault, run)]
-        moments = [evidence.back(run) for run in hit]
+        moments = [evidence.recovered_at(run) for run in hit]
         for run, at in zip(hit, moments, strict=True):
             if at > fault.ended + SLOW:
                 steps = [f"{s.at - fault.ended:.1f} {s.new} {s.dispatch}" for s in evidence.history.by_job[run.job]]
-                print(f"{at - fault.ended:.1f} s from “{fault.kind}”: {evidence.told(run.batch)} job {run.job} {steps}")
+                print(
+                    f"{at - fault.ended:.1f} s after “{fault.kind}”: {evidence.name(run.batch)} job {run.job} {steps}"
+                )
         if fault.kind not in HITTING:
             moments = [next((at for at in ended if at > fault.ended), fault.ended)]
         found[fault.kind].append(max(0.0, max(moments) - fault.ended) if moments else None)
     return dict(found)
 
 
-def tell_silences(evidence: Evidence) -> None:
-    """Prints for how long no job ended at all, while faults were injected."""
+def print_gaps(evidence: Evidence) -> None:
+    """Prints long times during the faults in which no job ended."""
     ended = sorted(step.at for step in evidence.history.steps if step.new in history.ENDED)
     for at, after in pairwise(ended):
         if after - at > SLOW and evidence.faults and at < evidence.faults[-1].ended:
@@ -201,7 +202,7 @@ def tell_silences(evidence: Evidence) -> None:
 
 
 def connected(built: Stage) -> tuple[int, int]:
-    """Clients of PostgreSQL (without those of the harness) and of Redis."""
+    """The number of clients of PostgreSQL (without the harness) and of Redis."""
     with built.postgres.connect() as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity"
@@ -211,12 +212,12 @@ def connected(built: Stage) -> tuple[int, int]:
     return row[0], len(built.redis.client.client_list())
 
 
-def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
-    """Nothing is left behind: no process, no connection, no outcome, no key of ours for ever.
+def leftovers(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
+    """Processes, connections, outcomes and keys that a round has left behind.
 
-    An outcome that nobody waits for may come after the last coordinator has left: one of a run that was given up, and
-    where hosts are cut off one that was told to the database, because the kernel sends again what had been sent to
-    Redis before, up to a quarter of a minute later. So may the mark of a batch that has ended.
+    An outcome that has no effect may arrive after the last coordinator has exited: that of a lost run, or, after a
+    partition, one that was also written to the database, because the kernel resends data to Redis up to 15 seconds
+    later. So may the on-hold mark of a batch that has ended.
     """
 
     def is_awaited(outcome: Outcome) -> bool:
@@ -225,13 +226,13 @@ def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
             return True
         return not built.network and outcome.dispatch >= row.dispatch
 
-    wrong = [f"process {pid} is left" for pid in built.orphans()]
-    built.redis.client.connection_pool.disconnect()  # those of the faults
+    wrong = [f"process {pid} still runs" for pid in built.orphans()]
+    built.redis.client.connection_pool.disconnect()  # the connections of the faults
     deadline = time.monotonic() + CLOSING
     while (after := connected(built)) != before and time.monotonic() < deadline:
         time.sleep(0.1)
     if after != before:
-        wrong.append(f"connections (database, Redis): {before} before, {after} afterwards")
+        wrong.append(f"connections (database, Redis): {before} before, {after} after")
     redis = built.redis.client
     for key in redis.scan_iter(count=1000):
         name = key.decode()
@@ -239,34 +240,34 @@ def hygiene(built: Stage, before: tuple[int, int], e: Evidence) -> list[str]:
         if name == "batches:chaos:outcomes":
             left = [fields[b"o"] for _, fields in redis.xrange(key)]
             if needed := [text for text in left if is_awaited(Outcome.loads(text))]:
-                wrong.append(f"{len(needed)} outcomes are left in the stream: {needed[:3]}")
+                wrong.append(f"{len(needed)} outcomes remain in the stream: {needed[:3]}")
         elif name == "batches:chaos:on_hold":
             if living := [each for each in redis.smembers(key) if e.status_of(each.decode()) not in history.ENDED]:
-                wrong.append(f"{living} are held and have not ended")
+                wrong.append(f"{living} are on hold and have not ended")
         elif ours and redis.ttl(key) == -1:
-            wrong.append(f"the key {name} has no end")
+            wrong.append(f"the key {name} has no expiry")
         elif name.startswith("rq:queue:") and any(b"batch-" in each for each in redis.lrange(key, 0, -1)):
-            wrong.append(f"{name} still holds {redis.lrange(key, 0, 3)}")
+            wrong.append(f"{name} still contains {redis.lrange(key, 0, 3)}")
     return wrong
 
 
-def loud(built: Stage, faults: list[Fault]) -> list[str]:
+def logged_errors(built: Stage, faults: list[Fault]) -> list[str]:
     names = names_of_children(built.folder)
     starved = [names[pid] for fault in faults if fault.kind == STARVING for pid in fault.pids if pid in names]
     return [
         f"{path.name}: {line}"
         for path in sorted(built.folder.glob("host*.log"))
         for line in path.read_text(errors="replace").splitlines()
-        if any(words in line for words in LOUD)
+        if any(words in line for words in ERRORS)
         and not any(f"{name} failed with an unexpected error" in line for name in starved)
     ]
 
 
 def log_of_violations(result: Result) -> str:
-    """A violation with what is needed to look into it."""
+    """The violations, with the faults of the round."""
     folder = Path(result.folder)
     lines = ["  faults:"] + [f"    {line}" for line in (folder / "faults").read_text().splitlines()]
-    # Last, because that is what is left where a report is cut.
+    # Last, because long reports are cut at the beginning.
     lines += [f"  {violation}" for violation in result.violations[:40]]
     lines += [f"seed {result.seed}: {len(result.violations)} violations; everything is in {folder}"]
     return "\n".join(lines)

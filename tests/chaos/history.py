@@ -1,4 +1,4 @@
-"""What became of every row, told by triggers of the database with the time of each commit."""
+"""Every change of a status, recorded by database triggers with the time of its commit."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ CREATE TRIGGER chaos_batch AFTER UPDATE OF finished_at ON django_batches_batch F
 
 
 def install(connection: psycopg.Connection[Any]) -> None:
-    """Makes the triggers."""
+    """Creates the triggers."""
     connection.execute(TRIGGERS)
 
 
@@ -46,7 +46,7 @@ class Step:
 
 
 class History:
-    """The steps of all jobs and the ends of all batches, in order."""
+    """The status changes of all jobs and the ends of all batches, in order."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         time = "extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8"
@@ -61,12 +61,12 @@ class History:
         turns = [(at, batch.hex, round_, status) for at, batch, round_, status in ends]
         self.ends = [turn for turn in turns if turn[-1] in ENDED]
         self.turns_of: dict[str, list[tuple[float, str, int, str]]] = defaultdict(list)
-        """Ends and re-openings of each batch."""
+        """The times when each batch ended or was reopened."""
         for turn in turns:
             self.turns_of[turn[1]].append(turn)
 
     def flights(self) -> dict[tuple[str, int], tuple[float, float]]:
-        """(job, dispatch) → when it was put into RQ by the books, and when it was taken out."""
+        """By (job, dispatch): the times when it went into flight and when its outcome was applied."""
         began: dict[tuple[str, int], float] = {}
         found: dict[tuple[str, int], tuple[float, float]] = {}
         for step in self.steps:
@@ -75,7 +75,7 @@ class History:
                 began.setdefault(flight, step.at)
                 found[flight] = (began[flight], float("inf"))
             elif step.old in IN_FLIGHT:
-                # A callback that is written as queued has made no step before; its key tells when that was, unless
-                # it was made by a clock that is ahead.
+                # A callback that is inserted as queued has no earlier step. Its UUIDv7 contains the time, unless the
+                # clock of its host was ahead.
                 found[flight] = (began.get(flight, min(int(step.job[:12], 16) / 1000, step.at)), step.at)
         return found

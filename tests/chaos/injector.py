@@ -1,4 +1,4 @@
-"""Random faults by seed, at random times."""
+"""Injects random faults at random times, reproducible by seed."""
 
 import random
 import threading
@@ -13,7 +13,7 @@ from .stage import Host, Stage
 
 
 class Injector:
-    """Injects faults of the chosen kinds at random times, several at once where they are at different things."""
+    """Injects faults of the chosen kinds; several at once if they need different things."""
 
     def __init__(self, stage: Stage, kinds: Iterable[str], pause: float) -> None:
         self.stage, self.pause = stage, pause
@@ -35,7 +35,7 @@ class Injector:
             thread.join(60)
 
     def inject(self, kind: Kind, rng: random.Random) -> None:
-        """In a thread of its own; left out where another fault is at the same thing."""
+        """Runs a fault in a thread of its own; skips it if another fault uses the same thing."""
         host = rng.choice([host for host in self.stage.hosts if not host.lock.locked()] or self.stage.hosts)
         lock = {"host": host.lock, "redis": self.stage.redis_lock, "postgres": self.stage.postgres_lock,
                 "load": self.stage.load_lock, "nothing": threading.Lock()}[kind.needs]  # fmt: skip
@@ -50,9 +50,9 @@ class Injector:
         try:
             kind.run(self.stage, done, rng, host)
         except (psycopg.Error, RedisError, OSError) as error:
-            done.error = f"{type(error).__name__}: {error}"  # another fault was at what this one needed
+            done.error = f"{type(error).__name__}: {error}"  # another fault has broken what this one needs
         except IndexError:
-            self.injected.remove(done)  # there was nothing that it could have hit
+            self.injected.remove(done)  # there was nothing to hit
         finally:
             done.ended = time.time()
             lock.release()

@@ -1,4 +1,4 @@
-"""The functions that run as jobs and callbacks of a round: each tells the ledger when it starts and how it ends."""
+"""The jobs and callbacks of a round. Each writes to the ledger when it starts and how it ends."""
 
 import os
 import time
@@ -18,7 +18,7 @@ class Flaky(Exception):
 
 
 @contextmanager
-def told(event: str = "") -> Iterator[str]:
+def recorded(event: str = "") -> Iterator[str]:
     run = running.get()
     assert run is not None
     about = run.job_id.hex, run.dispatch, run.batch_id.hex, event
@@ -32,8 +32,8 @@ def told(event: str = "") -> Iterator[str]:
 
 
 def work(item: int, seconds: float, failing: int = 0) -> int:
-    """Sleeps; raises in `failing` of 100 runs, which ones is decided by the id of the run."""
-    with told() as run:
+    """Sleeps; raises in `failing` of 100 runs, chosen by the id of the run."""
+    with recorded() as run:
         time.sleep(seconds)
         if crc32(run.encode()) % 100 < failing:
             raise Flaky(item)
@@ -41,18 +41,18 @@ def work(item: int, seconds: float, failing: int = 0) -> int:
 
 
 def hoard(item: int) -> int:
-    """Takes more memory than its executor may have, in 40 of 100 runs, and is killed for it."""
-    with told() as run:
+    """In 40 of 100 runs it uses more memory than its executor may, and is killed."""
+    with recorded() as run:
         if crc32(run.encode()) % 100 < 40:
-            held = b"x" * (300 << 20)
+            memory = b"x" * (300 << 20)
             time.sleep(2.0)
-            del held
+            del memory
         return item
 
 
 def work_once_healed(item: int, name: str) -> int:
-    """Raises until a file of this name is there."""
-    with told():
+    """Raises until a file with this name exists."""
+    with recorded():
         if not Path(os.environ[ledger.FOLDER], name).exists():
             raise Flaky(item)
         return item
@@ -60,7 +60,7 @@ def work_once_healed(item: int, name: str) -> int:
 
 def grow(item: int, count: int) -> int:
     """Adds siblings to its batch."""
-    with told():
+    with recorded():
         batch = current_batch()
         assert batch is not None
         batch.map(work, range(count), 0.002)
@@ -68,15 +68,15 @@ def grow(item: int, count: int) -> int:
 
 
 def callback(batch, event: str) -> str:
-    with told(event):
+    with recorded(event):
         time.sleep(0.002)
         return event
 
 
-# Trees: what follows opens batches inside jobs and callbacks.
+# Trees: the following functions open batches inside jobs and callbacks.
 
 
-def listen(batch, success=callback) -> None:
+def register_callbacks(batch, success=callback) -> None:
     """Registers one callback for each event."""
     batch.using(max_attempts=20).on_success(success, "success")
     for event in ("failure", "finish", "attempted"):
@@ -84,23 +84,23 @@ def listen(batch, success=callback) -> None:
 
 
 def open_child(name: str, func, items, *args, success=callback, **options):
-    """A batch with a job per item, acknowledged like those of the load."""
+    """Opens a batch with a job per item, and acknowledges it as the load does."""
     with Batch.open(name, timeout=60, **options) as child:
-        listen(child, success)
+        register_callbacks(child, success)
         count = child.map(func, items, *args)
     ledger.acknowledge(child.pk.hex, count)
     return child
 
 
 def gathered(batch, event: str) -> list:
-    """What becomes the result of the job that has returned this batch."""
-    with told(event):
+    """A success callback; its return value becomes the result of the job that returned the batch."""
+    with recorded(event):
         return [batch.pk.hex, sorted(map(str, batch.results()))]
 
 
 def branch(item: int, depth: int, seconds: float, failing: int, failing_after: int):
-    """Returns a child, which has children in turn; raises after it was opened in `failing_after` of 100 runs."""
-    with told() as run:
+    """Returns a child batch, which has children too. Raises after opening it in `failing_after` of 100 runs."""
+    with recorded() as run:
         if depth > 1:
             more = (depth - 1, seconds, failing, failing_after)
             child = open_child(f"branch {depth}", branch, range(2), *more, success=gathered, max_attempts=6)
@@ -112,27 +112,27 @@ def branch(item: int, depth: int, seconds: float, failing: int, failing_after: i
 
 
 def wait_for_child(item: int, seconds: float, failing: int) -> int:
-    """Returns a value of its own, and ends with its child all the same."""
-    with told():
+    """Returns a value of its own, but still waits for its child."""
+    with recorded():
         open_child("waited for", work, range(3), seconds, failing, max_attempts=2)
         return item
 
 
 def wait_for_healed(item: int, name: str) -> int:
-    with told():
+    with recorded():
         open_child("healed below", work_once_healed, range(2), name)
         return item
 
 
 def detach(item: int, seconds: float) -> int:
-    """Opens a batch of its own, which nobody waits for."""
-    with told():
+    """Opens an independent batch, for which it does not wait."""
+    with recorded():
         open_child("detached", work, range(3), seconds, max_attempts=6, parent=None)
         return item
 
 
 def callback_with_child(batch, event: str) -> int:
-    """A callback that ends with a child batch."""
-    with told(event):
+    """A callback that waits for a child batch."""
+    with recorded(event):
         open_child("of a callback", work, range(2), 0.01, max_attempts=20)
         return 1

@@ -1,6 +1,6 @@
-"""What really ran: a file to which the functions of the jobs append, outside of Redis and the database.
+"""A file to which the functions of the jobs append when they run, outside of Redis and the database.
 
-Moments are written by the monotonic clock, which all processes of the machine share: a host's own clock may be wrong.
+Times come from the monotonic clock, which all processes of the machine share, because the clock of a host may be wrong.
 """
 
 import os
@@ -26,16 +26,16 @@ class Run:
     finished: float | None = None
     raised: float | None = None
     is_last_of_pid: bool = True
-    """Its process has started nothing after it."""
+    """Its process has started no other run after it."""
 
 
 def write(kind: str, job: str, dispatch: int, batch: str, event: str) -> None:
-    """Appends a line; one write to a file opened with O_APPEND is never torn, also where SIGKILL follows."""
+    """Appends a line in one write. With O_APPEND it is atomic, even if SIGKILL follows."""
     append("ledger", f"{time.monotonic():.6f} {kind} {job} {dispatch} {os.getpid()} {batch} {event or '-'}\n")
 
 
 def acknowledge(batch: str, count: int) -> None:
-    """Notes that `Batch.open` has taken a batch with so many jobs."""
+    """Records that `Batch.open` has succeeded, for a batch with so many jobs."""
     append("acknowledged", f"{batch} {count}\n")
 
 
@@ -48,7 +48,7 @@ def append(name: str, line: str) -> None:
 
 
 def read(folder: Path) -> list[Run]:
-    """All runs, in the order in which they started."""
+    """All runs, in order of their start."""
     runs: list[Run] = []
     current: dict[int, Run] = {}
     path = folder / "ledger"

@@ -1,6 +1,6 @@
-"""The load of a round, in a process of its own: opens batches of all kinds, cancels, pauses and retries some of them.
+"""The load of a round, in a process of its own: opens batches of all kinds; cancels, pauses and retries some of them.
 
-It writes down each batch that `Batch.open` has acknowledged, and how many jobs it was given.
+It records each batch that `Batch.open` has acknowledged, and its number of jobs.
 """
 
 import os
@@ -16,11 +16,11 @@ from django.db import Error, connection
 from . import ledger, points
 
 LIVING = 20
-"""Batches that may live at a time."""
+"""Batches that may be unfinished at the same time."""
 
 
 class Load:
-    """Opens batches until the file `enough` is there, then does what is left to do and ends."""
+    """Opens batches until the file `enough` exists, then does the remaining actions and exits."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class Load:
 
     def do_what_is_due(self) -> None:
         for each in [each for each in self.later if each[0] <= time.monotonic()]:
-            each[1]()  # where it raises it is done again: every verb is safe twice
+            each[1]()  # repeated if it raises: every verb may be called twice
             self.later.remove(each)
 
     def do_later(self, seconds: float, act: Callable[[], object]) -> None:
@@ -56,7 +56,7 @@ class Load:
     def open(self, fill: Callable[..., int], success: Callable[..., object] | None = None, **options: object):
         success = success or jobs.callback
         with models.Batch.open(f"{fill.__name__} {self.number}", timeout=60, **options) as batch:
-            jobs.listen(batch, success)
+            jobs.register_callbacks(batch, success)
             count = fill(batch)
         ledger.acknowledge(batch.pk.hex, count)
         return batch
@@ -97,7 +97,7 @@ class Load:
         self.open(narrow, concurrency=3, max_attempts=4)
 
     def slow(self) -> None:
-        """Jobs that are killed in the middle rather than in between; one outlives a lease."""
+        """Long jobs, so that faults hit them during a run; one may run longer than a lease."""
 
         def slow(batch):
             batch.enqueue(jobs.work, 0, self.random.choice([0.5, 1.0, 13.0]))
@@ -118,7 +118,7 @@ class Load:
         self.open(growing, max_attempts=5)
 
     def slowly_filled(self) -> None:
-        """Its jobs end before all have been added: without the seal it would end too early."""
+        """Its first jobs end before the last ones are added: without the seal it would end too early."""
 
         def slowly_filled(batch):
             for _ in range(3):
@@ -138,7 +138,7 @@ class Load:
         self.heal_later(self.open(healed), name)
 
     def healed_below(self) -> None:
-        """A retry that goes down: the children of the failed jobs are retried, the jobs themselves not run again."""
+        """A retry in a tree: it retries the child batches of the failed jobs, and does not run these jobs again."""
         name = f"healed-{os.getpid()}-{self.number}"
 
         def healed_below(batch):
@@ -172,7 +172,7 @@ class Load:
         self.do_later(0.8, batch.resume)
 
     def tree(self) -> None:
-        """Jobs that return children, down to the leaves; some runs fail after they have opened one."""
+        """Jobs that return child batches, several levels deep; some runs fail after they have opened one."""
 
         def tree(batch):
             return batch.map(jobs.branch, range(2), self.random.choice([1, 2, 3]), self.seconds(), 10, 10)
@@ -198,7 +198,7 @@ class Load:
         self.open(detaching, max_attempts=6)
 
     def calling(self) -> None:
-        """Its success callback opens a child, and ends with it."""
+        """Its success callback opens a child batch, and waits for it."""
 
         def calling(batch):
             return batch.map(jobs.work, range(5), self.seconds())

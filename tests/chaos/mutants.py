@@ -1,4 +1,4 @@
-"""Does the suite bite? Ten deliberate breaks, each in a copy of the tree, each of which a round must notice.
+"""Tests of the chaos tests: ten mutations, each in a copy of the tree, which a round must detect.
 
 python -m tests.chaos.mutants [name ...]
 """
@@ -19,7 +19,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "*.png", "data", "__pycache__
 
 @dataclass(frozen=True)
 class Mutant:
-    """A mechanism taken out, and the round that shows what it was for."""
+    """A mechanism to remove, and the round that must then have violations."""
 
     name: str
     file: str
@@ -34,7 +34,7 @@ _FEW = """\
 """
 MUTANTS = [
     Mutant(
-        "nobody compares the rows with Redis",
+        "the rows are not compared with Redis",
         "coordinator/loop.py",
         "        self._reconciler.look()\n",
         "        pass\n",
@@ -70,28 +70,28 @@ MUTANTS = [
         "--seconds 25 --points 20 --match 'coordinator: .*(applying|job_updates|finishing).*before'",
     ),
     Mutant(
-        "an outcome that could not be told is not told again",
+        "an outcome that could not be reported is not reported again",
         "worker/executor.py",
         "                if self._is_orphan():\n                    os._exit(1)\n",
         "                outcome = None\n",
         "--seconds 20 --pause 1 --only 'Redis clients killed'",
     ),
     Mutant(
-        "old jobs are started without asking their rows",
+        "old jobs start without a check of their rows",
         "worker/executor.py",
         "        return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE\n",
         "        return False\n",
         "--seconds 20 --pause 2 --only 'Redis rolled back to an older dump'",
     ),
     Mutant(
-        "Redis takes pushes of a former coordinator",
+        "Redis accepts pushes of a former coordinator",
         "transport/scripts/push.lua",
         "if token < newest then return -1 end\n",
         "",
         "--seconds 50 --points 60 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
     ),
     Mutant(
-        "that an event was told is not noted",
+        "a failure callback is not recorded as scheduled",
         "transitions/finishing.py",
         "        batch.failure_round = batch.round\n",
         "",
@@ -109,19 +109,19 @@ MUTANTS = [
 
 def main() -> int:
     chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(word in mutant.name for word in sys.argv[1:])]
-    noticed = 0
-    print("| break | noticed | seconds |\n|---|---|---:|", flush=True)
+    detected = 0
+    print("| mutation | detected | seconds |\n|---|---|---:|", flush=True)
     for mutant in chosen:
         begun = time.monotonic()
-        words = noticed_by(mutant)
-        noticed += bool(words)
+        words = violations_of(mutant)
+        detected += bool(words)
         print(f"| {mutant.name} | {words or '**no**'} | {time.monotonic() - begun:.0f} |", flush=True)
-    print(f"\n{noticed} of {len(chosen)} noticed")
-    return 0 if noticed == len(chosen) else 1
+    print(f"\n{detected} of {len(chosen)} detected")
+    return 0 if detected == len(chosen) else 1
 
 
-def noticed_by(mutant: Mutant) -> str:
-    """How many violations the round told and the last of them, or nothing where all seemed well."""
+def violations_of(mutant: Mutant) -> str:
+    """The number of violations of the round and an example, or an empty string."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         tree = Path(folder, "tree")
         shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
@@ -131,20 +131,20 @@ def noticed_by(mutant: Mutant) -> str:
             cwd=tree, env={"PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHONPATH": str(tree)}, shell=True,
             capture_output=True, text=True, timeout=TIMEOUT,
         )  # fmt: skip
-    told, _, folder = done.stdout.rstrip().rpartition(" violations; everything is in ")
-    if not told:
+    report, _, folder = done.stdout.rstrip().rpartition(" violations; everything is in ")
+    if not report:
         if done.returncode:
             raise SystemExit(f"The round itself failed:\n{done.stdout}\n{done.stderr}")
         return ""
     shutil.rmtree(folder)
-    *_, example, last = told.splitlines()
+    *_, example, last = report.splitlines()
     return f"{last.rpartition(' ')[2]} violations, such as: {example.strip()[:140]}"
 
 
 def apply(mutant: Mutant, path: Path) -> None:
     text = path.read_text()
     if (count := text.count(mutant.before)) != 1:
-        raise SystemExit(f"{mutant.name}: the text to break is {count} times in {mutant.file}, not once.")
+        raise SystemExit(f"{mutant.name}: the text to replace occurs {count} times in {mutant.file}, not once.")
     path.write_text(text.replace(mutant.before, mutant.after))
 
 

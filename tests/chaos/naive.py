@@ -1,10 +1,10 @@
-"""The naive way under the same faults, for comparison: RQ's callbacks and a counter that each of them moves.
+"""The naive way under the same faults, for comparison: RQ's callbacks, each of which updates a counter.
 
     python -m tests.chaos.naive --seconds 40
 
-As a careful user would write it: `UPDATE ... SET pending = pending - 1` (what `F()` makes), a failure counted when no
-retry is left, workers that are started again when they die and die with their host, and RQ's leases and upkeep as
-short as ours.
+Written as a careful user would: `UPDATE ... SET pending = pending - 1` (the SQL of `F()`), failures that count when no
+retry is left, and workers that are replaced when they die, and die with their host. RQ's leases and maintenance
+interval are as short as ours.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TABLE = """
 CREATE TABLE naive (id serial PRIMARY KEY, total int, pending int, succeeded int DEFAULT 0, failed int DEFAULT 0)
 """
 MODULE = "tests.chaos.naive"
-UPKEEP = 3
+MAINTENANCE = 3
 
 
 def load(folder: Path, seed: int) -> None:
@@ -71,7 +71,7 @@ def load(folder: Path, seed: int) -> None:
 
 
 def host(folder: Path, workers: int = 2) -> None:
-    """Starts RQ's own workers and starts them again, until SIGTERM."""
+    """Starts RQ's own workers, and replaces those that die, until SIGTERM."""
     over: list[bool] = []
     signal.signal(signal.SIGTERM, lambda *_: over.append(True))
     running: list[subprocess.Popen[bytes]] = []
@@ -88,12 +88,12 @@ def host(folder: Path, workers: int = 2) -> None:
         process.wait()
 
 
-class Tidy(Worker):
-    """With leases and an upkeep as short as ours are in a round: RQ's own are 90 s and 10 minutes."""
+class ShortTimesWorker(Worker):
+    """A worker with our lease and maintenance interval: RQ's own are 90 s and 10 minutes."""
 
     @property
     def dequeue_timeout(self) -> int:
-        return UPKEEP
+        return MAINTENANCE
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return LEASE
@@ -105,19 +105,19 @@ def redis() -> Redis:
 
 @dataclass
 class Outcome:
-    """What is wrong after a round, and of how much."""
+    """The errors after a round, and the totals."""
 
     faults: int
     batches: int
     jobs: int
     lost: int
-    """Jobs that never finished a run and were not counted as failed."""
+    """Jobs without a finished run that were not counted as failed."""
     hanging: int
-    """Batches that never came to 0."""
+    """Batches that never reached 0."""
     miscounted: int
-    """Batches below 0, or with another number of successes than the ledger has finished jobs."""
+    """Batches below 0, or whose successes differ from the finished jobs in the ledger."""
     missed: int
-    """Batches without their last callback, the hanging ones among them."""
+    """Batches without their final callback, including hanging ones."""
     doubled: int
 
 
@@ -154,7 +154,7 @@ def settle(built: Stage) -> None:
 def judge(built: Stage, injector: Injector) -> Outcome:
     runs = ledger.read(built.folder)
     finished = Counter(batch for batch, _ in {(run.batch, run.job) for run in runs if run.finished})
-    told = Counter(run.batch for run in runs if run.event)
+    called = Counter(run.batch for run in runs if run.event)
     with built.postgres.connect() as database:
         rows = database.execute("SELECT id::text, total, pending, succeeded, failed FROM naive").fetchall()
     return Outcome(
@@ -164,14 +164,14 @@ def judge(built: Stage, injector: Injector) -> Outcome:
         sum(max(0, total - finished[key] - failed_) for key, total, _, _, failed_ in rows),
         sum(pending > 0 for _, _, pending, *_ in rows),
         sum(pending < 0 or done_ != finished[key] for key, _, pending, done_, _ in rows),
-        sum(not told[key] for key, *_ in rows),
-        sum(count > 1 for count in told.values()),
+        sum(not called[key] for key, *_ in rows),
+        sum(count > 1 for count in called.values()),
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.naive")
-    parser.add_argument("part", nargs="*", help="of a round, as the round starts it")
+    parser.add_argument("part", nargs="*", help="process of a round; the round starts it")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--pause", type=float, default=0.5)
@@ -187,9 +187,11 @@ def main() -> None:
         case ["worker", parent]:
             django.setup()
             die_with(int(parent))
-            IntermediateQueue.should_be_cleaned_up = lambda *_: True  # at the second look, not after a minute
-            tidy = Tidy(["default"], connection=redis(), job_monitoring_interval=2, maintenance_interval=UPKEEP)
-            tidy.work(logging_level="WARNING", with_scheduler=False)
+            IntermediateQueue.should_be_cleaned_up = lambda *_: True  # at the second check, not after a minute
+            worker = ShortTimesWorker(
+                ["default"], connection=redis(), job_monitoring_interval=2, maintenance_interval=MAINTENANCE
+            )
+            worker.work(logging_level="WARNING", with_scheduler=False)
         case _:
             outcome = run(options.seed, options.seconds, options.pause)
             print(outcome)

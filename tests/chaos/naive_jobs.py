@@ -1,4 +1,4 @@
-"""What runs in the naive way: the jobs, and the callbacks of RQ that count them."""
+"""The jobs of the naive way, and the RQ callbacks that count them."""
 
 import random
 import time

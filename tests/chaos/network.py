@@ -1,8 +1,8 @@
-"""Hosts in network namespaces, so that one can be cut off from Redis, from the database, or from both.
+"""Hosts in network namespaces, to partition them from Redis, from the database, or from both.
 
-The round itself runs in a namespace of its own (`unshare`): nobody else sees its bridges, and nothing is left of them.
-Each host has one wire to Redis and one to PostgreSQL. A cut wire swallows packets, as a broken network does; nobody is
-told that a connection has ended.
+The round runs in a namespace of its own (`unshare`), so that its bridges are invisible outside, and disappear with it.
+Each host has a wire to Redis and a wire to PostgreSQL. A cut wire drops packets, as a broken network does: neither side
+sees the end of the connection.
 """
 
 import os
@@ -13,15 +13,15 @@ import sys
 ADDRESSES = {"redis": "10.88.1.1", "postgres": "10.88.2.1"}
 INSIDE = "CHAOS_NETWORK"
 OWN_NAMES = "mkdir -p /run/netns && mount -t tmpfs chaos /run/netns"
-"""Namespaces are named by files, which would stay: they go to a folder that ends with ours."""
+"""Names of namespaces are files, which would remain; this folder disappears with the namespace of the round."""
 
 
 class NotPermitted(Exception):
-    """There are no namespaces for us on this machine; the message says which command was refused."""
+    """Network namespaces are not permitted on this machine; the message names the command that failed."""
 
 
 def enter() -> None:
-    """Starts this program again in a network namespace of its own, unless it is in one. Raises `NotPermitted`."""
+    """Restarts this program in a network namespace, unless it is in one. Raises `NotPermitted`."""
     if os.environ.get(INSIDE):
         return
     check()
@@ -31,7 +31,7 @@ def enter() -> None:
 
 
 def check() -> None:
-    """Raises `NotPermitted` where there can be no namespaces with bridges."""
+    """Raises `NotPermitted` if namespaces with bridges cannot be created."""
     for program in ("unshare", "ip"):
         if shutil.which(program) is None:
             raise NotPermitted(f"{program} is not installed")
@@ -66,11 +66,11 @@ class Network:
             ip("-n", name, "link", "set", inner, "up")
 
     def prefix(self, host: int) -> list[str]:
-        """What runs a command on that host."""
+        """The words before a command to run it on that host."""
         return ["ip", "netns", "exec", f"chaos-{host}"]
 
     def cut(self, host: int, side: int) -> None:
-        """Takes the wire from a host to a server (0: Redis, 1: PostgreSQL) out of its bridge."""
+        """Disconnects the wire from a host to a server (0: Redis, 1: PostgreSQL)."""
         ip("link", "set", f"wire{host}{side}", "nomaster")
 
     def heal(self, host: int, side: int) -> None:

@@ -1,7 +1,7 @@
-"""Crash points: every operation of a process on Redis or the database, told apart by what it is and who asks for it.
+"""Crash points: every operation of a process on Redis or the database, identified by its command and its caller.
 
-Installed in the processes of a round by wrapping the clients, so that nothing in the code under test knows of it. The
-file `armed` says at which points to do what; the process that comes there first does it, and leaves a mark.
+They are installed by wrapping the clients, so that the code under test does not know of them. The file `armed` lists
+the armed points and their modes. The first process that reaches an armed point fails there, and writes a mark.
 """
 
 import json
@@ -17,10 +17,10 @@ from . import ledger
 
 WANTED = "CHAOS_POINTS"
 HANG = 12.0
-"""Seconds, longer than it takes with the short times to find another coordinator, who gives up what was lost."""
+"""Seconds; with the short times, another coordinator takes over and dispatches lost jobs within them."""
 MODES = ("killed before", "killed after", "failed before", "failed after", "hung before", "done twice")
-PASSED_OVER = ("database", "transport.client", "transport.scripts._FastScript")
-"""Modules of ours that ask on behalf of others."""
+SKIPPED = ("database", "transport.client", "transport.scripts._FastScript")
+"""Modules that run operations for others."""
 
 
 class Points:
@@ -33,9 +33,9 @@ class Points:
         self._stamp = 0
         self._armed: dict[str, tuple[str, str]] = {}
 
-    def pass_by(self, what: str, run: Callable[[], Any], failed: Callable[[], Exception], twice: bool = False) -> Any:
-        """Runs an operation, unless something else is armed for it."""
-        point = f"{self.role}: {what} in {asking()}"
+    def reach(self, what: str, run: Callable[[], Any], failed: Callable[[], Exception], twice: bool = False) -> Any:
+        """Runs an operation; fails or repeats it if its point is armed."""
+        point = f"{self.role}: {what} in {caller()}"
         if point not in self._seen:
             self._seen.add(point)
             with (self._folder / "points").open("a") as file:
@@ -68,21 +68,21 @@ class Points:
         try:
             file = os.open(self._folder / mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL) if mode else 0
         except FileExistsError:
-            return ""  # somebody came by before
+            return ""  # another process was faster
         if mode:
             os.write(file, str(os.getpid()).encode())
             os.close(file)
         return mode
 
 
-def asking() -> str:
-    """The innermost function of ours that is on the stack, by module."""
+def caller() -> str:
+    """The innermost function of the package on the stack, with its module."""
     frame = sys._getframe(2)
     while frame:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("django_batches"):
             place = f"{module.removeprefix('django_batches').lstrip('.')}.{frame.f_code.co_qualname}"
-            if not place.startswith(PASSED_OVER):
+            if not place.startswith(SKIPPED):
                 return place
         frame = frame.f_back  # type: ignore[assignment]
     return "a test"
@@ -101,7 +101,7 @@ def wrap_redis(points: Points) -> None:
         original = getattr(owner, name)
 
         def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return points.pass_by(what(self, *args), lambda: original(self, *args, **kwargs), failed, twice=True)
+            return points.reach(what(self, *args), lambda: original(self, *args, **kwargs), failed, twice=True)
 
         setattr(owner, name, wrapped)
 
@@ -113,10 +113,10 @@ def wrap_redis(points: Points) -> None:
         stack = list(self.command_stack)
 
         def run() -> Any:
-            self.command_stack = list(stack)  # it is emptied by the first time
+            self.command_stack = list(stack)  # the first run has emptied it
             return original(self, *args, **kwargs)
 
-        return points.pass_by("a pipeline", run, failed, twice=True) if stack else original(self, *args, **kwargs)
+        return points.reach("a pipeline", run, failed, twice=True) if stack else original(self, *args, **kwargs)
 
     Pipeline.execute = execute
 
@@ -131,10 +131,10 @@ def wrap_database(points: Points) -> None:
 
     def execute_at_point(self: Any, sql: Any, params: Any = None) -> Any:
         what = str(sql).split(maxsplit=1)[0]
-        return points.pass_by(what, lambda: execute(self, sql, params), lambda: lost(self.db))
+        return points.reach(what, lambda: execute(self, sql, params), lambda: lost(self.db))
 
     def commit_at_point(self: Any) -> Any:
-        return points.pass_by("COMMIT", lambda: commit(self), lambda: lost(self))
+        return points.reach("COMMIT", lambda: commit(self), lambda: lost(self))
 
     CursorWrapper.execute = execute_at_point  # type: ignore[method-assign]
     BaseDatabaseWrapper.commit = commit_at_point  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Looks every 50 ms whether the counters agree with the rows, both read in one statement, which sees one moment."""
+"""Checks every 50 ms that the counters agree with the rows; one statement reads both, in one snapshot."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ LIVING = "b.finished_at IS NULL OR b.open_callbacks > 0 OR b.finished_at > clock
 
 
 class Sampler(threading.Thread):
-    """Samples until `stop()`; while the database is away it waits for it."""
+    """Samples until `stop()`; waits while the database is unreachable."""
 
     def __init__(self, postgres: PostgresServer) -> None:
         super().__init__(daemon=True)
@@ -43,7 +43,7 @@ class Sampler(threading.Thread):
         while not self._over.wait(INTERVAL):
             try:
                 connection = connection or self._postgres.connect()
-                self.look(connection)
+                self.sample(connection)
             except psycopg.Error:
                 connection = None
         if connection:
@@ -53,7 +53,7 @@ class Sampler(threading.Thread):
         self._over.set()
         self.join()
 
-    def look(self, connection: psycopg.Connection[Any], which: str = LIVING) -> None:
+    def sample(self, connection: psycopg.Connection[Any], which: str = LIVING) -> None:
         found = connection.execute(SAMPLE.format(which=which)).fetchall()
         self.samples += 1
         for row in found:
@@ -74,7 +74,7 @@ class Sampler(threading.Thread):
             wrong.append(f"{in_flight} jobs in flight, {concurrency} allowed")
         done = total - pending
         if is_retrying:
-            return wrong  # it goes back to the start in chunks
+            return wrong  # a retry resets its jobs in chunks
         if (round_, done) < self._last.get(key, (0, 0)):
             wrong.append(f"its progress fell from {self._last[key]} to {(round_, done)}")
         self._last[key] = (round_, done)

@@ -1,4 +1,4 @@
-"""A Redis and a PostgreSQL that can be killed and started again with what they had."""
+"""A Redis and a PostgreSQL that can be killed and restarted with their data."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ FSYNC = "CHAOS_FSYNC"
 
 
 class Server:
-    """A server that keeps its port and its data when it is started again."""
+    """A server that keeps its port and its data across restarts."""
 
     def __init__(self, name: str, command: list[object], folder: Path, ended_by: int, **owner: Any) -> None:
         self.name, self.command, self.folder, self.ended_by, self.owner = name, command, folder, ended_by, owner
@@ -43,12 +43,12 @@ class Server:
 
 
 def addresses(name: str) -> list[str]:
-    """Where a server listens: on this machine alone, and on its bridge where the hosts have namespaces."""
+    """Where a server listens: on localhost, and on its bridge if the hosts have namespaces."""
     return ["127.0.0.1", network.ADDRESSES[name]] if os.environ.get(network.INSIDE) else ["127.0.0.1"]
 
 
 class RedisServer(Server):
-    """Keeps a dump only when told to (`SAVE`)."""
+    """Writes a dump only on `SAVE`."""
 
     def __init__(self, folder: Path) -> None:
         self.port = servers.free_port()
@@ -66,7 +66,7 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """It tells the time of each commit. Without fsync, unless asked for: a process dies here, never the machine."""
+    """Records the time of each commit. Without fsync by default: processes crash here, not the machine."""
 
     def __init__(self, folder: Path) -> None:
         self.port, is_root = servers.free_port(), os.geteuid() == 0

@@ -1,4 +1,4 @@
-"""The settings of the tests, for processes that work on the database of a round."""
+"""The test settings, with the namespace of a round."""
 
 from tests.settings import *
 

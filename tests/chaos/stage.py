@@ -1,4 +1,4 @@
-"""What a round runs on: the servers, batchworkers, and the load."""
+"""The servers, batchworkers and load of a round."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ HOSTS = 3
 
 
 class Host:
-    """A batchworker, started again when it was killed; `number` tells the hosts of a round apart."""
+    """A batchworker that faults may kill and restart."""
 
     def __init__(
         self, number: int, command: list[str], environment: dict[str, str], folder: Path, prefix: list[str]
@@ -30,9 +30,9 @@ class Host:
         self.number, self.folder = number, folder
         self._command, self._environment = [*prefix, sys.executable, "-m", *command], environment
         self.lock = threading.Lock()
-        """Held by the fault that is at this host."""
+        """The fault that uses this host holds it."""
         self.clock = 0.0
-        """Seconds by which the clock is wrong of processes that are started from now on."""
+        """Error of the clock in seconds, for processes that start from now on."""
         self.process: Process
         self.start()
 
@@ -51,11 +51,11 @@ class Host:
         return []
 
     def wait_until_up(self) -> None:
-        """A batchworker that is asked to leave before it is there ends as any program does."""
+        """Before this, SIGTERM ends it as it ends any program."""
         wait_until(lambda: self.children() or self.process.poll() is not None, 60)
 
     def executors(self) -> list[int]:
-        """Children by the number at the end of their names; those of others end in a word."""
+        """The children whose names end in a number."""
         names = names_of_children(self.folder)
         return [pid for pid in self.children() if names.get(pid, "").rpartition(".")[2].isdigit()]
 
@@ -69,7 +69,7 @@ def names_of_children(folder: Path) -> dict[int, str]:
 
 
 def children_of(folder: Path, supervisor: int) -> list[int]:
-    """All that it has ever started, also where it is dead."""
+    """All children that it has ever started, even if it is dead."""
     return [pid for parent, pid, _ in _children(folder) if parent == supervisor]
 
 
@@ -80,7 +80,7 @@ def _children(folder: Path) -> list[tuple[int, int, str]]:
 
 
 class Stage:
-    """All that a fault may break."""
+    """Everything that a fault may break."""
 
     def __init__(
         self, folder: Path, redis: RedisServer, postgres: PostgresServer, seed: int, wires: network.Network | None
@@ -109,7 +109,7 @@ class Stage:
         ]
 
     def start_load(self, *command: str) -> None:
-        """Without a command the one of the load before; it gets a seed of its own."""
+        """Starts the load, by default with the command of the last one, and with a seed of its own."""
         self._load = command or self._load
         with (self.folder / "load.log").open("ab") as log:
             command = (sys.executable, "-m", *self._load, str(self.seed * 1000 + len(self.loads)))
@@ -131,17 +131,17 @@ class Stage:
             stop_within(host.process, 40, self.violations)
 
     def restart_dead_hosts(self) -> None:
-        """A batchworker that nobody asked to leave must be there."""
+        """A batchworker must not exit unless a fault stops it."""
         for host in self.hosts:
             if host.lock.acquire(blocking=False):
                 code = host.process.poll()
                 if code is not None:
-                    self.violations.append(f"{time.time():.3f} host{host.number} ended by itself with {code}")
+                    self.violations.append(f"{time.time():.3f} host{host.number} exited unexpectedly with {code}")
                     host.start()
                 host.lock.release()
 
     def orphans(self) -> list[int]:
-        """Processes of this round that are alive: all inherit its folder in their environment."""
+        """Living processes of this round, which all inherit its folder in their environment."""
         mark = f"{ledger.FOLDER}={self.folder}".encode()
         return [pid for pid in all_processes() if pid != os.getpid() and mark in environment_of(pid) and is_alive(pid)]
 
@@ -152,13 +152,13 @@ class Stage:
 
 
 def stop_within(process: Process, seconds: float, violations: list[str]) -> None:
-    """Waits for a process that was asked to leave; kills it where it does not."""
+    """Waits for the exit of a process that was told to stop; kills it after the timeout."""
     try:
         code = process.wait(seconds)
         if code:
-            violations.append(f"{process.args[2]} left with exit code {code}")  # type: ignore[index]
+            violations.append(f"{process.args[2]} exited with code {code}")  # type: ignore[index]
     except subprocess.TimeoutExpired:
-        violations.append(f"{process.args[2]} did not leave within {seconds} s")  # type: ignore[index]
+        violations.append(f"{process.args[2]} did not exit within {seconds} s")  # type: ignore[index]
         process.kill()
         process.wait()
 
@@ -176,7 +176,7 @@ def environment_of(pid: int) -> list[bytes]:
 
 @contextmanager
 def stage(folder: Path, seed: int) -> Iterator[Stage]:
-    """Servers that run, and nothing else yet; at the end nothing of the round is alive."""
+    """Starts the servers; at the end, kills all processes of the round."""
     for name in ("redis", "postgres"):
         (folder / name).mkdir()
     folder.chmod(0o755)
@@ -201,7 +201,7 @@ def stage(folder: Path, seed: int) -> Iterator[Stage]:
 
 
 def new_folder(parent: Path | None) -> Path:
-    """A folder of its own for a round, which every user may enter: PostgreSQL does not run as root."""
+    """A new folder for a round. Every user may enter it, because PostgreSQL does not run as root."""
     folder = (parent or Path("/tmp")) / f"chaos-{os.getpid()}-{time.time_ns() % 10**9}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

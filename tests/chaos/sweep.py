@@ -1,6 +1,6 @@
-"""The sweep over all crash points: each in turn does what each mode says, while the load goes on.
+"""The sweep over all crash points: arms each point in each mode, while the load continues.
 
-A choice of them is gone through again and again: not each time does it hurt.
+With a pattern, it repeats the matching points, because a failure does not always do damage.
 """
 
 import json
@@ -20,16 +20,16 @@ from .points import HANG, MODES
 from .stage import Stage, children_of
 
 PATIENCE = 8.0
-"""Seconds in which the load has to come by a point."""
+"""Seconds within which a process must reach an armed point."""
 LEARNING = 6.0
-"""Seconds in which the points are seen for the first time."""
+"""Seconds to discover the points."""
 
 DATABASE = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT")
 
 
 @dataclass
 class Armed:
-    """A point that waits for somebody to come by."""
+    """A point that no process has reached yet."""
 
     point: str
     mode: str
@@ -42,7 +42,7 @@ class Armed:
 
 
 class Sweep:
-    """Keeps one point of each role armed; takes the place of the injector of random faults."""
+    """Keeps one point of each role armed; replaces the injector of random faults."""
 
     def __init__(self, stage: Stage, limit: int, only: re.Pattern[str]) -> None:
         self.stage, self.limit, self.only = stage, limit, only
@@ -60,7 +60,7 @@ class Sweep:
         while time.monotonic() < deadline and len(self.injected) < self.limit:
             self._arm()
             time.sleep(0.05)
-            self._look()
+            self._check()
             self._restart()
             if not self._armed and not self._todo():
                 if not self.only.pattern:
@@ -68,14 +68,14 @@ class Sweep:
                 self._done.clear()
         self._missed, self._armed = self._missed + self._armed, []
         self._write()
-        time.sleep(1.0)  # whoever has read of them before
-        self._look()
+        time.sleep(1.0)  # for processes that have read the file before
+        self._check()
         self._restart()
-        # Those that hang would come back when the others have left, and leave behind what nobody takes any more.
+        # A process that hangs would continue after the others have exited, and its outcomes would remain in the stream.
         time.sleep(max(0.0, max((fault.ended for fault in self.injected), default=0.0) - time.time()))
         self._restart()
         missed = [f"{each.point} ({each.mode})" for each in self._missed]
-        print(f"{len(self.injected)} fired, {len(self._todo())} left, never reached: {missed}")
+        print(f"{len(self.injected)} fired, {len(self._todo())} left, not reached: {missed}")
 
     def _arm(self) -> None:
         roles = {each.role for each in self._armed}
@@ -88,29 +88,29 @@ class Sweep:
 
     def _write(self) -> None:
         armed = {each.point: (each.mode, each.mark) for each in self._armed}
-        # Renamed, so that nobody reads half of it.
+        # Rename it, so that no process reads a part of it.
         (self.stage.folder / "arming").write_text(json.dumps(armed))
-        # The clock of the file system may stand still from one write to the next, which would not be seen then.
+        # The time stamps of the file system may be too coarse to show two writes.
         os.utime(self.stage.folder / "arming", ns=(time.time_ns(), time.time_ns()))
         os.replace(self.stage.folder / "arming", self.stage.folder / "armed")
 
-    def _look(self) -> None:
-        """Notes who came by, and gives up what nobody comes by."""
+    def _check(self) -> None:
+        """Records the points that were reached, and gives up those that were not in time."""
         fired = [each for each in self._armed + self._missed if self._has_fired(each)]
         given_up = [each for each in self._armed if each not in fired and time.time() > each.since + PATIENCE]
-        # They are looked at again: somebody may have read of them just before they were given up.
+        # Check these again: a process may have read the file just before.
         self._missed = [each for each in self._missed + given_up if each not in fired]
         if fired or given_up:
             self._armed = [each for each in self._armed if each not in fired + given_up]
             self._write()
 
     def _has_fired(self, armed: Armed) -> bool:
-        """Whether somebody came by, which is then noted as a fault."""
+        """Whether a process has reached it, which is then recorded as a fault."""
         mark = self.stage.folder / armed.mark
         if not mark.exists() or not (pid := mark.read_text()):
             return False
         lasts = HANG if armed.mode == "hung before" else 0.0
-        # A killed supervisor takes its executors with it, and one that hangs lets their leases run out.
+        # The executors of a killed supervisor die, and the leases of a hanging supervisor expire.
         pids = [int(pid), *children_of(self.stage.folder, int(pid))] if armed.mode in HITTING else [int(pid)]
         self.injected.append(Fault(armed.mode, mark.stat().st_mtime, time.time() + lasts, armed.point, pids))
         return True
@@ -127,20 +127,20 @@ class Sweep:
         ]
 
     def _restart(self) -> None:
-        """A supervisor or a creator that came by was killed; neither may end by itself."""
+        """Restarts supervisors and the load; they may have been killed at a point, but must not exit otherwise."""
         for host in self.stage.hosts:
             if (code := host.process.poll()) is not None:
-                self._judge(f"host{host.number}", code)
+                self._check_exit(f"host{host.number}", code)
                 host.start()
         if (code := self.stage.loads[-1].poll()) is not None:
-            self._judge("the load", code)
+            self._check_exit("the load", code)
             self.stage.start_load()
 
-    def _judge(self, who: str, code: int) -> None:
+    def _check_exit(self, who: str, code: int) -> None:
         if code != -signal.SIGKILL:
-            self.stage.violations.append(f"{time.time():.3f} {who} ended by itself with {code}")
+            self.stage.violations.append(f"{time.time():.3f} {who} exited unexpectedly with {code}")
 
 
 def is_of_database(point: str) -> bool:
-    """A statement can not come twice: the driver does not repeat anything."""
+    """A statement is never sent twice: the driver does not repeat it."""
     return point.split(": ")[1].split()[0] in DATABASE

@@ -1,4 +1,4 @@
-"""The breaks themselves; that each is noticed is shown by `make mutants`."""
+"""Each mutation applies to the current source; `make mutants` shows that the chaos tests detect it."""
 
 import pytest
 
@@ -8,5 +8,5 @@ from .mutants import MUTANTS
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_break_finds_the_text_that_it_breaks(mutant):
+def test_a_mutation_finds_its_text_exactly_once(mutant):
     assert (ROOT / "django_batches" / mutant.file).read_text().count(mutant.before) == 1

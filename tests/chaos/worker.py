@@ -26,11 +26,11 @@ RECOVERY = 25.0 if IS_SHORT else 130.0
 """Seconds within which everything lost is back."""
 
 
-def write_children_down() -> None:
-    """Appends "supervisor pid name" for each child: a fault looks for a coordinator or an executor by its name."""
+def record_children() -> None:
+    """Appends "supervisor pid name" for each child, so that faults find coordinators and executors by name."""
     fork = supervisor.fork
 
-    def fork_and_tell(work, name: str) -> int:
+    def fork_and_record(work, name: str) -> int:
         def work_in_role() -> None:
             role = name.rpartition(".")[2]
             passed.role = "executor" if role.isdigit() else role
@@ -41,11 +41,11 @@ def write_children_down() -> None:
             file.write(f"{os.getpid()} {pid} {name}\n")
         return pid
 
-    supervisor.fork = fork_and_tell
+    supervisor.fork = fork_and_record
 
 
-def put_clock_wrong(seconds: float) -> None:
-    """In this process and its children; not the monotonic clock, which is no time of day."""
+def shift_clock(seconds: float) -> None:
+    """Shifts the clock of this process and its children, but not the monotonic clock."""
     time_machine.travel(timedelta(seconds=seconds)).start()
 
 
@@ -59,9 +59,9 @@ if __name__ == "__main__":
     if IS_SHORT:
         short_times.shorten()
     if wrong := float(os.environ.get(CLOCK, 0)):
-        put_clock_wrong(wrong)
+        shift_clock(wrong)
     passed = points.Points("supervisor")
     if os.environ.get(points.WANTED):
         points.install(passed)
-    write_children_down()
+    record_children()
     execute_from_command_line([sys.argv[0], "batchworker", *sys.argv[1:]])

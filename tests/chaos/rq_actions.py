@@ -1,4 +1,4 @@
-"""What people do to jobs through RQ: its commands, its API, and the pages of django-rq."""
+"""Changes jobs through RQ: its commands, its API, and what django-rq does."""
 
 import random
 from contextlib import suppress
@@ -12,25 +12,25 @@ from rq.job import Job
 from django_batches.transport.client import Keys
 
 MOST = 6
-"""Jobs that are changed at a time."""
+"""Jobs to change at a time."""
 
 
-def meddle(redis: Redis, touched: list[str], rng: random.Random) -> None:
-    """Deletes, cancels, requeues or stops some of the jobs that are in RQ now, or empties the queue.
+def change_jobs(redis: Redis, touched: list[str], rng: random.Random) -> None:
+    """Deletes, cancels, requeues or stops some of the jobs that are in RQ, or empties the queue.
 
-    Raises `IndexError` where there is none.
+    Raises `IndexError` if there are no jobs.
     """
     queue = Queue("default", connection=redis)
     ids = [*queue.get_job_ids(), *running(redis)]
     how = rng.choice(["delete", "cancel", "requeue", "stop", "empty"])
     chosen = rng.sample(ids, min(MOST, len(ids))) if how != "empty" else queue.get_job_ids()
     if not chosen:
-        raise IndexError("no job is in RQ now")
-    touched += chosen  # noted first: what is done is seen at once
+        raise IndexError("no job is in RQ")
+    touched += chosen  # first, because the effect is visible at once
     if how == "empty":
         queue.empty()
     for rq_id in chosen if how != "empty" else ():
-        with suppress(NoSuchJobError, InvalidJobOperation, TypeError, ValueError):  # it has ended meanwhile
+        with suppress(NoSuchJobError, InvalidJobOperation, TypeError, ValueError):  # it has ended since
             _change(queue, Job.fetch(rq_id, connection=redis), how)
 
 
@@ -44,6 +44,6 @@ def _change(queue: Queue, job: Job, how: str) -> None:
     elif how == "cancel":
         job.cancel()
     elif how == "requeue":
-        queue._enqueue_job(job)  # as django-rq's page, which asks for no status
+        queue._enqueue_job(job)  # as django-rq does, without checking the status
     else:
         send_stop_job_command(queue.connection, job.id)
