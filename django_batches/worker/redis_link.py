@@ -26,7 +26,7 @@ RENEW = 10.0
 REGISTERED = 90
 """Seconds after which RQ no longer lists the executors of a lost host."""
 PATIENCE = 5.0
-"""Seconds after which a leaving supervisor gives up on an unreachable Redis, or on a process that does not end."""
+"""Seconds after which a shutdown no longer waits for Redis, or for a process that does not exit."""
 
 
 class RedisLink:
@@ -47,7 +47,7 @@ class RedisLink:
     def renew_soon(self) -> None:
         self._renewal.soon()
 
-    def exchange(self, *, is_leaving: bool) -> list[tuple[str, dict[str, Any]]]:
+    def exchange(self, *, is_shutting_down: bool) -> list[tuple[str, dict[str, Any]]]:
         """Does what is due. Returns the commands that have arrived, each a tuple (executor, payload)."""
         commands: list[tuple[str, dict[str, Any]]] = []
         try:
@@ -60,7 +60,7 @@ class RedisLink:
         except (RedisError, OSError) as error:
             logger.debug("The supervisor cannot reach Redis: %s", error)
             self._away_since = self._away_since or time.monotonic()
-            if is_leaving and time.monotonic() > self._away_since + PATIENCE:
+            if is_shutting_down and time.monotonic() > self._away_since + PATIENCE:
                 self.to_reap.clear()  # their leases expire, and the reconciler finds the jobs
             if self._pubsub is not None:
                 self._pubsub.close()

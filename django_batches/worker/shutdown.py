@@ -1,20 +1,20 @@
-"""When a worker began to leave, and why; the signals that make it leave."""
+"""The state of a worker's shutdown, and the signals that the supervisor waits for."""
 
 import signal
 import time
 
-LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SIGNALS = (*LEAVE_SIGNALS, signal.SIGCHLD, signal.SIGALRM)
+SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*SHUTDOWN_SIGNALS, signal.SIGCHLD, signal.SIGALRM)
 """The signals that the supervisor blocks and waits for."""
 
 
 class Shutdown:
-    """The state of a shutdown; times are monotonic, None if it has not happened."""
+    """When a shutdown began, was requested and interrupted the jobs, by the monotonic clock; or None."""
 
     def __init__(self, grace: float | None) -> None:
         self._grace = grace
         self.began: float | None = None
-        """Also without a request: `--max-jobs` is reached, or a burst is over."""
+        """Also without a request: when `--max-jobs` is reached or a burst is over."""
         self.requested: float | None = None
         self.interrupted: float | None = None
         """When it stopped waiting for the running jobs."""

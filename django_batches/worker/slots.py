@@ -98,7 +98,7 @@ class SlotTable:
         self._set(slot, _RESERVED, 0)
 
     def stop(self, slot: int) -> None:
-        """Makes the child of this slot leave after its current work."""
+        """Makes the child of this slot exit after its current work."""
         self._set(slot, _STOP, 1)
 
     def should_stop(self, slot: int) -> bool:

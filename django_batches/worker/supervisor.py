@@ -23,7 +23,7 @@ from .executor import Executor
 from .options import Options
 from .processes import describe_exit, fork, resident_memory, warn_about_threads
 from .redis_link import PATIENCE, RedisLink
-from .shutdown import LEAVE_SIGNALS, SIGNALS, Shutdown, wait_for_signal
+from .shutdown import SHUTDOWN_SIGNALS, SIGNALS, Shutdown, wait_for_signal
 from .slots import SlotTable
 
 logger = logging.getLogger("django_batches")
@@ -36,7 +36,7 @@ SHORT_LIFE = 1.0
 
 
 class Supervisor:
-    """Runs until it is told to leave and all its children have ended."""
+    """Runs until a shutdown, and until all its children have ended."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -60,7 +60,7 @@ class Supervisor:
         queues = ", ".join(self._options.queues) or "all queues"
         logger.info("%s starts %d executors on %s.", self._name, self._options.workers, queues)
         try:
-            while not self._has_left():
+            while not self._is_done():
                 self._turn()
         finally:
             self._kill(*self._children.values())
@@ -73,10 +73,10 @@ class Supervisor:
         else:
             self._start_children()
         # Before the wait: RQ must know an executor when its first job starts.
-        for executor, payload in self._redis.exchange(is_leaving=self._shutdown.has_begun):
+        for executor, payload in self._redis.exchange(is_shutting_down=self._shutdown.has_begun):
             self._obey(executor, payload)
         received = wait_for_signal(TICK)
-        if received in LEAVE_SIGNALS:
+        if received in SHUTDOWN_SIGNALS:
             self._request_shutdown(signal.Signals(received).name)
         if self._shutdown.is_grace_over():
             self._interrupt("the grace period is over")
@@ -84,9 +84,9 @@ class Supervisor:
             self._child_ended(child, code)
         self._enforce_limits()
         self._kill_unresponsive()
-        self._leave_after_max_jobs()
+        self._exit_after_max_jobs()
 
-    def _has_left(self) -> bool:
+    def _is_done(self) -> bool:
         return self._shutdown.has_begun and not self._children and not self._redis.to_reap
 
     def _start_children(self) -> None:
@@ -96,7 +96,7 @@ class Supervisor:
             if is_wanted and slot not in self._children and now > self._not_before.get(slot, 0.0):
                 try:
                     self._start_child(slot)
-                except OSError as error:  # no memory, or no process left; the running children must not end
+                except OSError as error:  # out of memory or process ids; the running children must not end
                     logger.error("%s cannot start a process (%s); retrying.", self._name, error)
                     self._not_before = dict.fromkeys(self._slots.all, now + SHORT_LIFE)
                     return
@@ -185,7 +185,7 @@ class Supervisor:
         logger.info("%s received %s: it finishes its running jobs and exits.", self._name, reason)
         self._shutdown.request()
 
-    def _leave_after_max_jobs(self) -> None:
+    def _exit_after_max_jobs(self) -> None:
         if self._options.max_jobs and not self._shutdown.has_begun:
             started = sum(self._slots.started(slot) for slot in self._slots.all)
             if started >= self._options.max_jobs:

@@ -152,7 +152,7 @@ class Stage:
 
 
 def stop_within(process: Process, seconds: float, violations: list[str]) -> None:
-    """Waits for the exit of a process that was told to stop; kills it after the timeout."""
+    """Waits for the exit of a process after SIGTERM; kills it after the timeout."""
     try:
         code = process.wait(seconds)
         if code:

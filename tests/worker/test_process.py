@@ -335,11 +335,11 @@ def test_the_standby_coordinator_takes_over(start_worker):
     first, second = start_worker("--workers", 1), start_worker("--workers", 1)
     wait_for_end(fill(tasks.ok, 50))
     holder = Lease.objects.get().holder
-    leaving, staying = (first, second) if f".{first.pid}." in holder else (second, first)
-    leaving.signal(signal.SIGTERM)
-    assert leaving.wait() == 0
+    stopped, remaining = (first, second) if f".{first.pid}." in holder else (second, first)
+    stopped.signal(signal.SIGTERM)
+    assert stopped.wait() == 0
     wait_for_end(fill(tasks.ok, 50))
-    assert f".{staying.pid}." in Lease.objects.get().holder
+    assert f".{remaining.pid}." in Lease.objects.get().holder
 
 
 def test_rq_jobs_run_with_rqs_scheduler_and_retries(start_worker, redis, ledger):
@@ -552,8 +552,8 @@ def test_the_child_batch_of_a_killed_attempt_is_cancelled(start_worker, ledger, 
 
 
 def test_a_worker_can_shut_down_while_others_are_busy(start_worker, tmp_path):
-    leaving = start_worker("--workers", 1)
-    wait_until(lambda: "is the active coordinator" in leaving.log)
+    worker = start_worker("--workers", 1)
+    wait_until(lambda: "is the active coordinator" in worker.log)
     other = WorkerProcess(tmp_path / "other.log", "--workers", 2)
     try:
         batch = fill(tasks.ok)
@@ -561,8 +561,8 @@ def test_a_worker_can_shut_down_while_others_are_busy(start_worker, tmp_path):
         with Batch.open() as batch:
             batch.map(tasks.sleepy, [0.001] * 20_000)
         wait_until(lambda: Batch.objects.get(pk=batch.pk).succeeded > 500)
-        leaving.signal(signal.SIGTERM)
-        assert leaving.wait() == 0
+        worker.signal(signal.SIGTERM)
+        assert worker.wait() == 0
         assert Batch.objects.get(pk=batch.pk).pending
         wait_until(lambda: "is the active coordinator" in other.log)
         batch.cancel()
