@@ -40,8 +40,8 @@ SLOW = 15.0
 CLOSING = 40.0
 """Seconds until the server notices that a connection was closed during a partition."""
 ERRORS = (
-    "differ from its rows", "is put aside", "is postponed", "failed with an unexpected error", "message that cannot",
-    "of the outcome stream",
+    "differ from its rows", "cannot be written and is dropped", "is postponed", "failed with an unexpected error",
+    "The message of job", "of the outcome stream",
 )  # fmt: skip
 """Texts that must not occur in the log of a batchworker."""
 
