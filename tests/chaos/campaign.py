@@ -22,7 +22,7 @@ from . import network, worker
 from .harness import SETTLE
 
 NAIVE_EVERY = 10
-"""One round in so many is followed by a round of the naive way."""
+"""One round in so many is followed by a round of plain RQ."""
 NETWORK_EVERY = 2
 """One round in so many runs its hosts in network namespaces, and partitions them too."""
 FSYNC_EVERY = 3
