@@ -43,13 +43,13 @@ def main() -> None:
         failed = options.jobs // tasks.EVERY
         lines.append(line("retry_failed(), the call", failed, first, first.retry_failed))
         lines.append(line("… until all have succeeded", failed, first, lambda: redis.blpop([DONE])))
-        with Batch.open("held") as held:
-            held.pause()
-            held.map(tasks.noop, range(options.jobs))
-        lines.append(line("cancel(), until the batch has ended", options.jobs, held, lambda: cancel(held)))
+        with Batch.open("paused") as paused:
+            paused.pause()
+            paused.map(tasks.noop, range(options.jobs))
+        lines.append(line("cancel(), until the batch has ended", options.jobs, paused, lambda: cancel(paused)))
         lines.append(line("delete()", options.jobs, first, first.delete))
-        lines.append(line("batches prune", options.jobs, held, prune))
-        assert not Batch.objects.filter(pk__in=[first.pk, held.pk]).exists()
+        lines.append(line("batches prune", options.jobs, paused, prune))
+        assert not Batch.objects.filter(pk__in=[first.pk, paused.pk]).exists()
         found = statistics_of_jobs()
         after = speed()
     head = [
