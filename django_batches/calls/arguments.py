@@ -1,7 +1,7 @@
-"""JSON text for arguments and results, and clean text for errors: what may be written to a row.
+"""JSON text for arguments and results, and clean text for errors.
 
-The text is pure ASCII (everything else escaped), so no database can refuse it: PostgreSQL takes neither NUL nor lone
-surrogates in text, and a refused row would stop the bulk transaction of everybody else.
+The JSON is pure ASCII, so that every database accepts it. PostgreSQL refuses NUL and lone surrogates in text, and one
+refused row would roll back the bulk transaction of all others.
 """
 
 import json
@@ -18,64 +18,45 @@ from .masking import MASK, masked_value
 MAX_ERROR = 2_000
 """Characters of an error message that are kept."""
 MAX_TRACEBACK = 32_000
-"""Characters of a traceback that are kept: its first and last half."""
-
+"""Characters of a traceback that are kept, half of them from each end."""
 MAX_NAME = 200
 """Characters of the name of a worker or of an exception type."""
-
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""Characters that no column of text takes on every database."""
+"""Characters that some database refuses in text."""
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> str:
-    """The JSON text of a call's arguments.
+    """The JSON text of a call's arguments. `names` are those of the positional arguments, for error messages.
 
-    `names` are the names of the positional arguments, for the message. Raises `TypeError` for a value that would not
-    come back equal, naming the argument and the fix, and `ValueError` for text above `MAX_PAYLOAD` bytes.
+    Raises `TypeError` for a value that would not come back equal, and `ValueError` for more than `MAX_PAYLOAD` bytes.
     """
-    limit = settings().MAX_PAYLOAD
-    with _told("The arguments"):
+    with _errors_of_json("The arguments"):
         for index, value in enumerate(args):
             _check(value, names[index] if index < len(names) else f"argument {index + 1}")
         for name, value in kwargs.items():
             _check(value, name)
-        text = json.dumps([args, kwargs], allow_nan=False, separators=(",", ":"))
-    if len(text) > limit:
-        raise ValueError(
-            f"The arguments are {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
-            "store the data and pass its key."
-        )
-    return text
+        text = _dumps([args, kwargs])
+    return _limited(text, "The arguments are", "store the data and pass its key")
 
 
 def dump_result(value: Any) -> str:
-    """The JSON text of a job's result; raises `TypeError` or `ValueError` as `dump_arguments` does."""
-    limit = settings().MAX_PAYLOAD
-    with _told("The result"):
+    """The JSON text of a job's result; raises as `dump_arguments` does."""
+    with _errors_of_json("The result"):
         _check(value, "the result")
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    if len(text) > limit:
-        raise ValueError(
-            f"The result is {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): "
-            "store the data and return its key."
-        )
-    return text
+        text = _dumps(value)
+    return _limited(text, "The result is", "store the data and return its key")
 
 
 def check_metadata(value: Any) -> dict[str, Any]:
-    """The metadata of a batch as it may be stored; raises `TypeError` or `ValueError`."""
+    """The metadata of a batch, if it can be stored; raises `TypeError` or `ValueError`."""
     if not isinstance(value, dict):
-        raise TypeError(f"metadata: {value!r} is no dict.")
-    limit = settings().MAX_PAYLOAD
-    with _told("metadata"):
+        raise TypeError(f"metadata: {value!r} is not a dict.")
+    with _errors_of_json("metadata"):
         _check(value, "metadata")
-        text = json.dumps(value, allow_nan=False)
-    if len(text) > limit:
-        raise ValueError(
-            f"metadata: {len(text):,} bytes of JSON are more than MAX_PAYLOAD ({limit:,}): store the data."
-        )
+        text = _dumps(value)
+    _limited(text, "metadata is", "store the data elsewhere")
     if any(UNSTORABLE.search(text) for text in _strings(value)):
-        raise ValueError("metadata: it holds a NUL or a lone surrogate, which databases refuse: take it out.")
+        raise ValueError("metadata contains a NUL or a lone surrogate, which databases refuse: remove it.")
     return value
 
 
@@ -116,7 +97,7 @@ def _masked(text: str, mask: Callable[[Any], Any]) -> str:
 
 
 def clean(text: str, limit: int) -> str:
-    """`text` as every database takes it, with its middle cut out where it is longer than `limit` characters."""
+    """`text` for any database. If it is longer than `limit` characters, its middle is cut out."""
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}\n… {len(text) - limit:,} characters cut …\n{text[-half:]}"
@@ -129,15 +110,26 @@ def clean_name(text: str) -> str:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """What json or Python itself refuses, in words that name the fix."""
+def _errors_of_json(what: str) -> Iterator[None]:
+    """Adds the fix to the errors that Python's own JSON module raises."""
     try:
         yield
     except RecursionError:
         fix = "store the data and pass its key"
-        raise ValueError(f"{what}: lists or dicts hold themselves, or are nested too deeply: {fix}.") from None
+        raise ValueError(f"{what}: lists or dicts contain themselves, or are nested too deeply: {fix}.") from None
     except ValueError as error:
-        raise ValueError(f"{what}: JSON cannot carry a number so long ({error}): pass str(number).") from None
+        raise ValueError(f"{what}: a number is too long for JSON ({error}): pass str(number).") from None
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _limited(text: str, what: str, fix: str) -> str:
+    limit = settings().MAX_PAYLOAD
+    if len(text) > limit:
+        raise ValueError(f"{what} {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): {fix}.")
+    return text
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -165,7 +157,7 @@ def _check(value: Any, name: str) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 fix = "pass str keys, or a list of pairs"
-                raise TypeError(f"{name}: the key {key!r} of the dict would come back as a string: {fix}.")
+                raise TypeError(f"{name}: the key {key!r} of the dict would become a string: {fix}.")
             _check(item, f"{name}[{key!r}]")
     else:
         raise TypeError(f"{name}: {_described(value)} cannot be passed as JSON: {_fix(value, name)}.")

@@ -1,8 +1,7 @@
 """What may run as a job: module-level functions and Django Tasks of installed apps, by their dotted path.
 
-The path is judged twice: here when a job is added, and again in the worker, because a path that comes back from the
-database or from Redis is data. It is never imported before its module is known to be allowed (the class of
-CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
+A path from the database or from Redis is data. The worker therefore checks it again, and imports a module only if it
+is allowed (compare CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
 """
 
 import inspect
@@ -22,7 +21,7 @@ from ..exceptions import FunctionNotAllowed
 from .masking import MASK, is_sensitive, masked_value
 
 MAX_PATH = 255
-"""Characters of a dotted path, as the column has."""
+"""Characters of the column of a dotted path."""
 
 P = ParamSpec("P")
 _load_framework: Callable[[], Any]
@@ -31,7 +30,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @runtime_checkable
 class TaskLike(Protocol[P]):
-    """A Task of `django.tasks` or of its backport, known by its shape: Django 5.2 alone has neither."""
+    """A Task of `django.tasks` or of its backport. A protocol, because Django 5.2 alone has neither."""
 
     @property
     def func(self) -> Callable[..., object]: ...
@@ -49,57 +48,63 @@ class TaskLike(Protocol[P]):
 
 
 Func = Callable[P, object] | TaskLike[P] | str
-"""What may be passed as a job: a function, a Task, or the dotted path of one.
+"""A function, a Task, or the dotted path of one.
 
-A verb that passes it on is a type error to mypy 2.4, which does not forward the parameters of a Protocol.
+Verbs that pass it on need a `type: ignore`: mypy 2.4 does not forward the parameters of a Protocol.
 """
 
 
 def path_of(func: "Func[...]") -> str:
-    """The canonical dotted path of `func`; raises `FunctionNotAllowed` where it may not run as a job."""
-    if isinstance(func, str):
-        return _canonical(_import_checked(func), func)
-    return _canonical(func, getattr(func, "__qualname__", repr(func)))
+    """The canonical dotted path of `func`. Raises `FunctionNotAllowed` if it may not run as a job."""
+    if not isinstance(func, str):
+        return _canonical(func, getattr(func, "__qualname__", repr(func)))
+    module, _, name = func.rpartition(".")
+    if not module or not name:
+        raise FunctionNotAllowed(f"{func!r} is not a dotted path: write module.function, as in 'shop.tasks.resize'.")
+    try:
+        return _canonical(_load(func), func)
+    except ImportError as error:
+        raise FunctionNotAllowed(f"{func} cannot be imported ({error}): write module.function.") from error
 
 
 @cache
 def resolve(path: str) -> FunctionType:
-    """The function of a canonical path, that of a Task included.
+    """The function at a canonical path, or that of the Task there.
 
-    Raises `FunctionNotAllowed`, or `ImportError` where it does not exist here.
+    Raises `FunctionNotAllowed`, or `ImportError` if it does not exist on this machine.
     """
-    function = _function_of(_found(path))
+    function = _function_of(_load_canonical(path))
     assert isinstance(function, FunctionType)
     return function
 
 
 @cache
 def task_at(path: str) -> TaskLike[...] | None:
-    """The Task of a canonical path, None where it names a plain function; raises as `resolve` does."""
-    return as_task(_found(path))
+    """The Task at a canonical path, or None if it is a plain function. Raises as `resolve` does."""
+    return as_task(_load_canonical(path))
 
 
 def as_task(func: Any) -> TaskLike[...] | None:
-    """`func` where it is a Task, else None."""
+    """`func` if it is a Task, otherwise None."""
     return func if not isinstance(func, FunctionType | str) and isinstance(func, TaskLike) else None
 
 
 def load_framework_by(load: Callable[[], Any]) -> None:
-    """Registers what imports `django_batches.tasks`; called once, when the app is ready."""
+    """Registers the function that imports `django_batches.tasks`; called once, when the app is ready."""
     global _load_framework
     _load_framework = load
 
 
 def framework() -> Any:
-    """`django_batches.tasks`, loaded when the first Task is met: it needs a framework that Django 5.2 lacks."""
+    """`django_batches.tasks`, imported with the first Task: it needs a framework that Django 5.2 lacks."""
     return _load_framework()
 
 
 def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """Binds a call to the function's signature, as Python would; raises `TypeError` naming the call.
+    """Binds a call to the function's signature, as Python would, and returns the names of the positional `args`.
 
-    `leading` is how many arguments go before `args` (1 for a callback: the batch), besides the context of a Task that
-    takes it. Returns the names of the positional `args`.
+    `leading` is the number of arguments before `args` (1 for a callback: the batch), not counting the context of a
+    Task. Raises `TypeError`, whose message shows the call without its secrets.
     """
     signature, names, context = _signature(path)
     before = [*context, *["batch"] * leading]
@@ -119,7 +124,7 @@ def _signature(path: str) -> tuple[inspect.Signature, list[str], list[str]]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a module for this path on this machine; it is not imported, since it may be forbidden."""
+    """Whether this machine has the module of a path. Does not import it, because it may be forbidden."""
     places: Sequence[str] | None = None
     names = path.split(".")[:-1]
     for index in range(len(names)):
@@ -130,30 +135,14 @@ def exists(path: str) -> bool:
     return bool(names)
 
 
-def _found(path: str) -> Any:
-    """The function or Task at a canonical path, judged."""
-    module = path.rpartition(".")[0]
-    if not _is_allowed(module, path):
-        raise FunctionNotAllowed(_not_allowed(path, module))
-    func = _attribute(import_module(module), path)
-    if _canonical(func, path) != path:
-        raise FunctionNotAllowed(f"{path} is {_canonical(func, path)} by its own name: use that path.")
-    return func
-
-
-def _function_of(func: Any) -> Any:
-    task = as_task(func)
-    return func if task is None else task.func
-
-
 def is_masked(path: str, index: int) -> bool:
-    """Whether the value of a positional argument must not be shown, by the name of its parameter.
+    """Whether the name of a positional argument is sensitive.
 
-    True where nobody can say: the function is not allowed, is not found here, or takes fewer arguments.
+    True if the name is unknown: the function is not allowed, does not exist here, or takes fewer arguments.
     """
     try:
         signature, _, context = _signature(path)
-    except Exception:  # whatever a module of a user's does when it is imported
+    except Exception:  # importing a module of the project may raise anything
         return bool(settings().SENSITIVE_KWARGS)
     parameters = list(signature.parameters.values())[len(context) :]
     places = [each for each in parameters if each.kind in _POSITIONAL]
@@ -162,23 +151,36 @@ def is_masked(path: str, index: int) -> bool:
     return is_sensitive(found.name) if found else bool(settings().SENSITIVE_KWARGS)
 
 
-def _import_checked(path: str) -> Any:
+def _load_canonical(path: str) -> Any:
+    found = _load(path)
+    if _canonical(found, path) != path:
+        raise FunctionNotAllowed(f"{path} is defined as {_canonical(found, path)}: use that path.")
+    return found
+
+
+def _load(path: str) -> Any:
+    """The object at a path. Raises `FunctionNotAllowed` before it imports anything, or `ImportError`."""
     module, _, name = path.rpartition(".")
-    if not module or not name:
-        raise FunctionNotAllowed(f"{path!r} is no dotted path: write module.function, as in 'shop.tasks.resize'.")
-    if not _is_allowed(module, path):
-        raise FunctionNotAllowed(_not_allowed(path, module))
+    _check_allowed(module, path)
     try:
-        return _attribute(import_module(module), path)
-    except ImportError as error:
-        raise FunctionNotAllowed(f"{path} cannot be imported ({error}): write module.function.") from error
-
-
-def _attribute(module: Any, path: str) -> Any:
-    try:
-        return getattr(module, path.rpartition(".")[2])
+        return getattr(import_module(module), name)
     except AttributeError as error:
         raise ImportError(str(error)) from None
+
+
+def _check_allowed(module: str, path: str) -> None:
+    allowed = settings().ALLOWED_FUNCTIONS
+    homes = [*(config.name for config in apps.get_app_configs()), *allowed]
+    if path not in allowed and not any(f"{module}.".startswith(f"{home}.") for home in homes):
+        raise FunctionNotAllowed(
+            f"{path} may not run as a job: its module {module} is in no installed app. "
+            f'Add the app to INSTALLED_APPS, or "{path}" to {SETTING}["ALLOWED_FUNCTIONS"].'
+        )
+
+
+def _function_of(func: Any) -> Any:
+    task = as_task(func)
+    return func if task is None else task.func
 
 
 def _canonical(given: Any, shown: str) -> str:
@@ -188,21 +190,20 @@ def _canonical(given: Any, shown: str) -> str:
     module = getattr(func, "__module__", None) or type(func).__module__
     name = getattr(func, "__qualname__", type(func).__qualname__)
     path = f"{module}.{name}"
-    if not _is_allowed(module, path):
-        raise FunctionNotAllowed(_not_allowed(path, module))
+    _check_allowed(module, path)
     if not name.isidentifier() or not isinstance(func, FunctionType):
         raise FunctionNotAllowed(
-            f"{path} cannot be found again by its path, because it is {_kind(func, name)}: "
+            f"{path} cannot be imported by its path, because it is {_kind(func, name)}: "
             "define a function at the top level of a module."
         )
     if len(path) > MAX_PATH:
         raise FunctionNotAllowed(f"{path} is longer than {MAX_PATH} characters: give the function a shorter name.")
-    _check_home(given, getattr(import_module(module), name, None), path)
+    _check_same(given, getattr(import_module(module), name, None), path)
     return path
 
 
-def _check_home(given: Any, found: Any, path: str) -> None:
-    """What is passed must be what the path names. Of a Task there may be several: `using()` makes another."""
+def _check_same(given: Any, found: Any, path: str) -> None:
+    """The path must lead to what was passed. A Task may differ, because `using()` makes another one."""
     if found is given or (as_task(given) and as_task(found) and found.func is given.func):
         return
     if as_task(found) and found.func is given:
@@ -224,22 +225,8 @@ def _kind(func: Any, name: str) -> str:
     return f"a {type(func).__name__}"
 
 
-def _is_allowed(module: str, path: str) -> bool:
-    homes = [config.name for config in apps.get_app_configs()]
-    return path in settings().ALLOWED_FUNCTIONS or any(
-        module == home or module.startswith(f"{home}.") for home in (*homes, *settings().ALLOWED_FUNCTIONS)
-    )
-
-
-def _not_allowed(path: str, module: str) -> str:
-    return (
-        f"{path} may not run as a job: its module {module} is in no installed app. "
-        f'Add the app to INSTALLED_APPS, or "{path}" to {SETTING}["ALLOWED_FUNCTIONS"].'
-    )
-
-
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any], is_hidden: Callable[[int], bool]) -> str:
-    """The arguments of a wrong call as it was written, without the secret ones."""
+    """The arguments of a wrong call as Python source, without secrets."""
     shown = [MASK if is_hidden(index) else repr(masked_value(value)) for index, value in enumerate(args)]
     shown += [f"{key}={MASK if is_sensitive(key) else repr(masked_value(value))}" for key, value in kwargs.items()]
     text = ", ".join(shown)

@@ -1,4 +1,4 @@
-"""The options of jobs, judged once: a wrong one raises where it is written, not in a worker at night."""
+"""Validates the options of batches and jobs when they are written, not later in a worker."""
 
 import json
 import math
@@ -22,7 +22,7 @@ RunAfter = timedelta | datetime
 
 @dataclass(frozen=True)
 class Exponential:
-    """A backoff that grows with each attempt; made by `exponential(...)`."""
+    """A backoff that grows with each attempt; `exponential(...)` returns it."""
 
     first: float
     factor: float
@@ -35,10 +35,10 @@ ErrorTypes = type[BaseException] | Iterable[type[BaseException]]
 
 
 def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600, jitter: float = 0.5) -> Exponential:
-    """A backoff of `first` seconds (or a timedelta), times `factor` after each attempt, at most `limit`.
+    """A backoff of `first` (seconds or timedelta), multiplied by `factor` after each attempt, up to `limit`.
 
-    `jitter` (0.0 to 1.0) is the part of each pause that is drawn by chance, so that jobs which failed together do not
-    come back together.
+    `jitter` (0.0 to 1.0) is the random fraction of each delay. It keeps jobs that failed together from being retried
+    together.
     """
     for name, value in (("factor", factor), ("jitter", jitter)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -52,16 +52,16 @@ def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600,
 
 @dataclass(frozen=True)
 class Options:
-    """How the jobs of a batch run."""
+    """Validated options of jobs, as their columns store them."""
 
     queue: str
     timeout: int
     """Seconds."""
     max_attempts: int
     backoff: str
-    """JSON: seconds before the next attempt, a list of them, one per attempt, or the numbers of an `Exponential`."""
+    """JSON: seconds before the next attempt, a list with one per attempt, or the fields of an `Exponential`."""
     no_retry: str = "[]"
-    """JSON list of the exception types, by dotted path, after which there is no further attempt."""
+    """JSON list of the dotted paths of exception types after which there is no further attempt."""
 
     @classmethod
     def of(cls, **given: Any) -> "Options":
@@ -75,7 +75,7 @@ class Options:
 
 
 def seconds(value: Any, name: str) -> float:
-    """Seconds of a number or a timedelta; raises `TypeError` or, for a negative one, `ValueError`."""
+    """Converts a number or a timedelta to seconds; raises `TypeError` or, for a negative one, `ValueError`."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -86,32 +86,32 @@ def seconds(value: Any, name: str) -> float:
 
 
 def text(value: Any, name: str, longest: int | None = None) -> str:
-    """A string that every database takes; a lazy translation becomes one. Raises `TypeError` or `ValueError`."""
+    """A string that every database accepts, also from a lazy translation. Raises `TypeError` or `ValueError`."""
     if isinstance(value, Promise):
         value = str(value)
     if longest is not None and not (isinstance(value, str) and 1 <= len(value) <= longest):
         raise ValueError(f"{name}: {value!r} must be a string of 1 to {longest} characters, or None.")
     if not isinstance(value, str):
-        raise TypeError(f"{name}: {value!r} is no string: pass str({name}).")
+        raise TypeError(f"{name}: {value!r} is not a string: pass str({name}).")
     if UNSTORABLE.search(value):
-        raise ValueError(f"{name}: {value!r} holds a NUL or a lone surrogate, which databases refuse: take it out.")
+        raise ValueError(f"{name}: {value!r} contains a NUL or a lone surrogate, which databases refuse: remove it.")
     return value
 
 
 def earliest_start(value: Seconds | datetime) -> RunAfter:
-    """When a job may start at the earliest: a pause from when it is added (seconds, timedelta), or a moment."""
+    """The earliest start of a job: a datetime, or a delay from when it is added (seconds or timedelta)."""
     if not isinstance(value, datetime):
         return timedelta(seconds=seconds(value, "run_after"))
     if django_settings.USE_TZ and timezone.is_naive(value):
         raise ValueError(f"run_after: {value!r} has no time zone: use django.utils.timezone.make_aware().")
     if not django_settings.USE_TZ and timezone.is_aware(value):
-        return timezone.make_naive(value, timezone.get_default_timezone())  # which is what the database keeps
+        return timezone.make_naive(value, timezone.get_default_timezone())  # as the database stores it
     return value
 
 
 def whole_seconds(value: Seconds, name: str) -> int:
-    """Seconds, rounded up, of which there is at least one; raises `TypeError` or `ValueError`."""
-    # RQ and the alarm know whole seconds; 0 would mean "no alarm".
+    """Seconds, rounded up and at least one; raises `TypeError` or `ValueError`."""
+    # RQ and the alarm of a job use whole seconds, and 0 means no alarm.
     found = math.ceil(seconds(value, name))
     if not 1 <= found < 2**31:
         raise ValueError(f"{name}: {value!r} must be at least one second, and below 68 years.")
@@ -149,7 +149,7 @@ def _no_retry(value: ErrorTypes) -> str:
     types = list(types)
     for kind in types:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise TypeError(f"no_retry: {kind!r} is no exception type.")
+            raise TypeError(f"no_retry: {kind!r} is not an exception type.")
     return json.dumps([type_path(kind) for kind in types])
 
 

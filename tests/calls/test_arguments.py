@@ -13,7 +13,7 @@ from django_batches.calls.arguments import clean, dump_arguments, dump_result, l
     "value",
     [None, True, 1, -1, 2**63, 1.5, "", "x", "ÅÄÖ", "\x00", "\ud800", "\u2028", [], [1, [2]], {}, {"a": {"b": [None]}}],
 )
-def test_what_json_can_carry_comes_back_equal_and_is_ascii(value):
+def test_json_values_round_trip_as_ascii_text(value):
     text = dump_arguments((value,), {"key": value}, ["value"])
     assert text.isascii() and "\x00" not in text
     assert load_arguments(text) == ([value], {"key": value})
@@ -38,7 +38,7 @@ class Row:
         (uuid.uuid4(), "a uuid.UUID cannot be passed as JSON: pass str(image)"),
         (Row(7), "pass image.pk"),
         (Row(uuid.uuid4()), "pass str(image.pk)"),
-        ({1: "a"}, "the key 1 of the dict would come back as a string: pass str keys"),
+        ({1: "a"}, "the key 1 of the dict would become a string: pass str keys"),
         ({1, 2}, "pass sorted(image)"),
         (b"x", "store the data and pass its key"),
         (datetime.date(2026, 1, 1), "pass image.isoformat()"),
@@ -47,7 +47,7 @@ class Row:
         (print, "cannot be passed as JSON"),
     ],
 )
-def test_what_json_cannot_carry_is_refused_with_the_argument_and_the_fix(value, fix):
+def test_a_value_that_is_not_json_is_refused_with_its_argument_and_the_fix(value, fix):
     with pytest.raises(TypeError) as raised:
         dump_arguments((value,), {}, ["image"])
     assert fix in str(raised.value)
@@ -68,7 +68,7 @@ def test_a_result_that_is_not_json_is_refused():
         dump_result(object())
 
 
-def test_error_text_is_cleaned_of_what_databases_refuse_and_cut_in_the_middle():
+def test_error_text_is_cleaned_for_every_database_and_cut_in_the_middle():
     assert clean("a\x00b\ud800c", 100) == "a\ufffdb\ufffdc"
     cut = clean("a" * 600 + "b" * 600, 1000)
     assert cut.startswith("a" * 500) and cut.endswith("b" * 500)

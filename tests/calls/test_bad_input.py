@@ -1,4 +1,4 @@
-"""Bad input: an error that names the fix, and nothing written; in the worker that job alone fails."""
+"""Bad input raises an error that names the fix and writes nothing. In a worker it fails one job only."""
 
 import datetime
 import functools
@@ -45,20 +45,20 @@ OPTIONS = [
     ({"backoff": [5, 1e300]}, ValueError, "below 68 years"),
     ({"no_retry": "ValueError"}, TypeError, "neither an exception type nor a list of them"),
     ({"no_retry": None}, TypeError, "no_retry: None is neither an exception type"),
-    ({"no_retry": [ValueError()]}, TypeError, "ValueError() is no exception type"),
+    ({"no_retry": [ValueError()]}, TypeError, "ValueError() is not an exception type"),
     ({"concurrency": 0}, ValueError, "concurrency: 0 must be a whole number, 1 or more, or None"),
     ({"max_failures": -1}, ValueError, "max_failures: -1 must be a whole number, 0 or more, or None"),
     ({"deadline": "tomorrow"}, TypeError, "deadline: 'tomorrow' is neither seconds nor a timedelta"),
     ({"key": ""}, ValueError, "key: '' must be a string of 1 to 200 characters, or None"),
-    ({"key": "\ud800"}, ValueError, "a NUL or a lone surrogate, which databases refuse: take it out"),
+    ({"key": "\ud800"}, ValueError, "a NUL or a lone surrogate, which databases refuse: remove it"),
     ({"key": 7}, ValueError, "key: 7 must be a string of 1 to 200 characters"),
-    ({"description": None}, TypeError, "description: None is no string: pass str(description)"),
-    ({"description": "a\x00b"}, ValueError, "description: 'a\\x00b' holds a NUL"),
-    ({"metadata": [1]}, TypeError, "metadata: [1] is no dict"),
+    ({"description": None}, TypeError, "description: None is not a string: pass str(description)"),
+    ({"description": "a\x00b"}, ValueError, "description: 'a\\x00b' contains a NUL"),
+    ({"metadata": [1]}, TypeError, "metadata: [1] is not a dict"),
     ({"metadata": {"who": Thing}}, TypeError, "metadata['who']: a type cannot be passed as JSON: pass str("),
     ({"metadata": {"rate": float("nan")}}, TypeError, "nan does not exist in JSON: pass None or a string"),
     ({"metadata": {1: 2}}, TypeError, "pass str keys"),
-    ({"metadata": {"text": ["\x00"]}}, ValueError, "metadata: it holds a NUL"),
+    ({"metadata": {"text": ["\x00"]}}, ValueError, "metadata contains a NUL"),
     ({"metadata": {"deep": DEEP}}, ValueError, "nested too deeply"),
     ({"metadata": {"large": "x" * 2**21}}, ValueError, "more than MAX_PAYLOAD"),
     ({"parent": "batch 7"}, TypeError, "leave it out (the running job), or pass None"),
@@ -83,7 +83,7 @@ CALLS = [
     (lambda batch: batch.enqueue(tasks.ok, [{"who": UUID(int=0)}]), TypeError, "value[0]['who']: a uuid.UUID"),
     (lambda batch: batch.enqueue(tasks.ok, float("inf")), TypeError, "pass None or a string"),
     (lambda batch: batch.enqueue(tasks.ok, DEEP), ValueError, "nested too deeply: store the data and pass its key"),
-    (lambda batch: batch.enqueue(tasks.ok, CIRCLE), ValueError, "hold themselves"),
+    (lambda batch: batch.enqueue(tasks.ok, CIRCLE), ValueError, "contain themselves"),
     (lambda batch: batch.enqueue(tasks.ok, 10**5000), ValueError, "pass str(number)"),
     (lambda batch: batch.enqueue(tasks.ok, "x" * 2**21), ValueError, "store the data and pass its key"),
     (lambda batch: batch.map(tasks.ok, 5), TypeError, "map: 5 is not iterable: pass an iterable of items"),
@@ -96,7 +96,7 @@ CALLS = [
     (lambda batch: batch.using(backoff=exponential(factor="x")), TypeError, "factor: 'x' must be a finite number"),
     (lambda batch: batch.using(backoff=exponential(factor=float("nan"))), TypeError, "must be a finite number"),
     (lambda batch: batch.using(backoff=exponential(jitter=2)), ValueError, "between 0.0 and 1.0"),
-    (lambda batch: batch.cancel("a\x00"), ValueError, "reason: 'a\\x00' holds a NUL"),
+    (lambda batch: batch.cancel("a\x00"), ValueError, "reason: 'a\\x00' contains a NUL"),
     (lambda batch: batch.wait(), BatchError, "leave the block first"),
 ]
 
@@ -107,7 +107,7 @@ def nothing_is_written():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("options", "error", "fix"), OPTIONS, ids=[case[2][:40] for case in OPTIONS])
-def test_an_option_that_makes_no_sense_is_refused_with_the_fix(options, error, fix):
+def test_an_invalid_option_is_refused_with_the_fix(options, error, fix):
     with pytest.raises(error, match=re.escape(fix)), Batch.open(**options) as batch:
         batch.enqueue(tasks.ok)
     assert nothing_is_written()
@@ -115,7 +115,7 @@ def test_an_option_that_makes_no_sense_is_refused_with_the_fix(options, error, f
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("call", "error", "fix"), CALLS, ids=[case[2][:40] for case in CALLS])
-def test_a_call_that_makes_no_sense_is_refused_with_the_fix(call, error, fix):
+def test_an_invalid_verb_call_is_refused_with_the_fix(call, error, fix):
     with pytest.raises(error, match=re.escape(fix)), Batch.open() as batch:
         batch.enqueue(tasks.ok)
         call(batch)
@@ -123,8 +123,8 @@ def test_a_call_that_makes_no_sense_is_refused_with_the_fix(call, error, fix):
 
 
 @pytest.mark.django_db
-def test_what_is_odd_and_right_is_taken():
-    """The other side of the rules above."""
+def test_unusual_but_valid_input_is_accepted():
+    """The rules above do not refuse too much."""
     with Batch.open(
         gettext_lazy("Delete"), queue="a b:c", metadata={"ÅÄÖ": ["\n", None, 1e300]}, key="k" * 200
     ) as batch:
@@ -156,26 +156,30 @@ POISON = [
     (tasks.leak, ("closed",), ""),
     (tasks.leak, ("signal",), ""),
     (tasks.wait_for_batch, (), "wait() inside a job occupies a worker that the batch may need: use a callback"),
-    (tasks.return_which, ("own",), "return a batch that the job itself has opened"),
+    (tasks.return_which, ("own",), "Return a batch that the job itself opened"),
     (tasks.raise_in_block, (), ""),
 ]
-"""Functions, their arguments, and a part of the error, or nothing for those that succeed."""
+"""Functions, their arguments, and part of the error; an empty text for those that succeed."""
 
 FORGED = [
     ({"func": "os.system"}, "failed", "os.system may not run as a job"),
     ({"func": "tests.borrowed.run"}, "failed", "subprocess.run may not run as a job"),
     ({"func": "tests.tasks.no_such"}, "scheduled", "has no attribute 'no_such'"),
-    ({"func": "new_app.tasks.f"}, "scheduled", "new_app.tasks is in no installed app"),  # the worker is an old one
+    (
+        {"func": "new_app.tasks.f"},
+        "scheduled",
+        "new_app.tasks is in no installed app",
+    ),  # perhaps a newer version
     ({"func": 'a"b'}, "scheduled", "its row is broken"),
     ({"arguments": "[["}, "scheduled", "its row is broken"),
     ({"arguments": "[[1,2,3],{}]"}, "failed", "takes from 0 to 1 positional arguments but 3 were given"),
     ({"no_retry": "7"}, "scheduled", "its row is broken"),
 ]
-"""Rows as somebody may have written them by hand, and what becomes of their jobs at first."""
+"""Manually edited rows, and the status and error of their jobs after the first run."""
 
 
 @pytest.mark.django_db(transaction=True)
-def test_whatever_comes_the_worker_lives_and_the_other_jobs_are_done(start_worker, redis, keys, ledger):
+def test_no_input_stops_the_worker_or_the_other_jobs(start_worker, redis, keys, ledger):
     with Batch.open("good", queue="good") as good:
         good.on_success(tasks.told, ledger.path)
         good.map(tasks.append_item, range(100), ledger.path)
@@ -192,23 +196,25 @@ def test_whatever_comes_the_worker_lives_and_the_other_jobs_are_done(start_worke
     assert ledger.lines[-1] == ":succeeded:100/100"
     assert sorted(map(int, ledger.lines[:-1])) == list(range(100))
     wait_until(lambda: not forged.jobs.exclude(status__in=["failed", "scheduled"]).exists())
-    assert [wrong for wrong in zip(POISON, poison.jobs.order_by("position"), strict=True) if not is_told(*wrong)] == []
+    assert [
+        wrong for wrong in zip(POISON, poison.jobs.order_by("position"), strict=True) if not is_expected(*wrong)
+    ] == []
     for (_, status, error), job in zip(FORGED, forged.jobs.order_by("position"), strict=True):
         assert (job.status, error in job.error) == (status, True), job.error
     assert [repairing.drift(batch.pk) for batch in (good, poison, forged)] == [{}, {}, {}]
     wait_until(lambda: redis.xlen(keys.outcomes) == 0)
     assert worker.log.count("of the outcome stream") == count
     assert worker.process.poll() is None and "is the active coordinator" in worker.log
-    assert "coordinator of" not in worker.log, "the coordinator has died"
+    assert "coordinator of" not in worker.log, "the coordinator died"
 
 
-def is_told(poison, job):
+def is_expected(poison, job):
     _, _, error = poison
     return (job.status == "failed" and error in job.error) if error else job.status == "succeeded"
 
 
 def garbage_in_redis(redis, keys, batch):
-    """What others may write into the streams, the lists and the channels that we read; gives the number of outcomes."""
+    """Writes garbage to our streams, lists and channels; returns the number of outcomes."""
     job = batch.jobs.earliest("position").pk
     known = {"k": "retry", "j": job.hex, "d": 1, "b": batch.pk.hex}
     wild = [{"m": "x"}, {"a": [1]}, {"s": [1]}, {"d": None}, {"r": {"a": 1}}, {"k": "succeeded", "r": 1}]

@@ -26,7 +26,7 @@ def impostor(value=None):
     return value
 
 
-def test_a_function_of_an_installed_app_is_known_by_its_path():
+def test_a_function_of_an_installed_app_is_found_by_its_path():
     assert path_of(tasks.ok) == path_of("tests.tasks.ok") == "tests.tasks.ok"
     assert resolve("tests.tasks.ok") is tasks.ok
 
@@ -42,7 +42,7 @@ def test_an_rq_job_function_is_a_function():
         ("tests.tasks.os.system", "cannot be imported"),
         ("tests.tasks.no_such", "cannot be imported (module 'tests.tasks' has no attribute 'no_such')"),
         ("tests.no_such.task", "cannot be imported (No module named 'tests.no_such')"),
-        ("ok", "is no dotted path"),
+        ("ok", "is not a dotted path"),
         ("tests.tasks.time", "is not a function"),
         ("tests.borrowed.run", "subprocess.run may not run as a job: its module subprocess"),
         (lambda: None, "a lambda"),
@@ -55,7 +55,7 @@ def test_an_rq_job_function_is_a_function():
         (print, "builtins.print may not run as a job"),
     ],
 )
-def test_what_may_not_run_is_refused_with_the_fix(func, words):
+def test_a_forbidden_function_is_refused_with_the_fix(func, words):
     with pytest.raises(FunctionNotAllowed) as raised:
         path_of(func)
     assert words in str(raised.value)
@@ -80,7 +80,7 @@ def test_the_setting_allows_a_module_or_a_function():
             assert path_of("shutil.which") == "shutil.which"
 
 
-def test_a_path_from_outside_is_not_even_imported_unless_its_module_is_allowed(monkeypatch):
+def test_a_path_is_imported_only_if_its_module_is_allowed(monkeypatch):
     imported = []
     monkeypatch.setattr(functions, "import_module", imported.append)
     with pytest.raises(FunctionNotAllowed):
@@ -88,7 +88,7 @@ def test_a_path_from_outside_is_not_even_imported_unless_its_module_is_allowed(m
     assert imported == []
 
 
-def test_a_borrowed_function_does_not_run_by_the_path_of_its_borrower():
+def test_an_imported_function_does_not_run_by_the_path_of_the_importing_module():
     with pytest.raises(FunctionNotAllowed):
         resolve("tests.borrowed.run")
 
@@ -96,7 +96,7 @@ def test_a_borrowed_function_does_not_run_by_the_path_of_its_borrower():
 @pytest.mark.parametrize(
     ("args", "kwargs"), [((1, 2), {}), ((), {"vlaue": 1}), ((1,), {"value": 2})], ids=["too many", "typo", "twice"]
 )
-def test_a_call_that_does_not_fit_is_refused_with_the_signature(args, kwargs):
+def test_an_invalid_call_is_refused_with_the_signature(args, kwargs):
     with pytest.raises(TypeError, match=r"its signature is \(value=None\)"):
         bound_names("tests.tasks.ok", 0, args, kwargs)
 

@@ -1,4 +1,4 @@
-"""What SENSITIVE_KWARGS names is shown nowhere: not in the admin, not in a log, not in the text of an error."""
+"""Values that SENSITIVE_KWARGS names appear neither in the admin nor in logs nor in error messages."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def log_in_and_fail(user, password, options=None):
     raise ValueError(user)
 
 
-def told_with_token(batch, user, api_key):
+def callback_with_token(batch, user, api_key):
     return user
 
 
@@ -61,7 +61,7 @@ def test_other_names_are_shown(name):
     assert not is_sensitive(name)
 
 
-def test_positional_arguments_are_known_by_the_signature():
+def test_the_signature_names_positional_arguments():
     assert shown(log_in, "ann", SECRET, 1, 2) == [["ann", MASK, 1, 2], {}]
 
 
@@ -73,13 +73,13 @@ def test_keywords_and_the_keys_of_dicts_at_any_depth_are_masked():
     ]
 
 
-def test_the_first_argument_of_a_callback_is_not_its_batch():
+def test_the_arguments_of_a_callback_begin_after_its_batch():
     text = dump_arguments(("ann", SECRET), {}, [])
-    assert json.loads(masked_arguments(f"{PATH}.told_with_token", text, is_callback=True)) == [["ann", MASK], {}]
+    assert json.loads(masked_arguments(f"{PATH}.callback_with_token", text, is_callback=True)) == [["ann", MASK], {}]
 
 
 @pytest.mark.parametrize("func", ["os.system", "tests.no_such.task", "tests.tasks.no_such", "nonsense", ""])
-def test_where_the_function_is_not_found_here_every_positional_argument_is_masked(func):
+def test_if_the_function_is_missing_every_positional_argument_is_masked(func):
     assert json.loads(masked_arguments(func, '[["a",[1],{"b":2}],{"size":"large"}]')) == [
         [MASK, MASK, MASK],
         {"size": "large"},
@@ -91,7 +91,7 @@ def test_results_are_masked_by_their_keys():
     assert masked_result('"text"') == '"text"'
 
 
-def test_the_setting_takes_other_names_or_none():
+def test_the_setting_replaces_the_sensitive_names():
     with override_settings(DJANGO_BATCHES={"CACHE": "batches", "SENSITIVE_KWARGS": ["iban"]}):
         assert shown(log_in, "ann", SECRET, IBAN="DE00") == [["ann", SECRET], {"IBAN": MASK}]
     with override_settings(DJANGO_BATCHES={"CACHE": "batches", "SENSITIVE_KWARGS": ()}):
@@ -181,7 +181,7 @@ def test_the_error_of_a_wrong_call_shows_no_secret(args, kwargs, call):
     assert f"log_in_and_fail{call}: " in str(raised.value)
 
 
-def test_the_error_of_a_value_that_is_no_json_shows_no_secret():
+def test_the_error_of_a_value_that_is_not_json_shows_no_secret():
     with pytest.raises(TypeError) as raised:
         dump_arguments((), {"options": {"password": SECRET.encode()}}, [])
     assert SECRET not in str(raised.value) and "options['password']: a bytes cannot be passed" in str(raised.value)
@@ -190,8 +190,8 @@ def test_the_error_of_a_value_that_is_no_json_shows_no_secret():
     assert SECRET not in str(refused.value)
 
 
-def test_what_travels_does_not_print_its_arguments():
-    """A debugger's or an error reporter's view of the frames prints the objects in them."""
+def test_messages_do_not_print_their_arguments():
+    """Debuggers and error reporters print the objects of each stack frame."""
     message = json.dumps(["0" * 32, "1" * 32, 0, "", "tests.tasks.ok", 9, 0, 1, [], [[SECRET], {}]])
     assert SECRET not in repr(Message.loads("batch-tests-1-1", message))
     assert SECRET not in repr(Pushed("id", message, "owner", 9, "tests.tasks.ok"))
@@ -200,7 +200,7 @@ def test_what_travels_does_not_print_its_arguments():
 def test_a_secret_is_on_no_page_and_in_no_log(road, client, caplog):
     caplog.set_level(logging.DEBUG)
     with Batch.open("Log in", metadata={"smtp": {"password": SECRET}, "customer": "ann"}) as batch:
-        batch.on_finish(told_with_token, "ann", SECRET)
+        batch.on_finish(callback_with_token, "ann", SECRET)
         batch.enqueue(log_in, "visible-user", SECRET, 7)
         batch.enqueue(log_in, "visible-user", password=SECRET, nested=[{"client_secret": SECRET}])
         batch.enqueue(log_in_and_fail, "visible-user", SECRET)
@@ -230,7 +230,7 @@ def test_a_secret_is_on_no_page_and_in_no_log(road, client, caplog):
 def test_a_real_worker_prints_no_secret(start_worker):
     worker = start_worker("--workers", 1)
     with Batch.open() as batch:
-        batch.on_finish(told_with_token, "ann", SECRET)
+        batch.on_finish(callback_with_token, "ann", SECRET)
         batch.enqueue(log_in, "ann", SECRET)
         batch.enqueue(log_in_and_fail, "ann", password=SECRET)
         batch.enqueue(tasks.kill_self)
@@ -240,7 +240,7 @@ def test_a_real_worker_prints_no_secret(start_worker):
 
 
 @pytest.mark.django_db
-def test_a_job_whose_module_is_gone_is_shown_without_its_arguments(client, admin_client):
+def test_a_job_whose_module_is_missing_is_shown_without_its_arguments(client, admin_client):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     inserting.jobs([new_job(batch, 1, "tests.gone.log_in")])

@@ -20,7 +20,7 @@ def test_times_are_seconds_or_timedeltas():
     assert seconds(timedelta(milliseconds=500), "x") == 0.5
 
 
-def test_a_moment_becomes_one_that_the_database_keeps():
+def test_an_earliest_start_is_converted_to_the_time_zone_of_the_database():
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert earliest_start(noon) == noon
     with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
@@ -55,7 +55,7 @@ def test_using_changes_only_what_is_given():
     ],
     ids=str,
 )
-def test_a_wrong_option_is_named(given):
+def test_the_error_of_an_invalid_option_names_it(given):
     name = next(iter(given))
     with pytest.raises((TypeError, ValueError), match=f"^{name}:"):
         Options.of(**given)
@@ -81,5 +81,5 @@ def test_no_retry_takes_exception_types():
 
 
 @pytest.mark.parametrize(("backoff", "delays"), [("0", [0, 0]), ("5.0", [5, 5]), ("[5, 30, 120]", [5, 30, 120, 120])])
-def test_the_pause_before_the_next_attempt(backoff, delays):
+def test_the_delay_before_the_next_attempt(backoff, delays):
     assert [backoff_delay(backoff, attempt) for attempt in range(1, len(delays) + 1)] == delays

@@ -93,7 +93,7 @@ def test_what_looks_like_a_task_is_judged_by_its_function():
         path_of(Impostor())
 
 
-def test_a_call_that_does_not_fit_is_refused_with_the_signature():
+def test_an_invalid_call_is_refused_with_the_signature():
     with pytest.raises(TypeError, match=r"add\(1, two=3\): .* its signature is \(one, other=0\)"):
         bound_names("tests.framework_tasks.add", 0, (1,), {"two": 3})
     with pytest.raises(TypeError, match=r"tell\(context, 1, ••••\): too many"):

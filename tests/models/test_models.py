@@ -50,10 +50,10 @@ def test_a_stale_save_writes_description_and_metadata_only(batch):
     ("field", "value", "fix"),
     [
         ("metadata", {"x": float("nan")}, "metadata"),
-        ("metadata", {"x": "\0"}, "holds a NUL"),
+        ("metadata", {"x": "\0"}, "contains a NUL"),
         ("metadata", {"x": "x" * 2_000_000}, "more than MAX_PAYLOAD"),
-        ("metadata", None, "is no dict"),
-        ("description", "a\0b", "holds a NUL"),
+        ("metadata", None, "is not a dict"),
+        ("description", "a\0b", "contains a NUL"),
         ("description", None, "pass str"),
     ],
 )
