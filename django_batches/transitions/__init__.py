@@ -1,13 +1,13 @@
-"""Every change of a status or a counter, and nothing else: the one place to review for correctness.
+"""All changes of statuses and counters, and nothing else: the one place to review for correctness.
 
-Rules that hold in each of these modules:
+Every module of this wing follows these rules:
 
-* Batch rows are locked before their job rows. One order everywhere, so no two writers can deadlock. What changes jobs
-  alone (the claim of callbacks, what is due, what is seen to run) passes over locked rows, or moves no counter.
-* A job row changes only by a statement whose WHERE names the status (and dispatch) it may change from, or where that
-  was read under the lock of its batch. What such a statement returns has won, and only winners move counters, in the
-  same transaction.
-* Counters move by relative updates; the CHECK of the table refuses what does not add up.
+* It locks batch rows before their job rows, so that no two writers deadlock. Statements that change jobs alone (claims
+  of callbacks, due jobs, started jobs) skip locked rows or move no counter.
+* It changes a job row only by a statement whose WHERE names the status (and dispatch) to change from, or whose rows
+  were read under the lock of their batch. Only the rows that the statement returns move counters, in the same
+  transaction.
+* It moves counters by relative updates. A CHECK of the table refuses counters that do not add up.
 
-The modules know rows by `rows` and not by `models`, which imports them for its verbs.
+The modules access rows through `database`, not through `models`, which imports this wing for its verbs.
 """
