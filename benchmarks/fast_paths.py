@@ -26,7 +26,7 @@ from .contend import empty_database
 from .laboratory import Batch, redis, tasks  # isort: skip  # sets up Django
 
 from django_batches import database
-from django_batches.database.dialect import Dialect
+from django_batches.database.base import Dialect
 from django_batches.database.postgresql import PostgreSQL
 from django_batches.database.uuid7 import uuid7
 from django_batches.execution import runner

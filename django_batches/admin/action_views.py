@@ -111,7 +111,7 @@ class ActingMixin(ConfirmingMixin):
         if not is_possible:
             raise BatchError(_("This batch cannot be deleted: it or its callbacks have not ended."))
         # A cascade would delete rows of the project, which the permission to delete batches does not cover.
-        if holder := foreign_keys.holder(deleting.tree(target.batch.pk)):
+        if holder := foreign_keys.reference(deleting.tree(target.batch.pk)):
             refusal = _("%(field)s references this batch, its jobs or a batch below it. Delete those rows first.")
             raise BatchError(refusal % {"field": holder})
         # Only the first step can be refused. If this process dies after it, the coordinator completes the deletion.

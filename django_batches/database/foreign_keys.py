@@ -1,4 +1,4 @@
-"""The foreign keys of the project that keep a batch from being deleted."""
+"""Foreign keys of the project that prevent the deletion of a batch or its jobs."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -12,65 +12,65 @@ from . import tables
 if TYPE_CHECKING:
     from ..models import Batch
 
-_LET_GO = {
+_SETTERS = {
     getattr(models, name, None) for name in ("SET_NULL", "SET_DEFAULT", "DB_SET_NULL", "DB_SET_DEFAULT")
 }  # the last two since Django 6.1
 
 
-def unheld(batches: "models.QuerySet[Batch]") -> list[UUID]:
-    """Those that no row of the project holds."""
-    for relation, path in _holding():
-        holders = relation.related_model._base_manager.using(tables.alias())
-        batches = batches.exclude(Exists(holders.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
+def unreferenced(batches: "models.QuerySet[Batch]") -> list[UUID]:
+    """The batches that no row of the project references, nor a job of theirs."""
+    for relation, path in _relations():
+        rows = relation.related_model._base_manager.using(tables.alias())
+        batches = batches.exclude(Exists(rows.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
     return list(batches.values_list("pk", flat=True))
 
 
-def holder(batch_ids: Iterable[UUID]) -> str:
-    """A foreign key of the project by which a row holds one of these batches or a job of theirs; empty without."""
-    return _first(_holding(), batch_ids)
+def reference(batch_ids: Iterable[UUID]) -> str:
+    """A foreign key by which a row references one of these batches or a job of theirs, or an empty text."""
+    return _first(_relations(), batch_ids)
 
 
-def holders_of_jobs(batch_ids: Iterable[UUID]) -> str:
-    """A foreign key of the project by which a row holds a job or callback of these batches; empty without."""
-    return _first(_holding_jobs(), batch_ids)
+def reference_to_jobs(batch_ids: Iterable[UUID]) -> str:
+    """A foreign key by which a row references a job or callback of these batches, or an empty text."""
+    return _first(_relations_to_jobs(), batch_ids)
 
 
-def _first(holding: list[tuple[ForeignObjectRel, str]], batch_ids: Iterable[UUID]) -> str:
+def _first(relations: list[tuple[ForeignObjectRel, str]], batch_ids: Iterable[UUID]) -> str:
     ids = list(batch_ids)
-    for relation, path in holding:
+    for relation, path in relations:
         name, model = relation.field.name, relation.related_model
         if model._base_manager.using(tables.alias()).filter(**{f"{name}{path}__in": ids}).exists():
             return f"{model._meta.label}.{name}"
     return ""
 
 
-def _holding() -> list[tuple[ForeignObjectRel, str]]:
-    """The foreign keys of the project that hold a batch, each with the path from there to the batch."""
-    on_batches = [(relation, "") for relation in _pointing_to(tables.batches().model) if not _lets_go(relation)]
-    return on_batches + _holding_jobs()
+def _relations() -> list[tuple[ForeignObjectRel, str]]:
+    """Each foreign key that keeps a batch, with the lookup that leads from its target to the batch."""
+    to_batches = [(each, "") for each in _foreign_keys(tables.batches().model) if not _lets_go(each)]
+    return to_batches + _relations_to_jobs()
 
 
-def _holding_jobs() -> list[tuple[ForeignObjectRel, str]]:
-    """Jobs are deleted by one statement, so each constraint on them would break it."""
-    constraints = [relation for relation in _pointing_to(tables.jobs().model) if _is_constraint(relation)]
-    return [(relation, path) for relation in constraints for path in ("__batch", "__callback_of")]
+def _relations_to_jobs() -> list[tuple[ForeignObjectRel, str]]:
+    """Any constraint on jobs keeps them, because one statement deletes them, without `on_delete`."""
+    constraints = [each for each in _foreign_keys(tables.jobs().model) if _is_constraint(each)]
+    return [(each, path) for each in constraints for path in ("__batch", "__callback_of")]
 
 
-def _pointing_to(model: type[models.Model]) -> list[ForeignObjectRel]:
+def _foreign_keys(model: type[models.Model]) -> list[ForeignObjectRel]:
     return [
         relation
         for relation in model._meta.get_fields(include_hidden=True)
         if isinstance(relation, ForeignObjectRel)
         and not relation.many_to_many
         and relation.related_model._meta.app_label != tables.APP
-        and not relation.related_model._meta.auto_created  # of a ManyToManyField: the link goes, not the row
+        and not relation.related_model._meta.auto_created  # of a ManyToManyField, whose link is deleted
     ]
 
 
 def _lets_go(relation: ForeignObjectRel) -> bool:
     on_delete = relation.on_delete
     is_set = getattr(on_delete, "__name__", "") == "set_on_delete"  # SET(...)
-    return on_delete in _LET_GO or is_set or (on_delete is models.DO_NOTHING and not _is_constraint(relation))
+    return on_delete in _SETTERS or is_set or (on_delete is models.DO_NOTHING and not _is_constraint(relation))
 
 
 def _is_constraint(relation: ForeignObjectRel) -> bool:

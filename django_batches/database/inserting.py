@@ -5,9 +5,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from . import tables
-from .dialect import Sql
-from .statements import dialect
+from . import dialect, tables
+from .base import Sql
 
 if TYPE_CHECKING:
     from ..models import Batch

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_type_hints
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from django.db import Error
-from django.db.models.functions import Now
 
 from . import tables
-from .dialect import Dialect, Room, Rows, Sql
+from .base import Columns, Dialect, Room, Rows, Sql, types_of
 from .tables import BATCH, JOB, LEASE, execute
 
 if TYPE_CHECKING:
@@ -25,14 +24,12 @@ class PostgreSQL(Dialect):
     can_write_in_with: ClassVar = True
     skip_locked: ClassVar = " FOR UPDATE SKIP LOCKED"
 
-    def values(self, columns: type[tuple[Any, ...]], rows: Rows) -> Sql:
-        fields = _fields(columns)
-        arrays = ", ".join(f"%s::{_ARRAYS[kind][0]}[]" for kind in fields.values())
-        names = ", ".join(f"v_{name}" for name in fields)
-        cells = list(zip(*rows, strict=True)) or [()] * len(fields)
-        literals = [
-            f"{{{','.join(_ARRAYS[kind][1](column))}}}" for kind, column in zip(fields.values(), cells, strict=True)
-        ]
+    def values(self, columns: Columns, rows: Rows) -> Sql:
+        types = types_of(columns)
+        arrays = ", ".join(f"%s::{_ARRAYS[kind][0]}[]" for kind in types.values())
+        names = ", ".join(f"v_{name}" for name in types)
+        cells = zip(*rows, strict=True) if rows else [()] * len(types)
+        literals = [_array(column, _ARRAYS[kind][1]) for column, kind in zip(cells, types.values(), strict=True)]
         return f"unnest({arrays}) AS v({names})", literals
 
     def among(self, keys: str) -> str:
@@ -45,9 +42,6 @@ class PostgreSQL(Dialect):
     def now_sql(self) -> Sql:
         return "clock_timestamp()", []
 
-    def deadline(self, seconds: int) -> Any:
-        return Now() + timedelta(seconds=seconds)
-
     def times_of_new_batch(self, deadline: int | None) -> dict[str, Sql]:
         return {
             "grown_at": ("clock_timestamp()", []),
@@ -55,29 +49,27 @@ class PostgreSQL(Dialect):
         }
 
     def batch(self, batch_id: UUID) -> "Batch":
-        found = _select("WHERE id = %s", [batch_id])
-        model = tables.model("Batch")
-        if not found:
-            raise model.DoesNotExist(f"There is no batch {batch_id}.")
-        found[0].metadata = model._meta.get_field("metadata").from_db_value(
-            found[0].metadata, None, tables.connection()
-        )
-        return found[0]
+        model: Any = tables.batches().model
+        for batch in _select("WHERE id = %s", [batch_id]):
+            metadata = model._meta.get_field("metadata")
+            batch.metadata = metadata.from_db_value(batch.metadata, None, tables.connection())
+            return batch
+        raise model.DoesNotExist(f"There is no batch {batch_id}.")
 
     def lock_batches(self, ids: Iterable[UUID], *, skip_locked: bool) -> "list[Batch]":
         lock = f"FOR UPDATE{' SKIP LOCKED' if skip_locked else ''}"
         return _select(f"WHERE id = ANY(%s) ORDER BY id {lock}", [list(ids)], without=tables.USER_FIELDS)
 
-    def insert(self, table: str, columns: type[tuple[Any, ...]], rows: Rows) -> None:
+    def insert(self, table: str, columns: Columns, rows: Rows) -> None:
+        # 1.1 times as fast as INSERT, and sends the rows one by one: a message may not exceed 1 GB.
+        sql = f"COPY {table} ({', '.join(types_of(columns))}) FROM STDIN"
         wrapper = tables.connection()
         with wrapper.cursor() as cursor:
             if not hasattr(cursor, "copy"):  # psycopg 2
                 super().insert(table, columns, rows)
                 return
-            copy_sql = f"COPY {table} ({', '.join(_fields(columns))}) FROM STDIN"
-            # COPY sends rows one by one; many large arguments in one statement would exceed the limit of 1 GB.
-            # Django does not wrap `cursor.copy`, so callers would not catch its errors.
-            with wrapper.wrap_database_errors, cursor.copy(copy_sql) as copy:
+            # Django does not wrap the errors of `cursor.copy` itself, so its callers would not catch them.
+            with wrapper.wrap_database_errors, cursor.copy(sql) as copy:
                 for row in rows:
                     copy.write_row(row)
 
@@ -119,35 +111,28 @@ def _state(error: Error) -> str | None:
 
 
 def _select(condition: str, params: list[Any], without: Sequence[str] = ()) -> "list[Batch]":
-    """Batches by plain SQL, which a queryset would take longer for: the coordinator locks some in each transaction."""
-    model = tables.model("Batch")
+    """Batches without a queryset: 1.3 times as fast to record two outcomes, 2 times to read one batch."""
+    model: Any = tables.batches().model
     names = [field.attname for field in model._meta.concrete_fields if field.name not in without]
     found = execute(f"SELECT {', '.join(names)} FROM {BATCH} {condition}", params)
     return [model.from_db(tables.alias(), names, row) for row in found]
 
 
-@cache
-def _fields(columns: type[tuple[Any, ...]]) -> dict[str, type]:
-    """The fields of a named tuple with their types, None aside."""
-    return {name: (get_args(hint) or (hint,))[0] for name, hint in get_type_hints(columns).items()}
+def _array(column: Sequence[Any], write: Callable[[Any], str]) -> str:
+    """An array literal. psycopg adapts each value by itself, which makes applying outcomes take 1.35 times as long."""
+    return "{" + ",".join(["NULL" if value is None else write(value) for value in column]) + "}"
 
 
-def _texts(column: Sequence[str | None]) -> list[str]:
-    return [
-        "NULL"
-        if value is None
-        else f'"{value}"'
-        if value.isalnum()
-        else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        for value in column
-    ]
+def _quoted(text: str) -> str:
+    return f'"{text}"' if text.isalnum() else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-_ARRAYS: dict[type, tuple[str, Callable[[Sequence[Any]], list[str]]]] = {
-    UUID: ("uuid", lambda column: ["NULL" if value is None else value.hex for value in column]),
-    int: ("int", lambda column: ["NULL" if value is None else str(value) for value in column]),
-    bool: ("boolean", lambda column: ["NULL" if value is None else str(value) for value in column]),
-    datetime: ("timestamptz", lambda column: ["NULL" if value is None else f'"{value}"' for value in column]),
-    str: ("text", _texts),
+_ARRAYS: dict[Any, tuple[str, Callable[[Any], str]]] = {
+    UUID: ("uuid", attrgetter("hex")),
+    int: ("int", str),
+    bool: ("boolean", str),
+    datetime: ("timestamptz", '"{}"'.format),
+    str: ("text", _quoted),
 }
-"""Per Python type the PostgreSQL type, and the elements of an array literal."""
+_ARRAYS |= {kind | None: array for kind, array in _ARRAYS.items()}
+"""By Python type: the type in PostgreSQL, and how an array literal writes a value."""

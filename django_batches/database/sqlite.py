@@ -7,14 +7,14 @@ from uuid import UUID
 
 from django.db import Error
 
-from .dialect import Dialect, Room, Rows, Sql
+from .base import Columns, Dialect, Room, Rows, Sql, types_of
 from .tables import JOB, connection
 
 
 class SQLite(Dialect):
-    def values(self, columns: type[tuple[Any, ...]], rows: Rows) -> Sql:
-        names: tuple[str, ...] = columns._fields  # type: ignore[attr-defined]
-        picks = ", ".join(f"json_extract(value, '$[{index}]') AS v_{name}" for index, name in enumerate(names))
+    def values(self, columns: Columns, rows: Rows) -> Sql:
+        names = enumerate(types_of(columns))
+        picks = ", ".join(f"json_extract(value, '$[{index}]') AS v_{name}" for index, name in names)
         text = json.dumps([[self.parameter(value) for value in row] for row in rows])
         return f"(SELECT {picks} FROM json_each(%s)) AS v", [text]
 

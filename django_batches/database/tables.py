@@ -32,12 +32,8 @@ _models: dict[str, type[Model]] = {}
 
 
 def register_models(*models: type[Model]) -> None:
-    """Makes the model classes known here. `django_batches.models` calls it, because this wing cannot import it."""
+    """Makes the models known to this wing, which cannot import them."""
     _models.update((model.__name__, model) for model in models)
-
-
-def model(name: str) -> Any:
-    return _models[name]
 
 
 def alias() -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db.models import F
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 OLDEST_BATCHES = 50
 """How many batches, oldest first, are searched for the job that has waited longest."""
-
-
-class _Key(NamedTuple):
-    batch: UUID
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def _first_jobs(queue: str) -> list[datetime]:
     """When the first job on the queue of each of the oldest batches became due."""
     alive = database.batches().filter(finished_at=None, is_paused=False, cancelled_at=None, pending__gt=F("in_flight"))
     ids = list(alive.order_by("pk").values_list("pk", flat=True)[:OLDEST_BATCHES])
-    table, params = database.values(_Key, [_Key(key) for key in ids])
+    table, params = database.values({"batch": UUID}, [(key,) for key in ids])
     found: list[Any] = database.execute(
         f"SELECT (SELECT id FROM {database.JOB} WHERE status = 'created' AND batch_id = v_batch AND queue = %s"
         f" ORDER BY position LIMIT 1) FROM {table}",

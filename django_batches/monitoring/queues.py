@@ -1,7 +1,7 @@
 """The queues that batches need. Index probes only, whatever the number of jobs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from .. import database
@@ -17,19 +17,14 @@ MAX_ROWS = 1_000
 """Jobs in RQ, and callbacks, whose queues are read."""
 
 
-class _Pair(NamedTuple):
-    batch: UUID
-    queue: str
-
-
 def due_queues(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
     """(batch, queue) for each queue on which jobs of the batch wait to be dispatched; only queues `among` these."""
     keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
     queues = (frontier.queues() if among is None else among) if keys else []
     if not queues:
         return set()
-    pairs = [_Pair(key, queue) for key in keys for queue in queues]
-    table, params = database.values(_Pair, pairs)
+    pairs = [(key, queue) for key in keys for queue in queues]
+    table, params = database.values({"batch": UUID, "queue": str}, pairs)
     found = database.execute(
         f"SELECT v_batch, v_queue FROM {table} WHERE EXISTS (SELECT 1 FROM {database.JOB} WHERE status = 'created'"
         " AND batch_id = v_batch AND queue = v_queue)",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from .. import database
-from ..database.dialect import Room
+from ..database.base import Room
 from ..database.inserting import NewJob
 from ..states import IN_FLIGHT, JobStatus
 from .frontier import Frontier, Place
@@ -48,18 +48,6 @@ class Claimed(NamedTuple):
 
 
 _COLUMNS = ", ".join(Claimed._fields).replace("batch_id", "COALESCE(batch_id, callback_of_id)")
-
-
-class _Count(NamedTuple):
-    id: UUID
-    claimed: int
-
-
-class _Started(NamedTuple):
-    id: UUID
-    dispatch: int
-    started_at: datetime
-    worker: str
 
 
 def claim_jobs(
@@ -149,7 +137,8 @@ def mark_running(started: Sequence[tuple[UUID, int, datetime, str]], fence: Call
     """Marks queued rows as running: (job, dispatch, started at, worker). Returns how many."""
     if not started:
         return 0
-    table, params = database.values(_Started, started)
+    columns = {"id": UUID, "dispatch": int, "started_at": datetime, "worker": str}
+    table, params = database.values(columns, started)
     with database.atomic():
         fence()
         return len(
@@ -172,7 +161,7 @@ def _claim(condition: str, params: list[Any]) -> list[Claimed]:
 
 
 def _add_in_flight(counts: Counter[UUID]) -> None:
-    table, params = database.values(_Count, sorted(counts.items()))
+    table, params = database.values({"id": UUID, "claimed": int}, sorted(counts.items()))
     database.execute(
         f"UPDATE {database.BATCH} SET in_flight = in_flight + v_claimed FROM {table} WHERE id = v_id", params
     )

@@ -17,7 +17,7 @@ from ..transport.client import Added, wake_coordinator
 from . import finishing
 
 if TYPE_CHECKING:
-    from ..database.dialect import Sql
+    from ..database.base import Sql
     from ..models import Batch
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db.models import F
@@ -26,29 +26,11 @@ if TYPE_CHECKING:
 _COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
 
 
-class _Row(NamedTuple):
-    """A change of a batch: by how much its counters move, and its other columns."""
-
-    id: UUID
-    pending: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    in_flight: int
-    open_callbacks: int
-    started_at: datetime | None
-    status: str
-    round: int
-    failure_round: int | None
-    attempted_round: int | None
-    first_failure_id: UUID | None
-    finished_at: datetime | None
-    cancelled_at: datetime | None
-    gave_up: bool
-    reason: str
-
-
-_WRITTEN = _Row._fields[8:]
+_FIELDS: dict[str, type] = {
+    "status": str, "round": int, "failure_round": int, "attempted_round": int, "first_failure_id": UUID,
+    "finished_at": datetime, "cancelled_at": datetime, "gave_up": bool, "reason": str,
+}  # fmt: skip
+"""The other columns that `update_batches` writes."""
 
 
 @dataclass
@@ -84,7 +66,7 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
     Claims up to `claims` of those that are due at once, for a caller that pushes them.
     """
     callbacks: list[NewJob] = []
-    rows: list[_Row] = []
+    rows: list[tuple[Any, ...]] = []
     for tally in tallies:
         batch = tally.batch
         for name in _COUNTERS:
@@ -95,7 +77,7 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
         tally.open_callbacks += len(scheduled)
         callbacks += scheduled
         moves = [getattr(tally, name) for name in _COUNTERS]
-        rows.append(_Row._make([batch.pk, *moves, tally.started_at, *[getattr(batch, name) for name in _WRITTEN]]))
+        rows.append((batch.pk, tally.started_at, *moves, *[getattr(batch, name) for name in _FIELDS]))
     if rows:
         _update(rows)
     if callbacks:
@@ -217,12 +199,13 @@ def _claim(callbacks: list[NewJob], claims: int) -> None:
         callbacks[index] = callbacks[index]._replace(status=JobStatus.QUEUED.value, dispatch=1)
 
 
-def _update(rows: list[_Row]) -> None:
-    table, params = database.values(_Row, rows)
+def _update(rows: list[tuple[Any, ...]]) -> None:
+    columns = {"id": UUID, "started_at": datetime, **dict.fromkeys(_COUNTERS, int), **_FIELDS}
+    table, params = database.values(columns, rows)
     moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
-    fields = ", ".join(f"{name} = v_{name}" for name in _WRITTEN)
+    fields = ", ".join(f"{name} = v_{name}" for name in _FIELDS)
     database.execute(
-        f"UPDATE {database.BATCH} SET {moves}, started_at = COALESCE(started_at, v_started_at), {fields}"
+        f"UPDATE {database.BATCH} SET started_at = COALESCE(started_at, v_started_at), {moves}, {fields}"
         f" FROM {table} WHERE id = v_id",
         params,
     )

@@ -18,7 +18,7 @@ LARGEST = 16 << 20
 
 
 class _Success(NamedTuple):
-    """What differs between the successes of runs, which nearly all changes are: half of `_Row`."""
+    """What differs between successes, which most changes are. With `_Row`, applying them takes 1.2 times as long."""
 
     id: UUID
     dispatch: int
@@ -29,12 +29,14 @@ class _Success(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """Any other change of a job."""
+    """Any change of a job."""
 
     id: UUID
     dispatch: int
     tried: int
     lost: int
+    waited_at: datetime | None
+    returned: UUID | None
     status: str
     due_at: datetime | None
     started_at: datetime | None
@@ -45,24 +47,22 @@ class _Row(NamedTuple):
     traceback: str
     fingerprint: str
     worker: str
-    waited_at: datetime | None
-    returned: UUID | None
 
 
 def _assign(names: Iterable[str]) -> str:
     return ", ".join(f"{name} = v_{name}" for name in names)
 
 
-_SET = (
-    f"attempts = attempts + v_tried, losses = losses + v_lost, {_assign(_Row._fields[4:-2])},"
-    " waited_at = COALESCE(v_waited_at, waited_at),"
-    " returned_batch_id = CASE WHEN v_waited_at IS NULL THEN returned_batch_id ELSE v_returned END"
-)
 _SET_SUCCESS = (
     f"status = '{JobStatus.SUCCEEDED}', attempts = attempts + 1, due_at = NULL, error_type = '', error = '',"
     f" traceback = '', fingerprint = '', {_assign(_Success._fields[2:])}"
 )
 _SET_LATE_SUCCESS = _SET_SUCCESS.replace("attempts = attempts + 1", "attempts = 1")
+_SET = (
+    "attempts = attempts + v_tried, losses = losses + v_lost, waited_at = COALESCE(v_waited_at, waited_at),"
+    " returned_batch_id = CASE WHEN v_waited_at IS NULL THEN returned_batch_id ELSE v_returned END,"
+    f" {_assign(_Row._fields[6:])}"
+)
 
 
 def write(
@@ -82,7 +82,7 @@ def write(
 
 def write_late_successes(
     outcomes: list[Outcome], won: list[Change], tallies: dict[UUID, Tally], now: datetime
-) -> "tuple[list[Change], list[tuple[UUID, int, str]]]":
+) -> tuple[list[Change], list[tuple[UUID, int, str]]]:
     """Writes the successes of runs that were given up, if their jobs have not ended: the work is done, so it counts.
 
     For example, a host was frozen, its job was dispatched again, and then the first run reports its success. Returns
@@ -96,8 +96,8 @@ def write_late_successes(
     written = []
     for statuses in (IN_FLIGHT, (*WAITING_HERE, JobStatus.WAITING)):
         # The batches are locked, so these rows are still as they were read.
-        of_these = [replace(late[job.pk], dispatch=job.dispatch) for job in jobs if job.status in statuses]
-        changes = [Change(outcome, JobStatus.SUCCEEDED, tried=1) for outcome in of_these]
+        current = [replace(late[job.pk], dispatch=job.dispatch) for job in jobs if job.status in statuses]
+        changes = [Change(outcome, JobStatus.SUCCEEDED, tried=1) for outcome in current]
         changes = _update(changes, [_success(change, now) for change in changes], _SET_LATE_SUCCESS, statuses)
         _count(changes, tallies, statuses)
         written += changes
@@ -105,7 +105,7 @@ def write_late_successes(
 
 
 def _late_successes(outcomes: list[Outcome], won: list[Change]) -> dict[UUID, Outcome]:
-    """Successes that are not among the changes that won, by job."""
+    """The successes that did not win, by job."""
     if len(won) == len(outcomes):
         return {}
     winners = {change.outcome.execution for change in won}
@@ -120,20 +120,15 @@ def _late_successes(outcomes: list[Outcome], won: list[Change]) -> dict[UUID, Ou
 def _success(change: Change, now: datetime) -> _Success:
     outcome = change.outcome
     finished_at = outcome.finished_at or now
-    return _Success(
-        outcome.job_id, outcome.dispatch, outcome.started_at, finished_at, outcome.result, outcome.worker
-    )  # fmt: skip
+    return _Success(*outcome.execution, outcome.started_at, finished_at, outcome.result, outcome.worker)
 
 
 def _row(change: Change, now: datetime) -> _Row:
-    outcome = change.outcome
+    outcome, status = change.outcome, change.status
     return _Row(
-        outcome.job_id,
-        outcome.dispatch,
-        tried=change.tried,
-        lost=change.lost,
-        status=change.status.value,
-        due_at=now if change.status == JobStatus.CREATED else change.due_at,  # it waits for its turn from now on
+        *outcome.execution, change.tried, change.lost, now if status == JobStatus.WAITING else None, outcome.returned,
+        status=status.value,
+        due_at=now if status == JobStatus.CREATED else change.due_at,  # from now on it waits for its turn
         started_at=outcome.started_at,
         finished_at=(outcome.finished_at or now) if change.has_ended else None,
         result_text=outcome.result,
@@ -142,9 +137,7 @@ def _row(change: Change, now: datetime) -> _Row:
         traceback=outcome.traceback,
         fingerprint=outcome.fingerprint,
         worker=outcome.worker,
-        waited_at=now if change.status == JobStatus.WAITING else None,
-        returned=outcome.returned,
-    )
+    )  # fmt: skip
 
 
 def _size(rows: Sequence[tuple[Any, ...]]) -> int:

@@ -57,7 +57,7 @@ def ended_before(status: str, before: datetime, after: Ended | None, limit: int)
 def deletable(ended: Iterable[Ended]) -> list[Ended]:
     """Those of the batches without open callbacks, a batch above, or rows of the project that hold them."""
     by_id = {batch.id: batch for batch in ended}
-    ids = foreign_keys.unheld(database.batches().filter(_UNUSED, pk__in=list(by_id)))
+    ids = foreign_keys.unreferenced(database.batches().filter(_UNUSED, pk__in=list(by_id)))
     of_jobs = database.batches().filter(parent__batch__in=ids).values_list("parent__batch", flat=True)
     of_callbacks = database.batches().filter(parent__callback_of__in=ids).values_list("parent__callback_of", flat=True)
     tops = {*of_jobs, *of_callbacks}
@@ -86,7 +86,7 @@ def prune(group: list[Ended], before: datetime, *, in_full: bool = True) -> int:
         if all(batch.is_small for batch in group):
             return _prune_together(group, before, in_full)
         for batch in group:
-            if batch.has_children and not _is_unheld(deleting.tree(batch.id)):
+            if batch.has_children and not _is_unreferenced(deleting.tree(batch.id)):
                 return 0
             is_quick = batch.total <= database.CHUNK and not batch.has_children
             if in_full:
@@ -113,6 +113,6 @@ def _prune_together(group: list[Ended], before: datetime, in_full: bool) -> int:
     return len(ids)
 
 
-def _is_unheld(tree: list[UUID]) -> bool:
+def _is_unreferenced(tree: list[UUID]) -> bool:
     """Whether no row of the project holds a batch of the tree."""
-    return len(foreign_keys.unheld(database.batches().filter(pk__in=tree))) == len(tree)
+    return len(foreign_keys.unreferenced(database.batches().filter(pk__in=tree))) == len(tree)

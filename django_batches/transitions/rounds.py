@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -51,7 +52,7 @@ def reopen(batch: "Batch") -> None:
             "reason": "",
             "sealed_at": batch.sealed_at or timezone.now(),
             "overdue_at": None,
-            "deadline_at": batch.deadline and database.dialect().deadline(batch.deadline),
+            "deadline_at": batch.deadline and database.dialect().now() + timedelta(seconds=batch.deadline),
         }
     try:
         with database.atomic():

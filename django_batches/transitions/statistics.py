@@ -16,14 +16,6 @@ from .next_status import Change
 BUCKET_SECONDS = 10
 
 
-class _Bucket(NamedTuple):
-    batch_id: UUID
-    starts_at: datetime
-    succeeded: int
-    failed: int
-    cancelled: int
-
-
 class Failures(NamedTuple):
     """By how much a failure group grows; negative in a retry."""
 
@@ -56,7 +48,8 @@ def count_ended(counts: dict[UUID, tuple[int, ...]], now: datetime) -> None:
     if not counts:
         return
     start = now.replace(second=now.second - now.second % BUCKET_SECONDS, microsecond=0)
-    table, params = database.values(_Bucket, [_Bucket(key, start, *count) for key, count in sorted(counts.items())])
+    columns = {"batch_id": UUID, "starts_at": datetime, "succeeded": int, "failed": int, "cancelled": int}
+    table, params = database.values(columns, [(key, start, *count) for key, count in sorted(counts.items())])
     database.execute(
         f"INSERT INTO {database.BUCKET} AS b (batch_id, starts_at, succeeded, failed, cancelled)"
         f" SELECT * FROM {table} WHERE true ON CONFLICT (batch_id, starts_at) DO UPDATE SET"

@@ -22,7 +22,7 @@ ANSWERS = {
     "transitions/finishing.py": ("def _end",),
     "admin/changelist.py": ("class ListMixin", "list_display"),
     "transport/vanished.py": ("class VanishReason",),
-    "database/dialect.py": ("class Dialect",),
+    "database/base.py": ("class Dialect",),
 }
 """What the answers to the six questions say is in these modules."""
 
