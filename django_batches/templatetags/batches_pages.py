@@ -1,7 +1,6 @@
 """Filters for the templates of this package only, so that `{% load batches %}` does not shadow filters of yours."""
 
 import re
-from typing import Any
 
 from django import template
 from django.utils.html import format_html_join
@@ -20,18 +19,6 @@ register.filter("number", formatting.number)
 def breakable(value: str) -> SafeString:
     """Allows line breaks after the dots of a dotted path."""
     return format_html_join("", "{}<wbr>", ((part,) for part in re.findall(r"[^.]*\.?", value) if part))
-
-
-@register.filter
-def plain(value: Any) -> str:
-    """A number for an attribute, without localization."""
-    return str(value)
-
-
-@register.filter
-def plus(value: int, more: int) -> str:
-    """The sum, for an attribute."""
-    return str(value + more)
 
 
 @register.filter
