@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from argparse import ArgumentParser
+from dataclasses import fields
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -20,25 +21,18 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("queues", nargs="*", metavar="queue", help="queues to work, in order of priority")
-        parser.add_argument(
-            "--workers", type=int, default=1, metavar="N", help="executor processes; 0: coordinator only (default: 1)"
-        )
-        parser.add_argument("--burst", action="store_true", help="exit when no job is due or in flight")
-        parser.add_argument("--max-jobs", type=int, metavar="N", help="exit after N jobs")
-        parser.add_argument(
-            "--max-jobs-per-child", type=int, metavar="N", help="replace an executor after N jobs; 1 isolates every job"
-        )
-        parser.add_argument(
-            "--max-memory-per-child",
-            type=int,
-            metavar="MB",
-            help="kill an executor that uses more during a job; replace it between two jobs above three quarters of it",
-        )
-        parser.add_argument("--name", default="", help="name of this worker in logs and in RQ (default: the host name)")
-        parser.add_argument(
-            "--grace", type=float, metavar="SECONDS", help="how long jobs may run after SIGTERM (default: to their end)"
-        )
+        add = parser.add_argument
+        add("queues", nargs="*", metavar="queue", help="queues to work, in order of priority")
+        add("--workers", type=int, default=1, metavar="N", help="executor processes; 0: coordinator only (default: 1)")
+        add("--burst", action="store_true", help="exit when no job is due or in flight")
+        add("--max-jobs", type=int, metavar="N", help="exit after N jobs")
+        text = "replace an executor after N jobs; 1 isolates every job"
+        add("--max-jobs-per-child", type=int, metavar="N", help=text)
+        text = "kill an executor that uses more during a job; replace it between two jobs above three quarters of it"
+        add("--max-memory-per-child", type=int, metavar="MB", help=text)
+        add("--name", default="", help="name of this worker in logs and in RQ (default: the host name)")
+        text = "how long jobs may run after SIGTERM (default: to their end)"
+        add("--grace", type=float, metavar="SECONDS", help=text)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["workers"] < 0:
@@ -48,11 +42,9 @@ class Command(BaseCommand):
                 raise CommandError(f"--{name.replace('_', '-')} must be 1 or more.")
         if options["max_jobs"] and not options["workers"]:
             raise CommandError("--max-jobs needs --workers: without executors, no job runs.")
-        memory = _memory(options["max_memory_per_child"])
+        options["max_memory_per_child"] = _memory(options["max_memory_per_child"])
         _make_log_visible()
-        names = ("queues", "workers", "burst", "max_jobs", "max_jobs_per_child", "name", "grace")
-
-        sys.exit(Supervisor(Options(**{name: options[name] for name in names}, max_memory_per_child=memory)).run())
+        sys.exit(Supervisor(Options(**{field.name: options[field.name] for field in fields(Options)})).run())
 
 
 def _memory(megabytes: int | None) -> int | None:
