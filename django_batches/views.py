@@ -3,7 +3,7 @@
 import hmac
 import logging
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_not_required
@@ -79,7 +79,6 @@ def may_read_metrics(request: HttpRequest) -> bool:
     kind, _, sent = request.headers.get("Authorization", "").partition(" ")
     if token and kind.lower() == "bearer" and hmac.compare_digest(sent.strip().encode(), token.encode()):
         return True
-    user = getattr(request, "user", None)
-    if user is None or not user.is_active or not getattr(user, "is_staff", False):
-        return False
-    return bool(user.has_perm(f"{APP}.view_batch"))
+    user: Any = getattr(request, "user", None)
+    is_staff = user is not None and user.is_active and getattr(user, "is_staff", False)
+    return bool(is_staff and user.has_perm(f"{APP}.view_batch"))

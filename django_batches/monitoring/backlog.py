@@ -1,8 +1,6 @@
 """The backlog and its lag: outcomes to apply, due rows, unfinished batches. For the commands and the metrics."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db.models import F
@@ -10,37 +8,29 @@ from django.db.models.functions import Coalesce
 from redis import Redis
 
 from .. import database
+from ..models import Batch
 from ..states import IN_FLIGHT, JobStatus
 from ..transitions import frontier
 from ..transport.client import Keys
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 OLDEST_BATCHES = 50
 """How many batches, oldest first, are searched for the job that has waited longest."""
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The outcomes that the coordinator has not applied yet."""
+def stream(redis: Redis) -> tuple[int, float]:
+    """How many outcomes have not been applied yet, and seconds since the oldest was reported.
 
-    entries: int
-    age: float
-    """Seconds since the oldest was reported."""
-
-
-def stream(redis: Redis) -> Stream:
-    """Raises `RedisError` if Redis is down."""
+    Raises `RedisError` if Redis is down.
+    """
     pipeline = redis.pipeline(transaction=True)
     pipeline.xlen(Keys().outcomes)
     pipeline.xrange(Keys().outcomes, count=1)
     pipeline.time()
     entries, first, (seconds, microseconds) = pipeline.execute()
     if not first:
-        return Stream(0, 0.0)
+        return 0, 0.0
     reported = int(first[0][0].partition(b"-")[0]) / 1_000
-    return Stream(entries, max(0.0, seconds + microseconds / 1_000_000 - reported))
+    return entries, max(0.0, seconds + microseconds / 1_000_000 - reported)
 
 
 def overdue(now: datetime, by: timedelta) -> list[tuple[UUID, str]]:
@@ -58,7 +48,7 @@ def still_overdue(rows: list[tuple[UUID, str]]) -> int:
     return sum(now.get(pk) == status for pk, status in rows)
 
 
-def unfinished(limit: int) -> "list[Batch]":
+def unfinished(limit: int) -> list[Batch]:
     """The oldest batches that have not ended, or whose callbacks are due or in RQ; at most `limit` of each kind."""
     found = list(database.batches().filter(finished_at=None).order_by("pk")[:limit])
     callbacks = database.jobs().filter(callback_of__isnull=False)
@@ -69,7 +59,7 @@ def unfinished(limit: int) -> "list[Batch]":
     return sorted({batch.pk: batch for batch in found}.values(), key=lambda batch: batch.pk)
 
 
-def last_progress(batch: "Batch") -> datetime:
+def last_progress(batch: Batch) -> datetime:
     """When a job was last added, started or ended, to ten seconds."""
     bucket = database.related("TimeBucket").filter(batch=batch).order_by("-starts_at")
     last: datetime | None = bucket.values_list("starts_at", flat=True).first()
@@ -87,20 +77,23 @@ def oldest_due(now: datetime) -> dict[str, float]:
     oldest = {
         "callback": callback.values_list(Coalesce("due_at", "created_at"), flat=True).first(),
         "scheduled": scheduled.values_list("due_at", flat=True).first(),
-        "job": min((at for queue in frontier.queues() for at in _first_jobs(queue)), default=None),
+        "job": min(_first_jobs(), default=None),
     }
     return {kind: max(0.0, (now - at).total_seconds()) if at else 0.0 for kind, at in oldest.items()}
 
 
-def _first_jobs(queue: str) -> list[datetime]:
-    """When the first job on the queue of each of the oldest batches became due."""
+def _first_jobs() -> list[datetime]:
+    """When the first job of each of the oldest batches on each queue became due."""
+    queues = frontier.queues()
+    if not queues:
+        return []
     alive = database.batches().filter(finished_at=None, is_paused=False, cancelled_at=None, pending__gt=F("in_flight"))
-    ids = list(alive.order_by("pk").values_list("pk", flat=True)[:OLDEST_BATCHES])
-    table, params = database.values({"batch": UUID}, [(key,) for key in ids])
-    found: list[Any] = database.execute(
-        f"SELECT (SELECT id FROM {database.JOB} WHERE status = 'created' AND batch_id = v_batch AND queue = %s"
+    ids = alive.order_by("pk").values_list("pk", flat=True)[:OLDEST_BATCHES]
+    table, params = database.values({"batch": UUID, "queue": str}, [(key, queue) for key in ids for queue in queues])
+    found = database.execute(
+        f"SELECT (SELECT id FROM {database.JOB} WHERE status = 'created' AND batch_id = v_batch AND queue = v_queue"
         f" ORDER BY position LIMIT 1) FROM {table}",
-        [queue, *params],
+        params,
     )
     first = database.jobs().filter(pk__in=[database.as_uuid(key) for (key,) in found if key])
     return list(first.values_list(Coalesce("due_at", "created_at"), flat=True))

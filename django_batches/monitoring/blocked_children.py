@@ -3,21 +3,19 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.db.models import F
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from ..models import Batch
 from ..states import Event
 from . import tree
 from .finding import GRACE, Finding
 from .formatting import duration, number
 from .progress import STATES, state
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 MAX_NAMED = 3
 """Child batches that are named; the others are counted."""
@@ -27,20 +25,20 @@ MAX_NAMED = 3
 class AwaitedBatches:
     """The child batches that a batch waits for, and those that they wait for: `tree.MAX_BATCHES` at most."""
 
-    levels: "Sequence[list[Batch]]" = ()
+    levels: Sequence[list[Batch]] = ()
     child_count: int = 0
     """How many children the batch itself waits for."""
 
     @classmethod
-    def of(cls, batch: "Batch") -> "AwaitedBatches":
+    def of(cls, batch: Batch) -> "AwaitedBatches":
         awaited = tree.awaited()
-        opener = {"opener_position": F("parent__position"), "opener_event": F("parent__event")}
-        levels = list(tree.levels(batch.pk, awaited.annotate(**opener)))
+        with_opener = awaited.annotate(opener_position=F("parent__position"), opener_event=F("parent__event"))
+        levels = list(tree.levels(batch.pk, with_opener))
         count = len(levels[0]) if levels else 0
         return cls(levels, count if count < tree.MAX_BATCHES else tree.child_batches(awaited, [batch.pk]).count())
 
     @property
-    def batches(self) -> "list[Batch]":
+    def batches(self) -> list[Batch]:
         return [batch for level in self.levels for batch in level]
 
     def depth_of(self, batch_id: UUID) -> int:
@@ -60,7 +58,8 @@ class AwaitedBatches:
 
     def blocked(self, now: datetime) -> list[Finding]:
         """The batches, at any level, that are paused or not sealed."""
-        found = [finding for depth, level in enumerate(self.levels, 1) for finding in _blocked(level, depth, now)]
+        levels = enumerate(self.levels, 1)
+        found = [finding for depth, level in levels for batch in level if (finding := _blocked(batch, depth, now))]
         more = len(found) - MAX_NAMED
         if more <= 0:
             return found
@@ -72,24 +71,24 @@ class AwaitedBatches:
         return [*found[:MAX_NAMED], Finding("more_stuck", "warning", text % {"count": number(more)})]
 
 
-def named(batch: "Batch", depth: int) -> str:
+def named(batch: Batch, depth: int) -> str:
     """The subject of a finding about a batch in the tree."""
     if depth == 1:
         return _("Its child batch “%(batch)s”") % {"batch": batch}
     return _("Its descendant “%(batch)s” (%(levels)s levels down)") % {"batch": batch, "levels": depth}
 
 
-def _blocked(level: "list[Batch]", depth: int, now: datetime) -> Iterator[Finding]:
-    for batch in level:
-        if batch.finished_at or batch.cancelled_at:
-            continue
-        words = {"batch": named(batch, depth), "time": duration(now - batch.grown_at)}
-        if batch.is_paused:
-            text = _("%(batch)s is paused.") % words
-            yield Finding("child_paused", "warning", text, _("Resume it to continue."), batch.pk)
-        elif not batch.sealed_at and now - batch.grown_at > GRACE:
-            text = _("%(batch)s has not been sealed. Its last job was added %(time)s ago.") % words
-            yield Finding("child_open", "warning", text, batch_id=batch.pk)
+def _blocked(batch: Batch, depth: int, now: datetime) -> Finding | None:
+    if batch.finished_at or batch.cancelled_at:
+        return None
+    words = {"batch": named(batch, depth), "time": duration(now - batch.grown_at)}
+    if batch.is_paused:
+        text = _("%(batch)s is paused.") % words
+        return Finding("child_paused", "warning", text, _("Resume it to continue."), batch.pk)
+    if batch.sealed_at or now - batch.grown_at <= GRACE:
+        return None
+    text = _("%(batch)s has not been sealed. Its last job was added %(time)s ago.") % words
+    return Finding("child_open", "warning", text, batch_id=batch.pk)
 
 
 def _waits_for(batch: Any) -> str:

@@ -5,7 +5,7 @@ Most of it comes from the rows. Redis is queried once, with short timeouts, and 
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -15,6 +15,8 @@ from django.utils.translation import ngettext
 from .. import database
 from ..conf import settings
 from ..coordinator import lease
+from ..models import Batch
+from ..models.lease import Lease
 from ..states import JobStatus
 from ..transitions import frontier
 from ..transport.probe import ProbeCache, ProbeResult, probe_workers
@@ -24,16 +26,12 @@ from .formatting import duration, moment, number
 from .progress import state
 from .queues import MAX_ROWS, busy_queues, due_queues, jobs_in_flight
 
-if TYPE_CHECKING:
-    from ..models import Batch
-    from ..models.lease import Lease
-
 LEVELS = ("error", "warning", "info")
 CLOCK_MARGIN = timedelta(seconds=5)
 """How far the clocks of this host and of the database may differ."""
 
 
-def diagnose(batch: "Batch") -> list[Finding]:
+def diagnose(batch: Batch) -> list[Finding]:
     """What keeps a batch from ending, most severe first; empty once it and its callbacks have ended."""
     if batch.deleting_at:
         advice = _("If the deletion was interrupted, delete it again to complete it.")
@@ -45,7 +43,8 @@ def diagnose(batch: "Batch") -> list[Finding]:
     due = due_queues(tree)
     needs = due | busy_queues(tree)
     probe = probe_workers(sorted({queue for _batch, queue in needs}))
-    blocking = [*infrastructure(probe, now), *_missing_workers(batch, awaited, needs, probe, now)]
+    workers = _missing_workers(batch, awaited, needs, probe, now)
+    blocking = [*redis_findings(probe), *coordinator_findings(now), *workers]
     findings = [*blocking, *_stopped(batch, now), *awaited.blocked(now), *_waiting(batch, now), *awaited.waiting_for()]
     is_due = any(key == batch.pk for key, _queue in due) and not batch.in_flight
     if is_due and not blocking and not batch.is_paused:
@@ -53,11 +52,11 @@ def diagnose(batch: "Batch") -> list[Finding]:
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
-def find_stuck(batches: "Iterable[Batch]", probe: ProbeCache | None = None) -> "Iterator[tuple[Batch, list[Finding]]]":
+def find_stuck(batches: Iterable[Batch], probe: ProbeCache | None = None) -> Iterator[tuple[Batch, list[Finding]]]:
     """The batches that are stuck until someone intervenes, each with its errors. Paused batches are not stuck."""
     probe, now = probe or ProbeCache(), timezone.now()
     everywhere = probe(frontier.queues())
-    general = list(infrastructure(everywhere, now))
+    general = [*redis_findings(everywhere), *coordinator_findings(now)]
     # A queue that has workers blocks no batch: usually this leaves nothing to query per batch.
     without_workers = [queue for queue, count in everywhere.workers.items() if not count]
     for batch in batches:
@@ -71,23 +70,18 @@ def find_stuck(batches: "Iterable[Batch]", probe: ProbeCache | None = None) -> "
             yield batch, findings
 
 
-def active_coordinator() -> "Lease | None":
+def active_coordinator() -> Lease | None:
     """The lease of the active coordinator, or of the last one."""
     return database.related("Lease").filter(pk=lease.NAME).first()
 
 
-def is_alive(holder: "Lease", now: datetime) -> bool:
+def is_alive(holder: Lease, now: datetime) -> bool:
     """Whether the coordinator that holds the lease still renews it."""
     return holder.expires_at + CLOCK_MARGIN >= now
 
 
-def infrastructure(probe: ProbeResult, now: datetime) -> Iterator[Finding]:
-    """What blocks every batch: Redis is down, there is no active coordinator, RQ's workers are suspended."""
-    yield from redis_findings(probe)
-    yield from coordinator_findings(now)
-
-
 def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
+    """What blocks every batch: Redis is down, or RQ's workers are suspended."""
     if probe.error:
         text = _("Redis does not answer (%(error)s).") % {"error": probe.error}
         yield Finding("redis", "error", text, _("No job can start. Jobs that were added are safe in the database."))
@@ -97,6 +91,7 @@ def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
 
 
 def coordinator_findings(now: datetime) -> Iterator[Finding]:
+    """What blocks every batch: there is no active coordinator, or it uses other keys in Redis."""
     holder = active_coordinator()
     advice = _("Start one: manage.py batchworker")
     if holder is None:
@@ -109,7 +104,7 @@ def coordinator_findings(now: datetime) -> Iterator[Finding]:
 
 
 def _missing_workers(
-    batch: "Batch", awaited: AwaitedBatches, needs: set[tuple[UUID, str]], probe: ProbeResult, now: datetime
+    batch: Batch, awaited: AwaitedBatches, needs: set[tuple[UUID, str]], probe: ProbeResult, now: datetime
 ) -> Iterator[Finding]:
     """The queues without a worker that the batch needs, or a batch that it waits for."""
     waiting = {b.pk: b for b in (batch, *awaited.batches) if b.created_at + GRACE < now}
@@ -125,12 +120,13 @@ def _missing_workers(
             yield Finding("no_worker", "error", f"{text} {needed_by}", advice, first.pk)
 
 
-def _stopped(batch: "Batch", now: datetime) -> Iterator[Finding]:
+def _stopped(batch: Batch, now: datetime) -> Iterator[Finding]:
     """What a user has done to the batch, or has yet to do."""
     if not batch.finished_at:  # neither a cancel nor a pause stops the callbacks of an ended batch
         if batch.deadline_at and batch.deadline_at < now:
             text = _("It has been overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
-            advice = _("Its deadline was %(duration)s.") % {"duration": _seconds(batch.deadline or 0)}
+            allowed = timedelta(seconds=batch.deadline or 0)
+            advice = _("Its deadline was %(duration)s.") % {"duration": duration(allowed)}
             yield Finding("overdue", "warning", text, advice)
         if batch.cancelled_at:
             text = _("It was cancelled at %(time)s. Running jobs finish first.") % {"time": moment(batch.cancelled_at)}
@@ -138,56 +134,43 @@ def _stopped(batch: "Batch", now: datetime) -> Iterator[Finding]:
         elif batch.is_paused:
             yield Finding("paused", "warning", _("It is paused."), _("Resume it to continue."))
     if not batch.sealed_at and not batch.cancelled_at:
+        quiet, limit = now - batch.grown_at, timedelta(seconds=settings().OPEN_TIMEOUT)
         text = _(
             "It has not been sealed: its creator is still adding jobs, or has died. The last job was added %(time)s"
             " ago."
-        ) % {"time": duration(now - batch.grown_at)}
-        advice = _("It will be cancelled if no job is added for %(duration)s. Seal it to let it end.") % {
-            "duration": _seconds(settings().OPEN_TIMEOUT)
-        }
-        yield Finding("open", "warning" if now - batch.grown_at > GRACE else "info", text, advice)
+        )
+        advice = _("It will be cancelled if no job is added for %(duration)s. Seal it to let it end.")
+        level, words = "warning" if quiet > GRACE else "info", {"time": duration(quiet), "duration": duration(limit)}
+        yield Finding("open", level, text % words, advice % words)
     if batch.retry_position is not None:
         advice = _("If the retry was interrupted, the batchworker completes it.")
         yield Finding("retrying", "info", _("Its failed jobs are being retried, in chunks."), advice)
 
 
-def _waiting(batch: "Batch", now: datetime) -> Iterator[Finding]:
+def _waiting(batch: Batch, now: datetime) -> Iterator[Finding]:
     """The jobs and callbacks that it waits for."""
-    running = _running(batch)
+    started = jobs_in_flight([batch]).filter(status=JobStatus.RUNNING, started_at__isnull=False)
+    rows: Any = started.values_list("started_at", "worker", "position")[:MAX_ROWS]
+    running = list(rows) if batch.in_flight else []
     if running:
         started_at, worker, position = min(running)
         text = ngettext(
             "%(count)s job is running: job %(position)s, for %(duration)s on worker %(worker)s.",
             "%(count)s jobs are running; the longest, job %(position)s, for %(duration)s on worker %(worker)s.",
             len(running),
-        ) % {
-            "count": number(len(running)), "position": position, "duration": duration(now - started_at),
-            "worker": worker,
-        }  # fmt: skip
-        yield Finding("running", "info", text)
-    queued = batch.in_flight - len(running)
-    if queued > 0:
+        )
+        words = {"position": position, "duration": duration(now - started_at), "worker": worker}
+        yield Finding("running", "info", text % {"count": number(len(running)), **words})
+    if (queued := batch.in_flight - len(running)) > 0:
         text = ngettext("%(count)s job is queued.", "%(count)s jobs are queued.", queued)
         yield Finding("queued", "info", text % {"count": number(queued)})
     if batch.pending > batch.in_flight:
         scheduled = database.jobs().filter(batch=batch, status=JobStatus.SCHEDULED).order_by("due_at")
         if next_due := scheduled.values_list("due_at", flat=True).first():
-            text = _("The next job is scheduled for %(time)s.") % {"time": moment(next_due)}
-            yield Finding("scheduled", "info", text)
+            text = _("The next job is scheduled for %(time)s.")
+            yield Finding("scheduled", "info", text % {"time": moment(next_due)})
     if batch.finished_at and batch.open_callbacks:
         text = ngettext(
             "%(count)s callback has not ended.", "%(count)s callbacks have not ended.", batch.open_callbacks
         )
         yield Finding("callbacks", "info", text % {"count": number(batch.open_callbacks)})
-
-
-def _running(batch: "Batch") -> list[tuple[datetime, str, int]]:
-    """(started at, worker, position) of the running jobs, `MAX_ROWS` at most."""
-    if not batch.in_flight:
-        return []
-    running = jobs_in_flight([batch]).filter(status=JobStatus.RUNNING, started_at__isnull=False)
-    return list(running.values_list("started_at", "worker", "position")[:MAX_ROWS])  # type: ignore[arg-type]
-
-
-def _seconds(seconds: float) -> str:
-    return duration(timedelta(seconds=seconds))

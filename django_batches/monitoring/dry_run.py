@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -72,10 +73,8 @@ def _reported(redis: Redis) -> set[tuple[UUID, int]]:
     while True:
         page: Any = redis.xrange(Keys().outcomes, min=start, count=PAGE)
         for _entry, fields in page:
-            try:
+            with suppress(ValueError):
                 found.add(Outcome.loads(fields.get(b"o", b"")).execution)
-            except ValueError:
-                continue
         if len(page) < PAGE:
             return found
         start = f"({page[-1][0].decode()}"

@@ -29,11 +29,10 @@ def duration(delta: timedelta, *, rough: bool = False) -> str:
     if seconds < 10:
         return pgettext("duration", "%s s") % number(seconds, 1)
     whole = int(seconds)
-    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
     units = [
-        (days, pgettext("duration", "%d d")),
-        (hours, pgettext("duration", "%d h")),
-        (minutes, pgettext("duration", "%d min")),
+        (whole // 86_400, pgettext("duration", "%d d")),
+        (whole // 3_600 % 24, pgettext("duration", "%d h")),
+        (whole // 60 % 60, pgettext("duration", "%d min")),
         (whole % 60, pgettext("duration", "%d s")),
     ]
     largest = next(index for index, (count, _unit) in enumerate(units) if count)
@@ -43,8 +42,7 @@ def duration(delta: timedelta, *, rough: bool = False) -> str:
 def rate_text(per_second: float) -> str:
     """Jobs per second, minute or hour: the first that gives at least 1."""
     for factor, text in ((1, _("%s jobs/s")), (60, _("%s jobs/min"))):
-        if per_second * factor >= 1:
-            value = per_second * factor
+        if (value := per_second * factor) >= 1:
             return text % number(value, 0 if value >= 10 else 1)
     return _("%s jobs/h") % number(per_second * 3_600, 0)
 
@@ -64,11 +62,9 @@ def pauses(backoff: Any) -> str:
 def _rough(seconds: float) -> str:
     if seconds < 60:
         return _("less than a minute")
-    minutes = round(seconds / 60)
-    if minutes < 60:
+    if (minutes := round(seconds / 60)) < 60:
         return ngettext("%d minute", "%d minutes", minutes) % minutes
-    hours = round(seconds / 3_600)
-    if hours < 48:
+    if (hours := round(seconds / 3_600)) < 48:
         return ngettext("%d hour", "%d hours", hours) % hours
     days = round(seconds / 86_400)
     return ngettext("%d day", "%d days", days) % days

@@ -31,8 +31,6 @@ SECOND_LOOK = 2.5
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check."""
-
     name: str
     is_ok: bool
     text: str
@@ -58,12 +56,13 @@ class Health:
         check: Callable[[], tuple[bool, str]] = getattr(self, f"_{name}")
         try:
             return Check(name, *check())
-        except Error as error:
-            if database.dialect().is_missing_table(error):
-                return Check(name, False, f"Tables are missing: run manage.py migrate ({_describe(error)}).")
-            return Check(name, False, f"The database does not answer ({_describe(error)}).")
-        except (RedisError, OSError, ImproperlyConfigured) as error:
-            return Check(name, False, f"Redis does not answer ({_describe(error)}).")
+        except (Error, RedisError, OSError, ImproperlyConfigured) as error:
+            what = "Redis does not answer"
+            if isinstance(error, Error):
+                is_missing = database.dialect().is_missing_table(error)
+                what = "Tables are missing: run manage.py migrate" if is_missing else "The database does not answer"
+            detail = f"{type(error).__name__}: {error}".strip()
+            return Check(name, False, f"{what} ({detail}).")
 
     def _database(self) -> tuple[bool, str]:
         database.batches().exists()
@@ -84,11 +83,11 @@ class Health:
     def _stream(self) -> tuple[bool, str]:
         redis = quick_client(probe.TIMEOUT)
         with closing(redis.connection_pool):
-            stream = backlog.stream(redis)
-        if not stream.entries:
+            entries, seconds = backlog.stream(redis)
+        if not entries:
             return True, "Every outcome has been applied."
-        age = timedelta(seconds=stream.age)
-        text = f"{number(stream.entries)} outcomes have not been applied yet, the oldest for {duration(age)}."
+        age = timedelta(seconds=seconds)
+        text = f"{number(entries)} outcomes have not been applied yet, the oldest for {duration(age)}."
         return age < self.threshold, text
 
     def _due(self) -> tuple[bool, str]:
@@ -119,7 +118,3 @@ class Health:
 def _result(findings: Iterable[Finding], ok: str) -> tuple[bool, str]:
     texts = sorted({str(finding) for finding in findings})
     return not texts, " ".join(texts) or ok
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip()

@@ -4,15 +4,15 @@ A scrape reads the counters of unfinished batches and a few index entries; its c
 jobs. To use your own exporter: `REGISTRY.register(BatchesCollector())`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Case, CharField, Count, F, Q, Sum, Value, When
 from django.utils import timezone
-from redis import Redis
 from redis.exceptions import RedisError
 
 from .. import database
@@ -41,8 +41,6 @@ __all__ = ["BatchesCollector"]
 
 MISSING = 'The metrics need prometheus_client: pip install "django-batches[prometheus]"'
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_LOSSES = (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING)
-_STATES = ("open", "running", "paused", "cancelling", "deleting")
 
 
 def text() -> str:
@@ -65,16 +63,10 @@ class BatchesCollector(Collector):
         now = timezone.now()
         yield from _batches(now)
         yield _jobs()
-        yield _gauge(
-            "django_batches_oldest_due_seconds",
-            "Seconds for which the oldest due row has waited: job, callback, or scheduled (a job whose time has come).",
-            "kind", backlog.oldest_due(now),
-        )  # fmt: skip
+        yield _oldest_due(now)
         holder = active_coordinator()
-        is_up = holder is not None and is_alive(holder, now)
-        yield GaugeMetricFamily(
-            "django_batches_coordinator_up", "1 while there is an active coordinator.", value=int(is_up)
-        )
+        is_up = int(holder is not None and is_alive(holder, now))
+        yield GaugeMetricFamily("django_batches_coordinator_up", "1 while there is an active coordinator.", is_up)
         yield from _redis()
 
 
@@ -85,15 +77,17 @@ def _batches(now: datetime) -> "Iterator[Metric]":
         default=F("status"),
         output_field=CharField(),
     )
-    unfinished = database.batches().filter(finished_at=None).order_by().annotate(state=status).values_list("state")
-    counts = {**dict.fromkeys(_STATES, 0), **dict(unfinished.annotate(count=Count("pk")))}
-    counts["deleting"] = database.batches().filter(deleting_at__isnull=False).count()
-    yield _gauge("django_batches_batches", "Batches that have not ended, by state.", "status", counts)
-    recent = database.batches().filter(finished_at__gt=now - timedelta(hours=1), deleting_at=None)
-    yield _gauge(
-        "django_batches_batches_ended_last_hour", "Batches that ended within the last hour, by status.", "status",
-        {status.value: recent.filter(status=status).count() for status in BATCH_ENDED},
-    )  # fmt: skip
+    batches = database.batches()
+    unfinished = batches.filter(finished_at=None).order_by().annotate(state=status).values_list("state")
+    counts = dict.fromkeys(("open", "running", "paused", "cancelling", "deleting"), 0)
+    counts |= dict(unfinished.annotate(count=Count("pk")))
+    counts["deleting"] = batches.filter(deleting_at__isnull=False).count()
+    text = "Batches that have not ended, by state."
+    yield _labelled(GaugeMetricFamily, "django_batches_batches", text, "status", counts)
+    recent = batches.filter(finished_at__gt=now - timedelta(hours=1), deleting_at=None)
+    counts = {status.value: recent.filter(status=status).count() for status in BATCH_ENDED}
+    text = "Batches that ended within the last hour, by status."
+    yield _labelled(GaugeMetricFamily, "django_batches_batches_ended_last_hour", text, "status", counts)
 
 
 def _jobs() -> "Metric":
@@ -101,16 +95,18 @@ def _jobs() -> "Metric":
     unfinished = database.batches().filter(finished_at=None)
     sums = unfinished.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
     in_flight = database.jobs().filter(status__in=IN_FLIGHT, batch__isnull=False).order_by()
-    return _gauge(
-        "django_batches_jobs",
-        "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches.",
-        "status",
-        {
-            "to_run": max(0, sums["all_pending"] - sums["all_in_flight"]),
-            **in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT}),
-            **{name: sums[f"all_{name}"] for name in ("succeeded", "failed", "cancelled")},
-        },
-    )
+    counts = {
+        "to_run": max(0, sums["all_pending"] - sums["all_in_flight"]),
+        **in_flight.aggregate(**{status.value: Count("pk", filter=Q(status=status)) for status in IN_FLIGHT}),
+        **{name: sums[f"all_{name}"] for name in ("succeeded", "failed", "cancelled")},
+    }
+    text = "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches."
+    return _labelled(GaugeMetricFamily, "django_batches_jobs", text, "status", counts)
+
+
+def _oldest_due(now: datetime) -> "Metric":
+    text = "Seconds for which the oldest due row has waited: job, callback, or scheduled (a job whose time has come)."
+    return _labelled(GaugeMetricFamily, "django_batches_oldest_due_seconds", text, "kind", backlog.oldest_due(now))
 
 
 def _redis() -> "Iterator[Metric]":
@@ -118,45 +114,32 @@ def _redis() -> "Iterator[Metric]":
     with suppress(RedisError, OSError):
         redis = quick_client(probe.TIMEOUT)
         with closing(redis.connection_pool):
-            found = [*_stream(redis), *_totals(redis)]
-    yield GaugeMetricFamily("django_batches_redis_up", "1 if Redis answers.", value=int(bool(found)))
+            found = [*_stream(*backlog.stream(redis)), *_totals(Counter(totals.read(redis)))]
+    yield GaugeMetricFamily("django_batches_redis_up", "1 if Redis answers.", int(bool(found)))
     yield from found
 
 
-def _stream(redis: Redis) -> "Iterator[Metric]":
-    stream = backlog.stream(redis)
-    yield GaugeMetricFamily(
-        "django_batches_outcome_stream_entries", "Outcomes that have not been applied yet.", value=stream.entries
-    )
-    yield GaugeMetricFamily(
-        "django_batches_outcome_stream_oldest_seconds", "Seconds since the oldest of them was reported.",
-        value=stream.age,
-    )  # fmt: skip
+def _stream(entries: int, age: float) -> "Iterator[Metric]":
+    text = "Outcomes that have not been applied yet."
+    yield GaugeMetricFamily("django_batches_outcome_stream_entries", text, entries)
+    text = "Seconds since the oldest of them was reported."
+    yield GaugeMetricFamily("django_batches_outcome_stream_oldest_seconds", text, age)
 
 
-def _totals(redis: Redis) -> "Iterator[Metric]":
+def _totals(counts: Counter[str]) -> "Iterator[Metric]":
     """Counters. They restart at 0 if Redis is emptied, which `rate()` handles."""
-    counts = totals.read(redis)
-    outcomes = CounterMetricFamily(
-        "django_batches_outcomes", "Outcomes that were applied, by kind; callbacks included.", labels=["kind"]
-    )
-    for kind in Kind:
-        outcomes.add_metric([kind.value], counts.get(kind.value, 0))
-    yield outcomes
-    yield CounterMetricFamily(
-        "django_batches_losses",
-        "Runs that were lost: the worker was killed, its host was lost, or it could not import the function.",
-        value=sum(counts.get(kind.value, 0) for kind in _LOSSES),
-    )
-    yield CounterMetricFamily(
-        "django_batches_repairs",
-        "Batches whose counters differed from their rows and were repaired; should stay 0.",
-        value=counts.get(totals.REPAIRS, 0),
-    )
+    text = "Outcomes that were applied, by kind; callbacks included."
+    outcomes = {kind.value: counts[kind.value] for kind in Kind}
+    yield _labelled(CounterMetricFamily, "django_batches_outcomes", text, "kind", outcomes)
+    text = "Runs that were lost: the worker was killed, its host was lost, or it could not import the function."
+    losses = sum(counts[kind.value] for kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING))
+    yield CounterMetricFamily("django_batches_losses", text, losses)
+    text = "Batches whose counters differed from their rows and were repaired; should stay 0."
+    yield CounterMetricFamily("django_batches_repairs", text, counts[totals.REPAIRS])
 
 
-def _gauge(name: str, text: str, label: str, values: Mapping[str, float]) -> "Metric":
-    metric = GaugeMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        metric.add_metric([key], value)
-    return metric
+def _labelled(family: Any, name: str, text: str, label: str, values: Mapping[str, float]) -> "Metric":
+    metric: Any = family(name, text, labels=[label])
+    for value, count in values.items():
+        metric.add_metric([value], count)
+    return metric  # type: ignore[no-any-return]

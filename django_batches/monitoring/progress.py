@@ -6,18 +6,17 @@ It comes from the counters of the batch and its time buckets, never from its job
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import Any
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
+from ..models import Batch
 from ..models.throughput import Throughput, eta, throughputs
 from ..states import BatchStatus
 from .formatting import duration, number, rate_text
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 WIDTH = 1_000
 """Length of a bar, in units."""
@@ -41,19 +40,16 @@ class Segment:
     width: int
 
 
-def state(batch: "Batch") -> str:
+def state(batch: Batch) -> str:
     """The status, or `paused`, `cancelling` or `deleting`: what the badge shows."""
     if batch.deleting_at:
         return "deleting"
-    if not batch.finished_at:
-        if batch.cancelled_at:
-            return "cancelling"
-        if batch.is_paused:
-            return "paused"
-    return str(batch.status)
+    if batch.cancelled_at and not batch.finished_at:
+        return "cancelling"
+    return "paused" if batch.is_paused and not batch.finished_at else str(batch.status)
 
 
-def segments(batch: "Batch") -> list[Segment]:
+def segments(batch: Batch) -> list[Segment]:
     """The segments of its bar. The rest of the bar is jobs that wait."""
     counts = {
         "succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled,
@@ -65,14 +61,11 @@ def segments(batch: "Batch") -> list[Segment]:
     widths[largest] -= max(0, sum(widths.values()) - WIDTH)
     if batch.total and not batch.pending:  # fill up what rounding left
         widths[largest] += WIDTH - sum(widths.values())
-    found, x = [], 0
-    for name, width in widths.items():
-        found.append(Segment(name, counts[name], x, width))
-        x += width
-    return found
+    starts = accumulate(widths.values(), initial=0)
+    return [Segment(name, counts[name], x, widths[name]) for name, x in zip(widths, starts, strict=False)]
 
 
-def timing(batch: "Batch", throughput: Throughput, now: datetime) -> str:
+def timing(batch: Batch, throughput: Throughput, now: datetime) -> str:
     """How long it took, the time left, or how long it has been running."""
     if batch.finished_at:
         return duration(batch.finished_at - (batch.started_at or batch.created_at))
@@ -83,23 +76,22 @@ def timing(batch: "Batch", throughput: Throughput, now: datetime) -> str:
     return pgettext("a batch", "not started")
 
 
-def summary(batch: "Batch") -> str:
+def summary(batch: Batch) -> str:
     """The counts in one line, for screen readers."""
-    parts = [_("%(count)s succeeded") % {"count": number(batch.succeeded)}]
-    for count, text in (
-        (batch.failed, _("%(count)s failed")), (batch.cancelled, _("%(count)s cancelled")),
-        (batch.pending, _("%(count)s pending")),
-    ):  # fmt: skip
-        if count:
-            parts.append(text % {"count": number(count)})
-    return ", ".join(parts)
+    texts = {
+        "succeeded": _("%(count)s succeeded"), "failed": _("%(count)s failed"),
+        "cancelled": _("%(count)s cancelled"), "pending": _("%(count)s pending"),
+    }  # fmt: skip
+    shown = [name for name in texts if name == "succeeded" or getattr(batch, name)]
+    return ", ".join(texts[name] % {"count": number(getattr(batch, name))} for name in shown)
 
 
-def snapshot(batch: "Batch", throughput: Throughput | None = None, now: datetime | None = None) -> dict[str, Any]:
+def snapshot(batch: Batch, throughput: Throughput | None = None, now: datetime | None = None) -> dict[str, Any]:
     """What the JSON views return for a batch: the numbers, and the text to show for them."""
     throughput, now = throughput or Throughput(), now or timezone.now()
     left, shown = eta(batch, throughput), state(batch)
     percent = int(batch.progress * 100)  # rounded down: 100 means all
+    overdue = pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")
     return {
         "id": str(batch.pk),
         "status": str(batch.status),
@@ -117,7 +109,7 @@ def snapshot(batch: "Batch", throughput: Throughput | None = None, now: datetime
             "percent": _("%(percent)d %%") % {"percent": percent},
             "failed": number(batch.failed) if batch.failed else "",
             "timing": timing(batch, throughput, now),
-            "overdue": _overdue(batch),
+            "overdue": overdue if batch.is_overdue else "",
             "left": duration(left, rough=True) if left is not None else "",
             "rate": rate_text(throughput.per_second) if throughput.is_significant else "",
             "summary": summary(batch),
@@ -125,14 +117,8 @@ def snapshot(batch: "Batch", throughput: Throughput | None = None, now: datetime
     }
 
 
-def snapshots(batches: Sequence["Batch"]) -> dict[str, dict[str, Any]]:
+def snapshots(batches: Sequence[Batch]) -> dict[str, dict[str, Any]]:
     """The snapshots of several batches, by id, in one query."""
     now = timezone.now()
     found = throughputs(batches, now)
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}
-
-
-def _overdue(batch: "Batch") -> str:
-    if not batch.is_overdue:
-        return ""
-    return pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")

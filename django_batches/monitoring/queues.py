@@ -1,30 +1,26 @@
 """The queues that batches need. Index probes only, whatever the number of jobs."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from uuid import UUID
 
+from django.db.models import QuerySet
+
 from .. import database
+from ..models import Batch, BatchJob
 from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
 from ..transitions import frontier
-
-if TYPE_CHECKING:
-    from django.db.models import QuerySet
-
-    from ..models import Batch, BatchJob
 
 MAX_ROWS = 1_000
 """Jobs in RQ, and callbacks, whose queues are read."""
 
 
-def due_queues(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
+def due_queues(batches: Sequence[Batch], among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
     """(batch, queue) for each queue on which jobs of the batch wait to be dispatched; only queues `among` these."""
     keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
     queues = (frontier.queues() if among is None else among) if keys else []
     if not queues:
         return set()
-    pairs = [(key, queue) for key in keys for queue in queues]
-    table, params = database.values({"batch": UUID, "queue": str}, pairs)
+    table, params = database.values({"batch": UUID, "queue": str}, [(key, queue) for key in keys for queue in queues])
     found = database.execute(
         f"SELECT v_batch, v_queue FROM {table} WHERE EXISTS (SELECT 1 FROM {database.JOB} WHERE status = 'created'"
         " AND batch_id = v_batch AND queue = v_queue)",
@@ -33,7 +29,7 @@ def due_queues(batches: "Sequence[Batch]", among: Sequence[str] | None = None) -
     return {(database.as_uuid(batch), queue) for batch, queue in found}
 
 
-def busy_queues(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
+def busy_queues(batches: Sequence[Batch]) -> set[tuple[UUID, str]]:
     """(batch, queue) for each queue on which the batch has jobs in RQ, or callbacks that have not ended."""
     running = [batch for batch in batches if batch.in_flight]
     ended = [batch for batch in batches if batch.open_callbacks]
@@ -44,6 +40,6 @@ def busy_queues(batches: "Sequence[Batch]") -> set[tuple[UUID, str]]:
     }
 
 
-def jobs_in_flight(batches: "Sequence[Batch]") -> "QuerySet[BatchJob]":
+def jobs_in_flight(batches: Sequence[Batch]) -> QuerySet[BatchJob]:
     """The jobs of the batches that are in RQ. Unordered: with an order, PostgreSQL would walk the whole batch."""
     return database.jobs().filter(batch__in=batches, status__in=IN_FLIGHT).order_by()

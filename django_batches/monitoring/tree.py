@@ -6,17 +6,15 @@ rows to expect.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Coalesce
 
 from .. import database
+from ..models import Batch, BatchJob
 from ..states import BatchStatus, JobStatus
-
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
 
 MAX_LEVELS_UP = 100
 MAX_LEVELS_DOWN = 25
@@ -67,17 +65,13 @@ class Child:
         return rank, self.batch_id
 
 
-def ancestors(batch: "Batch") -> list[Opener]:
+def ancestors(batch: Batch) -> list[Opener]:
     """The opener of the batch, the opener of that opener's batch, and so on: nearest first."""
-    if not batch.parent_id:
-        return []
-    rows = database.execute(_ANCESTORS, [database.parameter(batch.pk), MAX_LEVELS_UP])
-    return [
-        Opener(database.as_uuid(job), position, event, database.as_uuid(owner)) for job, position, event, owner in rows
-    ]
+    rows: Any = database.execute(_ANCESTORS, [database.parameter(batch.pk), MAX_LEVELS_UP]) if batch.parent_id else []
+    return [Opener(database.as_uuid(job), pos, event, database.as_uuid(owner)) for job, pos, event, owner in rows]
 
 
-def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
+def openers(batches: Iterable[Batch]) -> dict[UUID, Opener]:
     """The opener of each child batch among the batches."""
     parents = {batch.parent_id for batch in batches if batch.parent_id}
     jobs = database.jobs().filter(pk__in=parents).annotate(owner=Coalesce("batch", "callback_of"))
@@ -85,23 +79,29 @@ def openers(batches: "Iterable[Batch]") -> dict[UUID, Opener]:
     return {batch.pk: by_job[batch.parent_id] for batch in batches if batch.parent_id in by_job}
 
 
-def child_batches(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> "QuerySet[Batch]":
+def child_batches(batches: QuerySet[Batch], owners: Iterable[UUID]) -> QuerySet[Batch]:
     """Those of the batches that were opened by jobs or callbacks of the owners."""
     keys = list(owners)
-    opened = Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys)
-    return batches.filter(opened, parent__isnull=False)
+    return batches.filter(Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys), parent__isnull=False)
 
 
-def children(batches: "QuerySet[Batch]", owners: Iterable[UUID]) -> list[Child]:
-    """Those of the batches that were opened by jobs or callbacks of the owners, unordered, `MAX_CHILDREN` at most."""
-    return _children(child_batches(batches, owners))
+def children(batches: QuerySet[Batch]) -> list[Child]:
+    """The child batches among the batches, unordered, `MAX_CHILDREN` at most."""
+    rows: Any = batches.order_by().values_list(
+        "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
+        Coalesce("parent__batch_id", "parent__callback_of_id"),
+    )[:MAX_CHILDREN]  # fmt: skip
+    return [
+        Child(key, status, finished_at is not None, dispatch, Opener(*opener))
+        for key, status, finished_at, dispatch, *opener in rows
+    ]
 
 
-def opened_by(batches: "QuerySet[Batch]", jobs: "Iterable[BatchJob]") -> dict[UUID, list[Child]]:
+def opened_by(batches: QuerySet[Batch], jobs: Iterable[BatchJob]) -> dict[UUID, list[Child]]:
     """Per job or callback, those of the batches that its last run has opened, most urgent first."""
     runs = {job.pk: job.dispatch for job in jobs}
     found: dict[UUID, list[Child]] = {}
-    for child in _children(batches.filter(parent__in=list(runs))):
+    for child in children(batches.filter(parent__in=list(runs))):
         if runs[child.opener.job_id] == child.dispatch:
             found.setdefault(child.opener.job_id, []).append(child)
     for siblings in found.values():
@@ -109,7 +109,7 @@ def opened_by(batches: "QuerySet[Batch]", jobs: "Iterable[BatchJob]") -> dict[UU
     return found
 
 
-def levels(root: UUID, among: "QuerySet[Batch]", limit: int = MAX_BATCHES) -> "Iterator[list[Batch]]":
+def levels(root: UUID, among: QuerySet[Batch], limit: int = MAX_BATCHES) -> Iterator[list[Batch]]:
     """The batches below the root, level by level, `limit` in all. A batch that is not `among` these ends its branch."""
     owners = [root]
     for _ in range(MAX_LEVELS_DOWN):
@@ -121,31 +121,17 @@ def levels(root: UUID, among: "QuerySet[Batch]", limit: int = MAX_BATCHES) -> "I
         owners = [batch.pk for batch in level]
 
 
-def awaited() -> "QuerySet[Batch]":
+def awaited() -> QuerySet[Batch]:
     """The child batches that a job or callback waits for."""
     return database.batches().filter(is_awaited=True, parent__status=JobStatus.WAITING)
 
 
-def waiting_jobs(batch: "Batch") -> "QuerySet[BatchJob]":
+def waiting_jobs(batch: Batch) -> QuerySet[BatchJob]:
     """The jobs of a batch that wait for their child batches. The cost grows with all awaited batches, of any parent."""
-    return database.jobs().filter(
-        batch=batch,
-        status=JobStatus.WAITING,
-        pk__in=database.batches().filter(is_awaited=True, parent__isnull=False).values("parent_id"),
-    )
+    openers = database.batches().filter(is_awaited=True, parent__isnull=False).values("parent_id")
+    return database.jobs().filter(batch=batch, status=JobStatus.WAITING, pk__in=openers)
 
 
-def count_waiting(batch: "Batch") -> int:
+def count_waiting(batch: Batch) -> int:
     """How many jobs of the batch wait for their child batches."""
     return waiting_jobs(batch).order_by().count() if batch.pending > batch.in_flight else 0
-
-
-def _children(batches: "QuerySet[Batch]") -> list[Child]:
-    rows: Any = batches.order_by().values_list(
-        "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
-        Coalesce("parent__batch_id", "parent__callback_of_id"),
-    )[:MAX_CHILDREN]  # fmt: skip
-    return [
-        Child(key, status, finished_at is not None, dispatch, Opener(*opener))
-        for key, status, finished_at, dispatch, *opener in rows
-    ]

@@ -14,7 +14,7 @@ from ...conf import settings
 from ...exceptions import BatchError
 from ...models import Batch, BatchJob
 from ...transport.client import client
-from .base import Verb, add_json, counted, printable
+from .base import Verb, counted, printable
 from .lookup import BATCH_HELP, add_batches, find, find_all, titled
 
 
@@ -39,10 +39,7 @@ class Action(Verb):
 class BatchAction(Action):
     """An action on each of several batches."""
 
-    @staticmethod
-    def add_arguments(parser: ArgumentParser) -> None:
-        add_batches(parser)
-        add_json(parser)
+    add_arguments = staticmethod(add_batches)
 
     def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for batch in find_all(options["batches"]):
@@ -55,7 +52,6 @@ class BatchAction(Action):
 
 
 class Retry(BatchAction):
-    name = "retry"
     help = "Retries the failed jobs of batches. A batch that has ended is reopened, and calls its callbacks again."
 
     @staticmethod
@@ -73,7 +69,6 @@ class Retry(BatchAction):
 
 
 class Cancel(BatchAction):
-    name = "cancel"
     help = "Cancels batches: waiting jobs end at once, running jobs finish."
 
     @staticmethod
@@ -92,7 +87,6 @@ class Cancel(BatchAction):
 
 
 class Pause(BatchAction):
-    name = "pause"
     help = "Pauses batches: no further job starts, running jobs finish."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
@@ -100,7 +94,6 @@ class Pause(BatchAction):
 
 
 class Resume(BatchAction):
-    name = "resume"
     help = "Resumes paused batches."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
@@ -108,7 +101,6 @@ class Resume(BatchAction):
 
 
 class Seal(BatchAction):
-    name = "seal"
     help = "Seals open batches, for example if their creator has died: each ends with the jobs it has."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
@@ -116,7 +108,6 @@ class Seal(BatchAction):
 
 
 class Stop(Action):
-    name = "stop"
     help = (
         "Stops running jobs of a batch at once, with RQ's stop-job command. They fail for good, even if attempts are "
         "left. Exit code 1 if one of them is not running."
@@ -126,7 +117,6 @@ class Stop(Action):
     def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument("batch", help=BATCH_HELP)
         parser.add_argument("jobs", nargs="+", metavar="job", help="position of a job, or id of a job or callback")
-        add_json(parser)
 
     def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         batch = find(options["batch"])

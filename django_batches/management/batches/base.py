@@ -3,12 +3,11 @@
 import json
 import shutil
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.core.management.base import OutputWrapper
-from django.core.management.color import Style
+from django.core.management.base import BaseCommand
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
@@ -21,23 +20,20 @@ _COLOURS = {"succeeded": "SUCCESS", "failed": "ERROR", "error": "ERROR", "cancel
 class Verb:
     """A verb of the command. `run` returns True for exit code 0 and False for 1."""
 
-    name: ClassVar[str]
     help: ClassVar[str]
+    has_json = True
+    """Whether it has the option `--json`."""
 
-    def __init__(self, stdout: OutputWrapper, stderr: OutputWrapper, style: Style) -> None:
-        self.stdout = stdout
-        self.stderr = stderr
-        self.style = style
+    def __init__(self, command: BaseCommand) -> None:
+        self.stdout, self.stderr, self.style = command.stdout, command.stderr, command.style
+        self.write = self.stdout.write
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
-        """Adds the arguments of the verb."""
+        """Adds the arguments of the verb, except `--json`."""
 
     def run(self, **options: Any) -> bool:
         raise NotImplementedError
-
-    def write(self, text: str = "") -> None:
-        self.stdout.write(text)
 
     def write_title(self, title: str) -> None:
         self.write(f"\n{self.style.MIGRATE_LABEL(title)}")
@@ -56,13 +52,8 @@ class Verb:
         return shutil.get_terminal_size().columns if self.stdout.isatty() else 10_000
 
 
-def add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def aligned(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """The rows as lines of aligned columns, without empty columns. The columns in `right` are aligned to the right."""
-    right = set(right)
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         INDENT.join(

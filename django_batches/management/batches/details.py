@@ -15,7 +15,7 @@ from ...monitoring.finding import Finding
 from ...monitoring.formatting import duration, number, pauses
 from ...monitoring.progress import snapshots, summary
 from ...states import JobStatus
-from .base import INDENT, Verb, add_json, aligned, counted, cut, printable, stamp
+from .base import INDENT, Verb, aligned, counted, cut, printable, stamp
 from .listing import data
 from .lookup import BATCH_HELP, find, titled
 from .relatives import Relatives
@@ -32,18 +32,16 @@ _JOB_FIELDS = (
 
 
 class Show(Verb):
-    name = "show"
     help = "The details of a batch: counts, limits, parents, children, callbacks, failures, why it isn't progressing."
 
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument("batch", help=BATCH_HELP)
         parser.add_argument("--failures", type=int, default=5, metavar="N", help="failed jobs to show (default 5)")
-        add_json(parser)
 
     def run(self, **options: Any) -> bool:
         batch = find(options["batch"])
-        snapshot, findings, relatives = snapshots([batch])[str(batch.pk)], diagnose(batch), Relatives.of(batch)
+        snapshot, findings, relatives = snapshots([batch])[str(batch.pk)], diagnose(batch), Relatives(batch)
         by_count = batch.failure_groups.filter(count__gt=0).order_by("-count")
         groups = list(by_count.values("count", "error_type", "sample")[:MAX_GROUPS])
         failed = batch.jobs.filter(status=JobStatus.FAILED).order_by("position")
@@ -51,19 +49,18 @@ class Show(Verb):
         callbacks = list(_light(batch.callbacks.order_by("-round", "created_at", "event", "position"))[:MAX_CALLBACKS])
         if options["json"]:
             limits = {**{name: getattr(batch, name) for name in _LIMITS}, "backoff": json.loads(batch.backoff)}
-            self.write_json(
-                {
-                    **data(batch, snapshot, findings),
-                    "limits": limits,
-                    "deadline_at": batch.deadline_at,
-                    "overdue_at": batch.overdue_at,
-                    **relatives.data(),
-                    "metadata": masked_value(batch.metadata),
-                    "callbacks": [_job_data(job) for job in callbacks],
-                    "failure_groups": groups,
-                    "first_failures": [_job_data(job) for job in failures],
-                }
-            )
+            shown = {
+                **data(batch, snapshot, findings),
+                "limits": limits,
+                "deadline_at": batch.deadline_at,
+                "overdue_at": batch.overdue_at,
+                **relatives.data(),
+                "metadata": masked_value(batch.metadata),
+                "callbacks": [_job_data(job) for job in callbacks],
+                "failure_groups": groups,
+                "first_failures": [_job_data(job) for job in failures],
+            }
+            self.write_json(shown)
             return True
         self.write(self.style.MIGRATE_HEADING(titled(batch)))
         self._table("", list(self._facts(batch, snapshot["text"], relatives)))
@@ -77,10 +74,8 @@ class Show(Verb):
 
     def _facts(self, batch: Batch, text: dict[str, str], relatives: Relatives) -> Iterator[list[str]]:
         yield ["Id", str(batch.pk)]
-        yield [
-            "Status",
-            ", ".join(filter(None, [self.paint(text["state"], batch.status), text["timing"], text["rate"]])),
-        ]
+        status = [self.paint(text["state"], batch.status), text["timing"], text["rate"]]
+        yield ["Status", ", ".join(filter(None, status))]
         in_rq = f" ({number(batch.in_flight)} in RQ)" if batch.in_flight else ""
         yield ["Done", f"{text['done']}, {text['percent']}: {summary(batch)}{in_rq}"]
         if relatives.parents:
@@ -109,10 +104,9 @@ class Show(Verb):
             self.write(f"{INDENT}{cut(line, self.width - len(INDENT))}")
 
     def _findings(self, findings: list[Finding]) -> None:
-        if not findings:
-            return
-        only_waits = all(finding.level == "info" for finding in findings)
-        self.write_title("What it waits for" if only_waits else "Why isn't it progressing?")
+        if findings:
+            only_waits = all(finding.level == "info" for finding in findings)
+            self.write_title("What it waits for" if only_waits else "Why isn't it progressing?")
         for finding in findings:
             self.write(f"{INDENT}{self.paint(printable(finding.text), finding.level)}")
             if finding.advice:

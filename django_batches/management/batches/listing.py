@@ -12,7 +12,7 @@ from ...monitoring.finding import Finding
 from ...monitoring.formatting import number
 from ...monitoring.progress import snapshots
 from ...states import BatchStatus
-from .base import INDENT, Verb, add_json, aligned, cut, printable
+from .base import INDENT, Verb, aligned, cut, printable
 from .lookup import short
 
 MAX_CHECKED = 1_000
@@ -25,7 +25,6 @@ _SNAPSHOT = ("id", "status", "state", "total", "pending", "succeeded", "failed",
 
 
 class List(Verb):
-    name = "list"
     help = "The newest batches. --stuck: the batches that are stuck and why, with exit code 1 if there are any."
 
     @staticmethod
@@ -34,7 +33,6 @@ class List(Verb):
         parser.add_argument("--status", action="append", choices=statuses, help="only this status; may be repeated")
         parser.add_argument("--stuck", action="store_true", help="only batches that are stuck until someone intervenes")
         parser.add_argument("--limit", type=int, default=20, metavar="N", help="maximum number (default 20)")
-        add_json(parser)
 
     def run(self, **options: Any) -> bool:
         if options["limit"] < 1:

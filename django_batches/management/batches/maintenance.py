@@ -2,10 +2,9 @@
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -23,7 +22,7 @@ from ...monitoring.formatting import duration, number
 from ...transitions import pruning, repairing
 from ...transitions.pruning import Ended
 from ...transport.client import client, request_reconcile
-from .base import INDENT, Verb, add_json, counted
+from .base import INDENT, Verb, counted
 from .lookup import titled
 
 PAGE = 500
@@ -45,7 +44,6 @@ class Pruned:
 
 
 class Prune(Verb):
-    name = "prune"
     help = (
         "Deletes ended batches that are older than the RETENTION setting or the options allow. A batch with unfinished "
         "callbacks stays, and so does one that rows of the project depend on. Child batches are deleted with their "
@@ -58,14 +56,11 @@ class Prune(Verb):
             text = f"delete {status} batches older than this: 90s, 30m, 12h, 7d, 2w, or keep (default: the setting)"
             parser.add_argument(f"--{status}", type=_age, metavar="AGE", help=text)
         parser.add_argument("--dry-run", action="store_true", help="only count the batches")
-        add_json(parser)
 
     def run(self, **options: Any) -> bool:
-        results = []
-        for status, default in settings().RETENTION.items():
-            given = options[status]
-            age = default if given is None else None if given == KEEP else given
-            results.append(_prune(status, age, options["dry_run"]))
+        given = {status: options[status] for status in settings().RETENTION if options[status] is not None}
+        ages = {**settings().RETENTION, **given}
+        results = [_prune(status, None if age == KEEP else age, options["dry_run"]) for status, age in ages.items()]
         if options["json"]:
             self.write_json([vars(result) for result in results])
             return True
@@ -80,7 +75,6 @@ class Prune(Verb):
 
 
 class Reconcile(Verb):
-    name = "reconcile"
     help = (
         "Repairs counters that differ from their rows, ends batches that can end, and makes the active coordinator "
         "compare the rows with Redis now. --dry-run only shows what would be repaired and why, with exit code 1 if "
@@ -90,7 +84,6 @@ class Reconcile(Verb):
     @staticmethod
     def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="change nothing")
-        add_json(parser)
 
     def run(self, **options: Any) -> bool:
         try:
@@ -150,18 +143,13 @@ def _prune(status: str, age: timedelta | None, dry_run: bool) -> Pruned:
         return Pruned(status, None)
     before = timezone.now() - age
     count = held = 0
-    for page in _pages(status, before):
+    last: Ended | None = None
+    while page := pruning.ended_before(status, before, last, PAGE):
+        last = page[-1]
         free = pruning.deletable(page)
         deleted = len(free) if dry_run else sum(pruning.prune(group, before) for group in pruning.groups(free))
         count, held = count + deleted, held + sum(not batch.is_child for batch in page) - deleted
     return Pruned(status, age, count, held)
-
-
-def _pages(status: str, before: datetime) -> Iterator[list[Ended]]:
-    last: Ended | None = None
-    while page := pruning.ended_before(status, before, last, PAGE):
-        yield page
-        last = page[-1]
 
 
 def _age(text: str) -> timedelta | str:

@@ -1,12 +1,11 @@
 """For `show`: the batches above a batch, and its child batches."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 from ...models import Batch
 from ...monitoring.formatting import number
-from ...monitoring.tree import MAX_CHILDREN, Child, Opener, ancestors, children
+from ...monitoring.tree import MAX_CHILDREN, Opener, ancestors, child_batches, children
 from .base import printable
 from .lookup import short, titled
 
@@ -16,39 +15,23 @@ MAX_LEVELS = 5
 """Batches above that are shown, nearest first."""
 
 
-@dataclass
 class Relatives:
     """The batches above and below a batch, from a fixed number of queries."""
 
-    parents: list[tuple[Opener, Batch]]
-    more_above: int
-    children: list[tuple[Child, Batch]]
-    statuses: Counter[str]
-    """How many child batches have each status."""
-
-    @classmethod
-    def of(cls, batch: Batch) -> "Relatives":
-        above = ancestors(batch)
-        below = sorted(children(Batch.objects.all(), [batch.pk]), key=lambda child: child.urgency)
-        keys = [opener.owner_id for opener in above[:MAX_LEVELS]] + [child.batch_id for child in below[:MAX_SHOWN]]
-        found = Batch.objects.in_bulk(keys)
-        return cls(
-            [(opener, found[opener.owner_id]) for opener in above[:MAX_LEVELS] if opener.owner_id in found],
-            max(0, len(above) - MAX_LEVELS),
-            [(child, found[child.batch_id]) for child in below[:MAX_SHOWN] if child.batch_id in found],
-            Counter(child.status for child in below),
-        )
+    def __init__(self, batch: Batch) -> None:
+        above, below = ancestors(batch), children(child_batches(Batch.objects.all(), [batch.pk]))
+        openers, first = above[:MAX_LEVELS], sorted(below, key=lambda child: child.urgency)[:MAX_SHOWN]
+        found = Batch.objects.in_bulk([each.owner_id for each in openers] + [child.batch_id for child in first])
+        self.parents = [(opener, found[opener.owner_id]) for opener in openers if opener.owner_id in found]
+        self.more_above = max(0, len(above) - MAX_LEVELS)
+        self.children = [(child, found[child.batch_id]) for child in first if child.batch_id in found]
+        self.statuses = Counter(child.status for child in below)
 
     def data(self) -> dict[str, Any]:
         """As JSON."""
-        first = [
-            {**_data(batch, child.opener), "total": batch.total, "pending": batch.pending}
-            for child, batch in self.children
-        ]
-        return {
-            "parents": [_data(batch, opener) for opener, batch in self.parents],
-            "children": {"total": self.statuses.total(), **self.statuses, "first": first},
-        }
+        parents = [_data(batch, opener) for opener, batch in self.parents]
+        first = [_data(batch, each.opener, total=batch.total, pending=batch.pending) for each, batch in self.children]
+        return {"parents": parents, "children": {"total": self.statuses.total(), **self.statuses, "first": first}}
 
     def opened_by(self) -> str:
         """The opener of the batch, the opener of that opener's batch, and so on."""
@@ -73,9 +56,9 @@ class Relatives:
         ]  # fmt: skip
 
 
-def _data(batch: Batch, opener: Opener) -> dict[str, Any]:
+def _data(batch: Batch, opener: Opener, **counts: int) -> dict[str, Any]:
     opened_by = {"job": opener.job_id, "position": opener.position, "event": opener.event}
-    return {"id": batch.pk, "description": batch.description, "status": batch.status, "opened_by": opened_by}
+    return {"id": batch.pk, "description": batch.description, "status": batch.status, "opened_by": opened_by, **counts}
 
 
 def _name(opener: Opener) -> str:

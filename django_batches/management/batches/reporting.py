@@ -8,11 +8,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from ...monitoring import health, metrics
-from .base import Verb, add_json, aligned, cut, printable
+from .base import Verb, aligned, cut, printable
 
 
 class Health(Verb):
-    name = "health"
     help = (
         "Checks the database, Redis, the active coordinator, the workers, the outcome stream, due jobs and stuck "
         "batches. Exit code 1 if a check fails."
@@ -24,7 +23,6 @@ class Health(Verb):
         parser.add_argument("--only", action="append", choices=names, help="run only this check; may be repeated")
         text = "how long something may be late before a check fails (default 60)"
         parser.add_argument("--threshold", type=float, default=60.0, metavar="SECONDS", help=text)
-        add_json(parser)
 
     def run(self, **options: Any) -> bool:
         if not 0 <= options["threshold"] < 1e9:
@@ -41,7 +39,7 @@ class Health(Verb):
 
 
 class Metrics(Verb):
-    name = "metrics"
+    has_json = False
     help = "Prints the metrics in Prometheus' text format; needs the extra [prometheus]."
 
     def run(self, **options: Any) -> bool:

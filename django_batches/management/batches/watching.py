@@ -4,6 +4,7 @@ import time
 from argparse import ArgumentParser
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from uuid import UUID
 
 from django.core.management.base import CommandError
 from django.utils import timezone
@@ -33,7 +34,7 @@ _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "in_fl
 
 
 class Watch(Verb):
-    name = "watch"
+    has_json = False
     help = "Shows batches until they and their callbacks have ended. Exit code 0 if all succeeded, otherwise 1."
 
     @staticmethod
@@ -82,7 +83,7 @@ class Watch(Verb):
         found = Batch.objects.in_bulk([batch.pk for batch in self._batches])
         self._deleted = {batch.pk for batch in self._batches if batch.pk not in found}
         self._batches = [found.get(batch.pk, batch) for batch in self._batches]
-        self._snapshots = snapshots(self._batches)
+        self._texts = {UUID(key): shown["text"] for key, shown in snapshots(self._batches).items()}
         if time.monotonic() >= self._next_diagnosis:
             self._next_diagnosis = time.monotonic() + DIAGNOSIS_INTERVAL
             self._problems = {batch.pk: _problems(batch) for batch in self._batches if not self._is_over(batch)}
@@ -90,13 +91,9 @@ class Watch(Verb):
     def _is_over(self, batch: Batch) -> bool:
         return batch.pk in self._deleted or bool(batch.finished_at and not batch.open_callbacks)
 
-    def _text(self, batch: Batch) -> dict[str, str]:
-        text: dict[str, str] = self._snapshots[str(batch.pk)]["text"]
-        return text
-
     def _print_changes(self) -> None:
         for batch in self._batches:
-            text = self._text(batch)
+            text = self._texts[batch.pk]
             words = [titled(batch), text["state"], text["done"], text["percent"], *self._problems.get(batch.pk, [])]
             line = INDENT.join(filter(None, words))
             if self._printed.get(batch.pk) != line:
@@ -111,7 +108,7 @@ class Watch(Verb):
         table = Table.grid(padding=(0, 2))
         notes = []
         for batch in self._batches:
-            text = self._text(batch)
+            text = self._texts[batch.pk]
             name = cut(printable(batch.description) or short(batch), 40)
             failed = Text(f"{text['failed']} failed" if text["failed"] else "", style="red")
             note = " ".join(filter(None, [text["timing"], text["rate"]]))
@@ -128,7 +125,7 @@ class Watch(Verb):
             return False
         if not self._is_over(batch):
             return False
-        text = self._text(batch)
+        text = self._texts[batch.pk]
         failed = batch.callbacks.filter(round=batch.round).exclude(status=JobStatus.SUCCEEDED).count()
         also = f"; {counted(failed, 'callback')} did not succeed" if failed else ""
         state = self.paint(text["state"], batch.status)

@@ -16,10 +16,8 @@ from ..batches.reporting import Health, Metrics
 from ..batches.watching import Watch
 
 VERBS: dict[str, type[Verb]] = {
-    verb.name: verb
-    for verb in (
-        List, Show, Watch, Retry, Cancel, Pause, Resume, Seal, Stop, Prune, Reconcile, Health, Metrics,
-    )
+    "list": List, "show": Show, "watch": Watch, "retry": Retry, "cancel": Cancel, "pause": Pause, "resume": Resume,
+    "seal": Seal, "stop": Stop, "prune": Prune, "reconcile": Reconcile, "health": Health, "metrics": Metrics,
 }  # fmt: skip
 
 
@@ -34,12 +32,13 @@ class Command(BaseCommand):
         for name, verb in VERBS.items():
             subparser = verbs.add_parser(name, help=verb.help, description=verb.help)
             verb.add_arguments(subparser)
+            if verb.has_json:
+                subparser.add_argument("--json", action="store_true", help="print JSON")
             _add_common(subparser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        verb = VERBS[options["verb"]](self.stdout, self.stderr, self.style)
         with translation.override("en"):  # commands are not translated, but the diagnosis is
-            is_ok = verb.run(**options)
+            is_ok = VERBS[options["verb"]](self).run(**options)
         if not is_ok:
             sys.exit(1)
 
