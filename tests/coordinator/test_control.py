@@ -1,4 +1,4 @@
-"""Control over a running batch: concurrency, max_failures, key, no_retry."""
+"""The options that control a running batch: concurrency, max_failures, key, no_retry, deadline, run_after."""
 
 import threading
 from datetime import datetime, timedelta
@@ -48,7 +48,7 @@ def fill(count, **options):
         {"deadline": 0},
     ],
 )
-def test_a_wrong_limit_is_refused_before_anything_is_written(given):
+def test_an_invalid_limit_is_refused_before_anything_is_written(given):
     with pytest.raises(ValueError, match=f"^{next(iter(given))}:"):
         Batch.open(**given)
     assert not Batch.objects.exists()
@@ -66,14 +66,14 @@ class TestConcurrency:
         batch.refresh_from_db()
         assert batch.in_flight == 3
 
-    def test_callbacks_and_scheduled_jobs_hold_no_place(self):
+    def test_callbacks_and_scheduled_jobs_do_not_count(self):
         batch = fill(2, concurrency=1, max_attempts=2, backoff=3600)
         (first,) = claim(batch)
         applying.record([outcome_of(first, Kind.FAILED)])
         assert batch.jobs.get(pk=first.id).status == "scheduled"
         assert len(claim(batch)) == 1
 
-    def test_the_largest_number_seen_at_once_is_the_one_allowed(self, start_worker, ledger):
+    def test_a_worker_reaches_the_limit_and_does_not_exceed_it(self, start_worker, ledger):
         start_worker("--workers", 8)
         with Batch.open(concurrency=3) as batch:
             for _ in range(60):
@@ -87,7 +87,7 @@ class TestConcurrency:
 
 
 class TestMaxFailures:
-    def test_one_failure_too_many_cancels_the_rest_and_the_batch_has_failed(self):
+    def test_one_failure_too_many_cancels_the_rest_and_fails_the_batch(self):
         batch = fill(10, max_failures=2)
         claimed = claim(batch)
         applying.record([outcome_of(job, Kind.VANISHED) for job in claimed[5:]])
@@ -105,7 +105,7 @@ class TestMaxFailures:
         assert sorted(batch.callbacks.values_list("event", flat=True)) == ["failure", "finish"]
 
     @pytest.mark.parametrize("then_cancelled", [False, True])
-    def test_a_retry_of_one_job_leaves_the_cancelled_ones_to_a_retry_of_all(self, then_cancelled):
+    def test_a_retry_of_one_job_does_not_retry_the_cancelled_jobs(self, then_cancelled):
         batch = fill(3, max_failures=0)
         claimed = claim(batch)
         applying.record([outcome_of(claimed[0], Kind.FAILED)])
@@ -128,7 +128,7 @@ class TestMaxFailures:
         applying.record([outcome_of(job) for job in claim(batch)])
         assert state(batch) == ("succeeded", 0, 3, 0, 0)
 
-    def test_retry_revives_the_cancelled_ones_too(self):
+    def test_a_retry_includes_the_cancelled_jobs(self):
         batch = fill(4, max_failures=0)
         claimed = claim(batch)
         applying.record([outcome_of(claimed[0], Kind.FAILED)])
@@ -140,7 +140,7 @@ class TestMaxFailures:
         applying.record([outcome_of(job) for job in claim(batch)])
         assert state(batch) == ("succeeded", 0, 4, 0, 0)
 
-    def test_a_retry_does_not_give_up_because_of_failures_that_it_has_not_come_to_yet(self, monkeypatch):
+    def test_a_retry_does_not_count_failures_that_it_has_not_retried_yet(self, monkeypatch):
         batch = fill(4, max_failures=0)
         applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
         monkeypatch.setattr(database, "CHUNK", 2)
@@ -148,7 +148,7 @@ class TestMaxFailures:
         assert state(batch) == ("running", 4, 0, 0, 0)
         assert not batch.is_cancelled
 
-    def test_one_failed_job_of_several_is_retried_alone(self):
+    def test_one_of_several_failed_jobs_can_be_retried(self):
         batch = fill(3, max_failures=0)
         applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
         assert [job.retry() for job in batch.jobs.all()[:2]] == [True, True]
@@ -158,7 +158,7 @@ class TestMaxFailures:
         applying.record([outcome_of(second)])
         assert state(batch) == ("failed", 0, 2, 1, 0)
 
-    def test_an_open_batch_all_jobs_of_which_have_failed_takes_no_more(self):
+    def test_an_open_batch_whose_jobs_have_all_failed_accepts_no_more(self):
         with pytest.raises(BatchCancelled, match="max_failures"), Batch.open(max_failures=1) as batch:
             batch.map(tasks.ok, range(2))
             batch.block.flush()
@@ -167,13 +167,13 @@ class TestMaxFailures:
             batch.enqueue(tasks.ok)
         assert state(batch) == ("failed", 0, 0, 2, 0)
 
-    def test_a_last_job_that_is_one_too_many_ends_the_batch(self):
+    def test_the_last_job_can_be_the_failure_that_is_one_too_many(self):
         batch = fill(2, max_failures=1)
         applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
         assert state(batch) == ("failed", 0, 0, 2, 0)
         assert batch.reason == ""
 
-    def test_with_a_real_worker_nothing_more_is_started(self, start_worker, ledger):
+    def test_a_worker_starts_no_more_jobs(self, start_worker, ledger):
         with Batch.open(max_failures=3) as batch:
             batch.on_finish(tasks.told, ledger.path)
             batch.map(tasks.raises, ["no"] * 6000)
@@ -186,7 +186,7 @@ class TestMaxFailures:
 
 
 class TestCancelAndMaxFailures:
-    def test_a_cancelled_batch_is_cancelled_however_many_of_its_running_jobs_fail(self):
+    def test_a_cancelled_batch_stays_cancelled_if_its_running_jobs_fail(self):
         batch = fill(3, max_failures=0)
         jobs = claim(batch)[:2]
         batch.cancel("enough")
@@ -200,7 +200,7 @@ class TestCancelAndMaxFailures:
 
 
 class TestKey:
-    def test_a_second_batch_with_the_key_of_a_living_one_is_refused(self):
+    def test_a_second_batch_with_the_key_of_an_unfinished_one_is_refused(self):
         batch = fill(1, key="import-7")
         with pytest.raises(BatchExists, match="'import-7' has not ended yet"), Batch.open(key="import-7"):
             raise AssertionError("never entered")
@@ -208,7 +208,7 @@ class TestKey:
         applying.record([outcome_of(job) for job in claim(batch)])
         assert fill(1, key="import-7").pk != batch.pk
 
-    def test_inside_a_transaction_the_refusal_leaves_it_usable(self):
+    def test_a_refusal_inside_a_transaction_leaves_it_usable(self):
         fill(1, key="once")
         with transaction.atomic():
             with pytest.raises(BatchExists):
@@ -216,7 +216,7 @@ class TestKey:
             fill(1, key="other")
         assert Batch.objects.count() == 2
 
-    def test_a_retry_beside_a_living_batch_with_the_key_changes_nothing(self):
+    def test_a_retry_beside_an_unfinished_batch_with_the_key_changes_nothing(self):
         batch = fill(1, key="nightly")
         applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
         fill(1, key="nightly")
@@ -227,7 +227,7 @@ class TestKey:
         assert state(batch) == ("failed", 0, 0, 1, 0)
 
     @pytest.mark.postgresql
-    def test_of_many_at_once_one_is_opened(self):
+    def test_of_many_concurrent_batches_with_a_key_one_is_opened(self):
         barrier, opened = threading.Barrier(8), []
 
         def work():
@@ -248,7 +248,7 @@ class TestKey:
 
 
 class TestNoRetry:
-    def test_an_excluded_exception_is_final_at_once(self, road):
+    def test_an_excluded_exception_is_final(self, road):
         with Batch.open(max_attempts=5, no_retry=ValueError) as batch:
             batch.enqueue(tasks.boom)
             batch.using(no_retry=()).enqueue(tasks.boom)
@@ -264,7 +264,7 @@ class TestDeadline:
         cancelling.mark_overdue(timezone.now())
         batch.refresh_from_db()
 
-    def test_a_batch_that_has_not_ended_is_marked_and_its_failure_callback_told_once(self):
+    def test_a_late_batch_is_marked_and_its_failure_callback_is_called_once(self):
         with Batch.open(deadline=timedelta(hours=1)) as batch:
             batch.on_failure(tasks.ok_callback)
             batch.map(tasks.ok, range(2))
@@ -285,7 +285,7 @@ class TestDeadline:
         self.late(batch)
         assert (batch.status, batch.is_overdue) == ("succeeded", False)
 
-    def test_a_batch_that_ended_late_is_overdue_though_nobody_had_looked_meanwhile(self):
+    def test_a_batch_that_ended_late_is_overdue_even_without_a_check_before_its_end(self):
         batch = fill(1, deadline=60)
         applying.record([outcome_of(job) for job in claim(batch)])
         self.late(batch)
@@ -307,7 +307,7 @@ class TestDeadline:
         batch.refresh_from_db()
         assert (batch.status, batch.is_overdue) == ("succeeded", True)
 
-    def test_a_retry_gives_it_as_much_time_again(self):
+    def test_a_retry_restarts_the_deadline(self):
         batch = fill(1, deadline=60)
         self.late(batch)
         applying.record([outcome_of(job, Kind.FAILED) for job in claim(batch)])
@@ -315,7 +315,7 @@ class TestDeadline:
         assert not batch.is_overdue
         assert timedelta(seconds=50) < batch.deadline_at - timezone.now() <= timedelta(seconds=60)
 
-    def test_the_coordinator_looks_at_the_deadlines(self, start_worker):
+    def test_the_coordinator_checks_the_deadlines(self, start_worker):
         with Batch.open(deadline=1) as batch:
             batch.on_failure(tasks.ok_callback)
             batch.using(run_after=600).enqueue(tasks.ok)
@@ -339,7 +339,7 @@ class TestRunAfter:
         batch.refresh_from_db()
         assert batch.status == "succeeded"
 
-    def test_a_moment_or_a_pause_and_also_for_many(self):
+    def test_run_after_accepts_a_time_or_a_delay_for_one_job_and_for_many(self):
         moment = timezone.now() + timedelta(days=1)
         with Batch.open() as batch:
             batch.using(run_after=moment).map(tasks.ok, range(3))
@@ -364,6 +364,6 @@ class TestRunAfter:
         assert batch.status == "failed"
 
     @pytest.mark.parametrize("wrong", [-1, "soon", datetime(2030, 1, 1), True])
-    def test_a_wrong_time_is_refused(self, wrong):
+    def test_an_invalid_time_is_refused(self, wrong):
         with pytest.raises((TypeError, ValueError), match="run_after"), Batch.open() as batch:
             batch.using(run_after=wrong)

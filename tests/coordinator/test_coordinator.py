@@ -1,4 +1,4 @@
-"""The coordinator: one at a time, in order, and it finds what Redis has lost."""
+"""The coordinator: one is active at a time, and it recovers what Redis loses."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def assert_books_are_right(batch):
 
 
 def reconciled(road):
-    """Two looks, as far apart as they must be, and what follows from them."""
+    """Compares twice, at the required interval, and applies the verdicts."""
     road.reconciler.look()
     for rq_id in road.reconciler._suspects.since:
         road.reconciler._suspects.since[rq_id] -= reconcile.SECOND_LOOK
@@ -58,21 +58,21 @@ def reconciled(road):
 
 
 def suspected(redis):
-    """Since when, by Redis' clock."""
+    """The suspects in Redis, and since when by its clock."""
     found = {field.decode(): value for field, value in redis.hgetall(Keys().suspects).items()}
     found.pop("server", None)
     return {rq_id: float(since) for rq_id, since in found.items()}
 
 
 class TestLease:
-    def test_one_holder_at_a_time(self):
+    def test_one_coordinator_has_the_lease_at_a_time(self):
         first, second = Lease("first"), Lease("second")
         assert first.acquire() and not second.acquire()
         assert first() <= timezone.now() + timedelta(seconds=1)
         first.release()
         assert second.acquire() and second.token > first.token
 
-    def test_who_stands_by_with_another_namespace_says_so_once(self, caplog):
+    def test_a_standby_with_another_namespace_logs_it_once(self, caplog):
         first, second = Lease("first"), Lease("second")
         assert first.acquire() and not second.acquire()
         assert caplog.messages == []
@@ -82,24 +82,24 @@ class TestLease:
         (message,) = caplog.messages
         assert "this process uses elsewhere" in message and 'Set DJANGO_BATCHES["NAMESPACE"]' in message
 
-    def test_a_holder_that_was_frozen_finds_another_token(self):
+    def test_a_coordinator_that_was_frozen_finds_another_token(self):
         first, second = Lease("first"), Lease("second")
         first.acquire()
         LeaseRow.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
-        assert first()  # nobody has taken it: it goes on
+        assert first()  # no other coordinator has taken it
         LeaseRow.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
         assert second.acquire()
         with pytest.raises(LeaseLost), database.atomic():
             first()
 
-    def test_a_new_database_beside_an_old_redis_goes_on_from_its_token(self, redis, keys):
+    def test_a_new_database_with_an_old_redis_continues_from_its_token(self, redis, keys):
         redis.set(keys.fence, 300)
         coordinator = Coordinator("new", lambda: True)
         assert coordinator._lease.acquire(coordinator._newest_token())
         coordinator._begin()
         assert coordinator._lease.token == 301 and redis.get(keys.fence) == b"301"
 
-    def test_without_the_row_it_stands_down(self):
+    def test_a_coordinator_without_its_lease_row_stops(self):
         lease = Lease("first")
         lease.acquire()
         LeaseRow.objects.all().delete()
@@ -123,7 +123,7 @@ class TestTwoCoordinators:
         assert (batch.status, batch.succeeded, batch.callbacks.count()) == ("succeeded", 10, 1)
         other.close()
 
-    def test_outcomes_that_were_applied_and_not_deleted_are_counted_once(self, road, monkeypatch):
+    def test_outcomes_that_were_applied_but_not_deleted_are_counted_once(self, road, monkeypatch):
         batch = fill(4)
         road.dispatch()
         road.work()
@@ -135,7 +135,7 @@ class TestTwoCoordinators:
         assert_books_are_right(batch)
         assert (batch.status, batch.succeeded) == ("succeeded", 4)
 
-    def test_a_standby_takes_over_when_the_holder_leaves(self, road):
+    def test_a_standby_takes_over_when_the_active_coordinator_exits(self, road):
         standby = Coordinator("standby", lambda: True)
         assert not standby._lease.acquire()
         road.lease.release()
@@ -143,7 +143,7 @@ class TestTwoCoordinators:
 
 
 class TestReconciler:
-    def test_nothing_is_found_where_nothing_is_wrong(self, road):
+    def test_it_finds_nothing_if_all_is_well(self, road):
         batch = fill(6)
         road.dispatch()
         road.executor.step()
@@ -152,7 +152,7 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert batch.jobs.filter(dispatch=1).count() == 6
 
-    def test_finished_work_is_not_run_again_while_the_books_are_behind(self, road, ledger, monkeypatch):
+    def test_finished_jobs_do_not_run_again_while_outcomes_wait(self, road, ledger, monkeypatch):
         with Batch.open() as batch:
             batch.map(tasks.append_item, range(5), ledger.path)
         road.run()
@@ -169,7 +169,7 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert len(ledger.lines) == 9 and batch.jobs.filter(dispatch=1).count() == 4
 
-    def test_a_connection_that_was_lost_does_not_put_off_the_second_look(self, road, redis):
+    def test_a_lost_connection_does_not_delay_the_second_look(self, road, redis):
         fill(1)
         road.dispatch()
         road.lease.release()
@@ -184,8 +184,8 @@ class TestReconciler:
         coordinator._suspects.since = dict.fromkeys(coordinator._suspects.since, since - reconcile.SECOND_LOOK)
         assert coordinator._reconciler.look() == 1
 
-    def test_book_keepers_that_come_and_go_hand_over_what_they_suspect(self, road, redis, monkeypatch):
-        """Each keeps the books for one look; what is lost comes back all the same."""
+    def test_coordinators_hand_over_their_suspects(self, road, redis, monkeypatch):
+        """Each is active for one comparison only; a lost job is recovered nevertheless."""
         batch = fill(1)
         road.dispatch()
         redis.lpop("rq:queue:default")
@@ -206,7 +206,7 @@ class TestReconciler:
         keep_for_a_turn(4)
         assert batch.jobs.get().dispatch == 2 and suspected(redis) == {}
 
-    def test_what_a_server_knows_from_before_its_start_is_no_suspicion(self, road, redis):
+    def test_suspects_from_before_a_restart_of_redis_are_ignored(self, road, redis):
         fill(1)
         road.dispatch()
         redis.lpop("rq:queue:default")
@@ -224,10 +224,10 @@ class TestReconciler:
         suspects.since = {}
         suspects.hand_over(redis)
         known.take_over(redis)
-        assert known.since == {}, "somebody has looked meanwhile, and found a trace"
+        assert known.since == {}, "another coordinator has found the job meanwhile"
 
     @pytest.mark.postgresql
-    def test_a_batch_that_somebody_holds_locked_delays_the_recovery_of_no_other(self, road, redis, monkeypatch):
+    def test_a_locked_batch_does_not_delay_the_recovery_of_others(self, road, redis, monkeypatch):
         monkeypatch.setattr(reconcile, "SECOND_LOOK", 0.0)
         locked, lost = fill(1), fill(1)
         road.dispatch()
@@ -249,7 +249,7 @@ class TestReconciler:
             assert (batch.status, batch.jobs.get().losses) == ("succeeded", 0)
         assert (locked.jobs.get().dispatch, lost.jobs.get().dispatch) == (1, 2)
 
-    def test_a_job_that_ends_during_the_look_is_not_run_again(self, road, ledger, monkeypatch):
+    def test_a_job_that_ends_during_the_comparison_does_not_run_again(self, road, ledger, monkeypatch):
         with Batch.open() as batch:
             batch.map(tasks.append_item, range(3), ledger.path)
         road.dispatch()
@@ -270,7 +270,7 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert len(ledger.lines) == 3
 
-    def test_what_was_wiped_from_redis_is_dispatched_again_without_limit(self, road, redis, caplog):
+    def test_jobs_wiped_from_redis_are_dispatched_again_without_limit(self, road, redis, caplog):
         batch = fill(3)
         for _ in range(5):
             road.dispatch()
@@ -295,7 +295,7 @@ class TestReconciler:
         assert (job.status, job.losses, job.attempts) == ("created", 1, 0)
         assert redis.keys("rq:job:*") == []
 
-    def test_a_job_that_runs_through_a_wipe_is_left_alone_once_its_lease_is_renewed(self, road, redis):
+    def test_a_job_that_runs_during_a_wipe_keeps_running_once_its_lease_is_renewed(self, road, redis):
         batch = fill(1)
         road.dispatch()
         taken = road.executor._turn(True)
@@ -309,7 +309,7 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert batch.jobs.get().result == "through"
 
-    def test_a_job_taken_by_a_plain_worker_and_not_started_gets_a_second_look(self, road, redis):
+    def test_a_job_that_a_plain_worker_has_taken_and_not_started_gets_a_second_look(self, road, redis):
         batch = fill(1)
         road.dispatch()
         redis.lpop("rq:queue:default")
@@ -321,13 +321,13 @@ class TestReconciler:
         assert (batch.status, batch.jobs.get().losses) == ("succeeded", 0)
 
     @pytest.mark.parametrize("act", ["cancel", "fail"])
-    def test_what_rq_writes_of_a_job_that_has_just_ended_is_swept_away(self, road, redis, act, monkeypatch):
+    def test_keys_that_rq_writes_after_the_end_of_a_job_are_removed(self, road, redis, act, monkeypatch):
         for queue in ("default", "images"):
             fill(1, queue=queue)
         road.dispatch()
         late, waiting = (Queue(queue, connection=redis).jobs[0] for queue in ("default", "images"))
         assert (road.work(road.new_executor(queues=["default"])), road.record()) == (1, 1)
-        # RQ looks first, and what it writes comes after the end.
+        # RQ reads the status before the end of the job, and writes after it.
         monkeypatch.setattr(Job, "_fetch_status", lambda job: JobStatus.STARTED)
         for job in (late, waiting):
             if act == "cancel":
@@ -345,7 +345,7 @@ class TestReconciler:
         )
         assert sorted(registry.get_job_ids(cleanup=False)) == sorted(others)
 
-    def test_leases_that_came_back_with_an_older_redis_are_swept_away(self, road, redis, keys):
+    def test_leases_of_a_restored_redis_are_removed(self, road, redis, keys):
         fill(2)
         road.dispatch()
         ended, running = (road.new_executor(slot, f"executor {slot}")._turn(True).rq_id for slot in (1, 2))
@@ -366,7 +366,7 @@ class TestReconciler:
             ("cancel", "failed"),
         ],
     )
-    def test_what_people_do_on_the_pages_of_rq(self, road, redis, act, status):
+    def test_what_users_do_on_rqs_pages(self, road, redis, act, status):
         batch = fill(1)
         road.dispatch()
         queue = Queue("default", connection=redis)
@@ -381,7 +381,7 @@ class TestReconciler:
         assert_books_are_right(batch)
         assert batch.status == status
 
-    def test_rows_that_hold_a_lease_are_marked_running(self, road):
+    def test_rows_whose_jobs_have_started_are_marked_running(self, road):
         batch = fill(2)
         road.dispatch()
         road.executor._turn(True)
@@ -407,13 +407,13 @@ class TestLoop:
         coordinator._begin()
         return coordinator
 
-    def test_a_row_without_a_poke_is_found_by_the_poll(self, coordinator, redis, monkeypatch):
+    def test_the_poll_finds_a_row_without_a_wake_up(self, coordinator, redis, monkeypatch):
         monkeypatch.setattr("django_batches.transitions.creating.wake_coordinator", lambda *held, added: None)
         fill(2)
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 2
 
-    def test_without_a_poll_it_finds_what_was_added_and_what_came_back(self, coordinator, redis, monkeypatch):
+    def test_added_and_returned_jobs_are_dispatched_without_a_poll(self, coordinator, redis, monkeypatch):
         coordinator.turn()
         coordinator._poll = Every(3600, at_once=False)
         monkeypatch.setattr(frontier, "queues", pytest.fail)
@@ -428,7 +428,7 @@ class TestLoop:
         ]  # fmt: skip
 
     @pytest.mark.parametrize("text", ["", "1", "[]", "{}", "[1, 2, 3]", '["no key", 0, ["default"]]', '["01", 0]'])
-    def test_a_poke_of_another_version_means_anything(self, coordinator, redis, monkeypatch, text):
+    def test_a_wake_up_of_another_version_checks_everything(self, coordinator, redis, monkeypatch, text):
         coordinator.turn()
         coordinator._poll = Every(3600, at_once=False)
         monkeypatch.setattr("django_batches.transitions.creating.wake_coordinator", lambda *held, added: None)
@@ -437,7 +437,7 @@ class TestLoop:
         coordinator.turn()
         assert redis.llen("rq:queue:default") == 1
 
-    def test_slow_looks_from_the_start_take_a_tenth_of_its_time(self, coordinator, monkeypatch):
+    def test_slow_full_scans_take_a_tenth_of_the_time(self, coordinator, monkeypatch):
         clock, looks = FakeTime(100.0), []
 
         def look():
@@ -453,7 +453,7 @@ class TestLoop:
         coordinator._dispatch(polls=False, is_woken=True)
         assert len(looks) == 4
 
-    def test_the_callback_goes_out_in_the_turn_that_ends_the_batch(self, coordinator):
+    def test_the_turn_that_ends_a_batch_dispatches_its_callback(self, coordinator):
         executor = Executor(Options(), SlotTable(1), 0, "executor", os.getppid())
         batch = fill()
         coordinator.turn()
@@ -465,8 +465,8 @@ class TestLoop:
         coordinator.turn()
         assert batch.callbacks.get().status == "succeeded"
 
-    def test_how_fast_jobs_are_handed_back_says_nothing_of_how_fast_they_run(self, coordinator, redis):
-        """Without it the queue would be given far more than a second of work after a cancel."""
+    def test_jobs_returned_without_running_do_not_count_for_the_rate(self, coordinator, redis):
+        """Otherwise the queue would get far more than a second of work after a cancel."""
         executor = Executor(Options(), SlotTable(1), 0, "executor", os.getppid())
         cancelled = fill(4)
         coordinator.turn()
@@ -477,7 +477,7 @@ class TestLoop:
         coordinator.turn()
         assert redis.llen("rq:queue:default") == FLOOR
 
-    def test_cancelled_and_paused_batches_stand_in_the_set_of_held_ones(self, coordinator, redis, keys):
+    def test_cancelled_and_paused_batches_are_in_the_set_of_batches_on_hold(self, coordinator, redis, keys):
         paused, cancelled, free = fill(2), fill(2), fill(2)
         coordinator.turn()
         paused.pause()
@@ -492,7 +492,7 @@ class TestLoop:
         assert {key.decode() for key in redis.smembers(keys.on_hold)} == {cancelled.pk.hex}
         assert free.pk
 
-    def test_cut_off_cancels_and_retries_are_carried_on(self, coordinator):
+    def test_interrupted_cancels_and_retries_continue(self, coordinator):
         cancelled, retried = fill(3), fill(3)
         database.batches().filter(pk=cancelled.pk).update(cancelled_at=timezone.now())
         from_rq = claim(retried)
@@ -505,7 +505,7 @@ class TestLoop:
         assert cancelled.status == "cancelled"
         assert (retried.pending, retried.retry_position) == (3, None)
 
-    def test_it_stays_up_and_says_so_once_while_redis_is_away(self, redis, monkeypatch, caplog):
+    def test_it_keeps_running_and_logs_an_outage_once(self, redis, monkeypatch, caplog):
         turns = iter(range(40))
 
         def is_back():
@@ -528,13 +528,11 @@ class TestLoop:
         assert is_back()
 
     @pytest.mark.postgresql
-    def test_more_outcomes_of_a_locked_batch_than_one_read_gives_keep_no_other_waiting(
-        self, coordinator, redis, keys, monkeypatch
-    ):
+    def test_many_outcomes_of_a_locked_batch_do_not_block_other_batches(self, coordinator, redis, keys, monkeypatch):
         monkeypatch.setattr(record, "CHUNK", 2)
         coordinator._recorder._count = 2
-        coordinator._rewind = Every(0.0)  # as where such a turn takes longer than the time between two
-        coordinator._poll = Every(3600, at_once=False)  # which begins anew with the stream
+        coordinator._rewind = Every(0.0)  # as if a turn took longer than the interval
+        coordinator._poll = Every(3600, at_once=False)  # which rewinds the stream
         locked, other = fill(6), fill(1)
         jobs = claim()
         for job in sorted(jobs, key=lambda job: job.batch_id == other.pk):
@@ -548,7 +546,7 @@ class TestLoop:
         assert_books_are_right(locked)
         assert locked.status == "succeeded"
 
-    def test_it_leaves_with_the_stream_empty_and_gives_the_lease_back(self, redis, keys):
+    def test_on_exit_it_applies_the_stream_and_releases_the_lease(self, redis, keys):
         batch = fill(3)
         for job in claim():
             redis.xadd(keys.outcomes, {"o": outcome_of(job).dumps()})
@@ -557,19 +555,19 @@ class TestLoop:
         assert batch.status == "succeeded"
         assert LeaseRow.objects.get().expires_at <= timezone.now()
 
-    def test_an_outcome_that_cannot_be_read_uses_an_attempt_of_its_job(self, coordinator, redis, keys, caplog):
+    def test_an_unreadable_outcome_uses_an_attempt_of_its_job(self, coordinator, redis, keys, caplog):
         batch = fill(1, max_attempts=2)
         coordinator.turn()
         for _ in range(2):
-            told = json.loads(outcome_of(batch.jobs.get(status="queued"), Kind.FAILED).dumps())
-            redis.xadd(keys.outcomes, {"o": json.dumps(told | {"m": 2.5})})
+            outcome = json.loads(outcome_of(batch.jobs.get(status="queued"), Kind.FAILED).dumps())
+            redis.xadd(keys.outcomes, {"o": json.dumps(outcome | {"m": 2.5})})
             coordinator.turn()
         assert_books_are_right(batch)
         job = batch.jobs.get()
         assert (job.status, job.attempts) == ("failed", 2)
         assert "cannot be read: another version" in job.error and "cannot be read" in caplog.text
 
-    def test_large_outcomes_are_read_and_written_few_at_a_time(self, coordinator, redis, keys, monkeypatch):
+    def test_large_outcomes_are_read_and_written_in_small_groups(self, coordinator, redis, keys, monkeypatch):
         monkeypatch.setattr(record, "LARGEST", 1_000)
         monkeypatch.setattr(job_updates, "LARGEST", 1_000)
         batch = fill(10)
@@ -583,7 +581,7 @@ class TestLoop:
         assert batch.status == "succeeded"
 
     @pytest.mark.postgresql
-    def test_what_was_postponed_before_a_round_that_did_not_end_is_not_forgotten(self, coordinator, redis, keys):
+    def test_postponed_outcomes_are_remembered_if_a_pass_does_not_reach_the_end(self, coordinator, redis, keys):
         recorder = coordinator._recorder
         first, second = fill(1), fill(1)
         jobs = {job.batch_id: job for job in claim()}
@@ -599,7 +597,7 @@ class TestLoop:
             coordinator.turn()
         assert recorder.unapplied(entries[1]) == set()
 
-    def test_an_entry_that_is_no_outcome_is_dropped(self, coordinator, redis, keys, caplog):
+    def test_an_entry_that_is_not_an_outcome_is_deleted(self, coordinator, redis, keys, caplog):
         redis.xadd(keys.outcomes, {"o": "garbage"})
         redis.xadd(keys.outcomes, {"x": "garbage"})
         coordinator.turn()
@@ -607,8 +605,8 @@ class TestLoop:
         assert "cannot be read" in caplog.text
 
 
-def test_a_job_of_ours_in_rq_is_what_rq_itself_would_have_written(road, redis, keys):
-    """Key by key against a job that RQ's own queue has enqueued."""
+def test_a_pushed_job_has_the_same_fields_as_one_that_rq_enqueued(road, redis, keys):
+    """Compares each field with a job that RQ's own queue enqueued."""
     fill(1)
     road.dispatch()
     (rq_id,) = redis.lrange("rq:queue:default", 0, -1)

@@ -1,4 +1,4 @@
-"""Ways in which RQ 3.0 loses or doubles work that no other file has a test for; and the page of all of them."""
+"""Cases in which RQ 3.0 loses or repeats jobs, without a test in another file; and the page that lists all."""
 
 import ast
 import re
@@ -31,7 +31,7 @@ def assert_succeeded_once(batch):
 
 @pytest.mark.django_db(transaction=True)
 class TestCases:
-    def test_a_job_that_rq_believes_stuck_after_its_success_stays_succeeded(self, road, redis):
+    def test_a_succeeded_job_that_rq_considers_stuck_stays_succeeded(self, road, redis):
         with Batch.open() as batch:
             batch.enqueue(tasks.ok)
         road.dispatch()
@@ -47,9 +47,7 @@ class TestCases:
         assert_succeeded_once(batch)
         assert redis.llen(queue.intermediate_queue_key) == 0 and queue.failed_job_registry.count == 0
 
-    def test_a_job_that_is_deleted_on_a_page_while_it_runs_succeeds_and_leaves_nothing(
-        self, start_worker, redis, ledger, gate
-    ):
+    def test_a_running_job_that_is_deleted_in_rq_succeeds_and_leaves_no_keys(self, start_worker, redis, ledger, gate):
         start_worker("--workers", 1)
         with Batch.open() as batch:
             batch.enqueue(tasks.begin_and_end_at, ledger.path, gate.path)
@@ -61,7 +59,7 @@ class TestCases:
         assert ledger.lines == ["begin", "end"]
         assert redis.keys("rq:job:*") == [] and redis.keys("rq:executions:*") == []
 
-    def test_a_job_that_rq_cancels_while_it_runs_succeeds(self, start_worker, redis, ledger, gate):
+    def test_a_running_job_that_rq_cancels_succeeds(self, start_worker, redis, ledger, gate):
         start_worker("--workers", 1)
         with Batch.open() as batch:
             batch.enqueue(tasks.begin_and_end_at, ledger.path, gate.path)
@@ -71,7 +69,7 @@ class TestCases:
         assert_succeeded_once(batch)
         assert Queue("default", connection=redis).canceled_job_registry.get_job_ids() == []
 
-    def test_commands_are_heard_after_the_connection_for_them_was_lost(self, start_worker, redis, ledger):
+    def test_commands_work_after_their_connection_was_lost(self, start_worker, redis, ledger):
         start_worker("--workers", 1)
         with Batch.open() as batch:
             batch.enqueue(tasks.begin_and_end, ledger.path, 60.0)
@@ -104,7 +102,7 @@ class TestCases:
         assert ledger.lines == [":succeeded:60/60"]
         assert sorted(worker.children()) == before
 
-    def test_a_malformed_hash_stops_neither_the_books_nor_the_upkeep_of_other_queues(
+    def test_a_malformed_hash_stops_neither_the_coordinator_nor_the_maintenance_of_other_queues(
         self, road, redis, monkeypatch, caplog
     ):
         with Batch.open() as batch:
@@ -133,7 +131,7 @@ class TestCases:
         assert not redis.exists(Queue("aaa", connection=redis).registry_cleaning_key)
 
 
-def test_every_case_of_the_page_names_tests_that_exist_or_says_why_none_can():
+def test_every_case_on_the_page_names_existing_tests_or_says_why_there_are_none():
     known = {
         f"{path.relative_to(ROOT)}::{name}" for path in (ROOT / "tests").rglob("test_*.py") for name in names(path)
     }

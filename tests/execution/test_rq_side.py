@@ -1,4 +1,4 @@
-"""Beside plain RQ: batch jobs under `rq worker` and django-rq's `rqworker`, pickle and JSON, and the pages of RQ."""
+"""Together with RQ: batch jobs under `rq worker` and django-rq's `rqworker`, pickle and JSON, and RQ's pages."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def fill(count=3, **options):
 
 
 def drive(road, worker):
-    """The books here, the jobs there."""
+    """Coordinates here, and runs the jobs in `worker`."""
     for _ in range(20):
         road.dispatch()
         worker.work(burst=True, logging_level="WARNING")
@@ -53,7 +53,7 @@ def test_a_batch_runs_under_rqs_own_workers(road, redis, serializer, worker_clas
     assert redis.keys("rq:job:*") == []
 
 
-def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, ledger):
+def test_a_failing_job_is_retried_and_rq_keeps_no_failed_job(road, redis, ledger):
     with Batch.open(max_attempts=2) as batch:
         batch.enqueue(tasks.flaky, ledger.path, 1)
         batch.enqueue(tasks.boom)
@@ -63,8 +63,8 @@ def test_a_failing_job_is_retried_by_us_and_rq_keeps_no_failed_job(road, redis, 
     assert Queue("default", connection=redis).failed_job_registry.count == 0
 
 
-def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypatch):
-    """RQ's begins first, by what its horse does until the function begins."""
+def test_a_success_just_before_rqs_own_timeout_is_reported(road, redis, monkeypatch):
+    """RQ's timer starts first: before its work horse calls the function."""
     check, report = runner._is_current, runner._report
     monkeypatch.setattr(runner, "_is_current", lambda message: time.sleep(2.6) or check(message))
     monkeypatch.setattr(runner, "_report", lambda *args: time.sleep(0.2) or report(*args))
@@ -76,7 +76,7 @@ def test_a_success_just_before_rqs_own_timer_rings_is_told(road, redis, monkeypa
     assert (job.status, job.attempts, job.losses, job.error) == ("succeeded", 1, 0, "")
 
 
-def test_an_overrun_is_told_as_one(road, redis):
+def test_a_timeout_is_reported_as_a_timeout(road, redis):
     with Batch.open(timeout=1) as batch:
         batch.enqueue(tasks.overrun)
     connection.close()
@@ -86,7 +86,7 @@ def test_an_overrun_is_told_as_one(road, redis):
     assert redis.keys("rq:job:*") == []
 
 
-def test_a_horse_that_is_killed_is_found_by_the_reconciler(road, redis):
+def test_the_reconciler_finds_a_killed_work_horse(road, redis):
     with Batch.open() as batch:
         batch.enqueue(tasks.kill_self)
     connection.close()
@@ -100,7 +100,7 @@ def test_a_horse_that_is_killed_is_found_by_the_reconciler(road, redis):
     assert redis.keys("rq:job:*") == []
 
 
-def test_a_cancelled_batch_starts_nothing_under_a_plain_worker(road, redis, ledger):
+def test_a_plain_worker_starts_no_job_of_a_cancelled_batch(road, redis, ledger):
     with Batch.open() as batch:
         batch.on_finish(tasks.told, ledger.path)
         batch.map(tasks.append_item, range(3), ledger.path)
@@ -112,7 +112,7 @@ def test_a_cancelled_batch_starts_nothing_under_a_plain_worker(road, redis, ledg
     assert ledger.lines == [":cancelled:0/3"]
 
 
-def test_a_row_that_has_ended_is_not_run_again_by_a_requeue(road, redis, ledger):
+def test_a_requeue_in_rq_does_not_run_an_ended_job(road, redis, ledger):
     with Batch.open() as batch:
         batch.enqueue(tasks.append, ledger.path, "run")
     road.dispatch()
@@ -125,7 +125,7 @@ def test_a_row_that_has_ended_is_not_run_again_by_a_requeue(road, redis, ledger)
     assert ledger.lines == ["run"]
 
 
-def test_the_outcome_goes_to_the_database_where_redis_is_away(road, redis, monkeypatch):
+def test_the_outcome_goes_to_the_database_if_redis_is_away(road, redis, monkeypatch):
     with Batch.open() as batch:
         batch.enqueue(tasks.ok)
     road.dispatch()
@@ -143,7 +143,7 @@ def test_the_outcome_goes_to_the_database_where_redis_is_away(road, redis, monke
     assert repairing.drift(batch.pk) == {}
 
 
-def test_a_job_whose_row_cannot_be_asked_is_not_started_and_not_failed(road, redis, monkeypatch, ledger):
+def test_a_job_whose_row_cannot_be_read_neither_starts_nor_fails(road, redis, monkeypatch, ledger):
     with Batch.open() as batch:
         batch.enqueue(tasks.append, ledger.path, "run")
     road.dispatch()
@@ -165,7 +165,7 @@ def test_a_job_whose_row_cannot_be_asked_is_not_started_and_not_failed(road, red
 
 @pytest.mark.slow
 def test_the_command_rq_worker_and_django_rqs_rqworker_run_batches(start_worker, redis):
-    start_worker("--workers", 0)  # keeps the books
+    start_worker("--workers", 0)  # only coordinates
     for command in (
         [sys.executable, "-m", "rq.cli", "worker", "--burst", "--url", redis_url(redis), "default"],
         [sys.executable, "manage.py", "rqworker", "default", "--burst"],
@@ -207,7 +207,7 @@ def redis_url(redis):
     return f"redis://{found['host']}:{found['port']}/{found['db']}"
 
 
-def test_a_horse_outlives_a_redis_that_is_away_for_a_heartbeat(redis, monkeypatch, caplog):
+def test_a_work_horse_survives_a_failed_heartbeat(redis, monkeypatch, caplog):
     def away(self, job, execution):
         raise ConnectionError
 

@@ -1,4 +1,4 @@
-"""While Redis is away: creating a batch needs the database alone, and what was created runs when Redis is back."""
+"""While Redis is away: a batch is created with the database alone, and runs when Redis is back."""
 
 import contextlib
 import signal
@@ -21,7 +21,7 @@ from ..processes import wait_until
 pytestmark = pytest.mark.django_db(transaction=True)
 
 PATIENCE = 6.0
-"""Seconds that tell a poke that gives up from redis-py's own ten tries (about 9 s)."""
+"""Seconds: longer than a wake-up takes to give up, and shorter than redis-py's own ten retries (about 9 s)."""
 WAKE_TIMEOUT = client.WAKE_TIMEOUT
 
 
@@ -32,7 +32,7 @@ def real_time_out(fresh_wake_client, monkeypatch):
 
 @contextlib.contextmanager
 def redis_at(port):
-    """Settings that look for Redis at this port."""
+    """Settings with Redis at this port."""
     caches_ = {
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
         "batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": f"redis://127.0.0.1:{port}/15"},
@@ -51,7 +51,7 @@ def refusing():
 
 @pytest.fixture
 def swallowing():
-    """A server that accepts connections and never says a word, as one that is stopped (SIGSTOP)."""
+    """A server that accepts connections and never answers, like one that is stopped (SIGSTOP)."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(50)
@@ -71,7 +71,7 @@ def test_a_batch_is_created_without_redis_and_without_waiting_for_it(kind, in_tr
     assert batch.cancel() == 10 and batch.status == "cancelled"
 
 
-def test_after_a_poke_that_failed_the_next_ones_are_left_out_for_a_while(refusing, monkeypatch):
+def test_after_a_failed_wake_up_no_further_ones_are_sent_for_a_while(refusing, monkeypatch):
     made = []
     real = client.client
     monkeypatch.setattr(client, "client", lambda **options: (made.append(options), real(**options))[1])
@@ -85,7 +85,7 @@ def test_after_a_poke_that_failed_the_next_ones_are_left_out_for_a_while(refusin
     assert client._silent_until > time.monotonic()
 
 
-def test_later_commit_hooks_run_although_the_poke_could_not(refusing):
+def test_later_commit_hooks_run_after_a_failed_wake_up(refusing):
     ran = []
     with transaction.atomic():
         with Batch.open() as batch:
@@ -95,7 +95,7 @@ def test_later_commit_hooks_run_although_the_poke_could_not(refusing):
 
 
 class Server:
-    """A Redis of the test's own, to be stopped and started."""
+    """A Redis server that the test can stop and start."""
 
     def __init__(self, folder):
         self.port, self.folder, self.process = free_port(), folder, None
@@ -161,7 +161,7 @@ def test_a_result_computed_while_redis_is_down_is_not_lost(server, start_worker,
     assert after.wait(45)
 
 
-def test_it_leaves_while_redis_is_away(server, start_worker):
+def test_a_worker_shuts_down_while_redis_is_away(server, start_worker):
     worker = start_worker("--workers", 1, redis_url=f"redis://127.0.0.1:{server.port}/15")
     wait_until(lambda: "is the active coordinator" in worker.log)
     server.stop()
@@ -170,7 +170,7 @@ def test_it_leaves_while_redis_is_away(server, start_worker):
     server.start()
 
 
-def test_redis_frozen_for_a_while_loses_nothing(server, start_worker, ledger):
+def test_nothing_is_lost_while_redis_is_frozen(server, start_worker, ledger):
     start_worker("--workers", 2, redis_url=f"redis://127.0.0.1:{server.port}/15")
     with Batch.open() as batch:
         batch.map(tasks.append_slowly, range(200), ledger.path)

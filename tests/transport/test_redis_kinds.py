@@ -1,4 +1,4 @@
-"""A batch from end to end, with a real worker, on every kind of Redis that a deployment may have."""
+"""A batch with a real worker, on every kind of Redis that a deployment may have."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def tls(folder):
 
 @contextmanager
 def options_of_a_cache(folder):
-    """What matters to the keys of a cache does not matter to the queues."""
+    """The options for the keys of a cache do not affect the queues."""
     with redis_with() as (port, _):
         given = cache(
             f"redis://127.0.0.1:{port}/0",
@@ -98,7 +98,7 @@ KINDS = [password, unix_socket, tls, options_of_a_cache, old_protocol, sentinel,
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_batch_runs_from_end_to_end_on(kind, start_worker, ledger, monkeypatch, tmp_path):
+def test_a_batch_runs_on(kind, start_worker, ledger, monkeypatch, tmp_path):
     with kind(tmp_path) as caches, override_settings(CACHES=caches):
         worker = started(start_worker, caches, monkeypatch)
         wait_for_a_batch(ledger)
@@ -107,7 +107,7 @@ def test_a_batch_runs_from_end_to_end_on(kind, start_worker, ledger, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_batch_outlives_the_failover_of_a_sentinel(start_worker, ledger, monkeypatch):
+def test_a_batch_survives_a_sentinel_failover(start_worker, ledger, monkeypatch):
     primary = free_port()
     replica = (*PLAIN, "--replicaof", f"127.0.0.1 {primary}")
     with redis_with(port=primary), redis_with(*replica) as (second, _):
@@ -123,18 +123,18 @@ def test_a_batch_outlives_the_failover_of_a_sentinel(start_worker, ledger, monke
 
 
 def acl_lines():
-    """The lines of the documentation, as they are to be pasted; the last one needs Redis 7."""
+    """The commands in the documentation; the last one needs Redis 7."""
     return re.findall(r"^ACL SETUSER .*$", (ROOT / "docs" / "redis.md").read_text(), re.MULTILINE)
 
 
 def paste(boss, line):
-    """As a command line is read: what stands in brackets is one word."""
+    """Splits a command as redis-cli does: text in parentheses is one argument."""
     boss.execute_command(*re.findall(r"\(.*\)|\S+", line.replace("PASSWORD", "word")))
 
 
 @pytest.fixture
 def least_rights():
-    """A server that nobody may use but the two users of the documentation; gives its port and an administrator."""
+    """A server with only the two documented users; returns its port and an administrator's client."""
     with redis_with(*PLAIN, "--user", "boss on >boss ~* &* +@all") as (port, _):
         boss = Redis(port=port, username="boss", password="boss")
         for line in acl_lines()[:2]:
@@ -144,7 +144,7 @@ def least_rights():
         boss.close()
 
 
-def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_worker, ledger, monkeypatch):
+def test_the_documented_users_have_enough_rights(least_rights, start_worker, ledger, monkeypatch):
     port, boss = least_rights
     web = cache(f"redis://batches-web:word@127.0.0.1:{port}/0")
     with override_settings(CACHES=web):
@@ -160,9 +160,9 @@ def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_wo
         assert paused.cancel() >= 0 and paused.wait(60)
         # The new executor is among the workers a moment after the killed one.
         wait_until(lambda: diagnosis.probe_workers(["default"]).workers == {"default": 1})
-        said = diagnosis.probe_workers(["default", "nobody works it"])
-        assert (said.error, said.workers) == ("", {"default": 1, "nobody works it": 0})
-        assert client._silent_until == 0.0, "a poke was refused"
+        said = diagnosis.probe_workers(["default", "without workers"])
+        assert (said.error, said.workers) == ("", {"default": 1, "without workers": 0})
+        assert client._silent_until == 0.0, "a wake-up was refused"
         assert [problem.id for problem in check_redis(None)] == []
         job = Queue("default", connection=boss).enqueue(tasks.append, ledger.path, "ordinary")
         wait_until(lambda: job.get_status(refresh=True) == "finished")
@@ -171,7 +171,7 @@ def test_the_users_of_the_documentation_can_do_their_work(least_rights, start_wo
 
 
 @pytest.mark.parametrize("user", ["batches-web", "batches-worker"])
-def test_the_metrics_are_read_by_the_worker_or_on_redis_7_by_a_selector(least_rights, user):
+def test_the_worker_user_and_on_redis_7_a_selector_can_read_the_metrics(least_rights, user):
     port, boss = least_rights
     if user == "batches-web":
         if int(boss.info()["redis_version"].partition(".")[0]) < 7:
@@ -185,7 +185,7 @@ def test_the_metrics_are_read_by_the_worker_or_on_redis_7_by_a_selector(least_ri
 
 
 def denied(boss):
-    """What was refused, but for the client library's introduction of itself and the question of the deploy check."""
+    """The denied commands, except those of the client library's handshake and of the deploy check."""
     found = {(each["username"], each["reason"], each["object"]) for each in boss.acl_log()}
     return {each for each in found if not each[2].startswith(("client", "config"))}
 
@@ -197,7 +197,7 @@ def denied(boss):
      "ACL LIST", "CLIENT KILL TYPE normal", "GET other", "SET other 1", "MONITOR", "REPLICAOF no one", "MODULE LIST",
      "EVAL return(redis.call('get','other')) 0", "PUBLISH other 1", "SORT rq:queues", "SWAPDB 0 1"],
 )  # fmt: skip
-def test_neither_user_can_harm_what_is_not_ours(least_rights, user, command):
+def test_the_documented_users_cannot_touch_other_keys(least_rights, user, command):
     port, _ = least_rights
     assert_denied(port, user, command)
 
@@ -230,7 +230,7 @@ def started(start_worker, caches, monkeypatch):
 
 
 def wait_for_a_batch(ledger):
-    """Twenty jobs, one of which fails at first, and a callback."""
+    """Twenty jobs, one of which fails once, and a callback."""
     Path(ledger.path).unlink(missing_ok=True)
     with Batch.open(max_attempts=2) as batch:
         batch.on_success(tasks.told, ledger.path)
@@ -242,6 +242,6 @@ def wait_for_a_batch(ledger):
 
 
 def leave(worker):
-    """While its Redis is there."""
+    """Runs while its Redis is running."""
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
