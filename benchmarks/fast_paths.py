@@ -141,12 +141,22 @@ def callbacks() -> float:
     return clock.seconds / len(outcomes) * 1e6
 
 
+def reading() -> float:
+    """Processor time to read a batch, in µs."""
+    with Batch.open() as batch:
+        batch.map(tasks.noop, [1])
+    with Clock() as clock:
+        for _ in range(200):
+            database.dialect().batch(batch.pk)
+    return clock.seconds / 200 * 1e6
+
+
 fast_values = PostgreSQL.values
 
 
 def values_by_driver(self: PostgreSQL, columns: Any, rows: Any) -> Any:
     text, _ = fast_values(self, columns, ())
-    return text, [list(column) for column in zip(*rows, strict=True)] or [[] for _ in columns._fields]
+    return text, [list(column) for column in zip(*rows, strict=True)]
 
 
 FAST_PATHS: dict[str, tuple[Callable[[], float], Callable[[], Any]]] = {
@@ -172,6 +182,7 @@ FAST_PATHS: dict[str, tuple[Callable[[], float], Callable[[], Any]]] = {
         lambda: recording(100, 2, 2),
         lambda: patch.object(PostgreSQL, "lock_batches", Dialect.lock_batches),
     ),
+    "a batch read without a queryset": (reading, lambda: patch.object(PostgreSQL, "batch", Dialect.batch)),
     "ten jobs inserted and counted by one statement": (
         lambda: adding(100, 10),
         lambda: patch.object(creating, "FEW", 0),

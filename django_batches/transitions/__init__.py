@@ -1,13 +1,13 @@
-"""All changes of statuses and counters, and nothing else: the one place to review for correctness.
+"""Every change of a status or a counter, and nothing else: the one place to review for correctness.
 
-Every module of this wing follows these rules:
+These rules hold in each module:
 
-* It locks batch rows before their job rows, so that no two writers deadlock. Statements that change jobs alone (claims
-  of callbacks, due jobs, started jobs) skip locked rows or move no counter.
-* It changes a job row only by a statement whose WHERE names the status (and dispatch) to change from, or whose rows
-  were read under the lock of their batch. Only the rows that the statement returns move counters, in the same
-  transaction.
-* It moves counters by relative updates. A CHECK of the table refuses counters that do not add up.
+* Lock batch rows before their job rows. With one order everywhere, no two writers can deadlock. A transition that
+  changes only jobs (the claim of callbacks, due rows, running rows) skips locked rows or moves no counter.
+* Change a job row only by a statement whose WHERE names the status (and dispatch) that it may change from, or after
+  reading them under the lock of its batch. The rows that such a statement returns have won. Only they move counters,
+  in the same transaction.
+* Move counters by relative updates. The CHECK of the table refuses those that do not add up.
 
-The modules access rows through `database`, not through `models`, which imports this wing for its verbs.
+The modules use `database` and not `models`, because `models` imports them for its methods.
 """

@@ -1,4 +1,4 @@
-"""A host whose clock is wrong by an hour: nothing is decided by it, where the database has a clock of its own."""
+"""A host whose clock is wrong by an hour decides nothing: PostgreSQL has a clock of its own."""
 
 from datetime import timedelta
 
@@ -23,13 +23,13 @@ AHEAD, BEHIND = timedelta(hours=1), timedelta(hours=-1)
 
 @pytest.fixture(autouse=True)
 def keys_of_today(monkeypatch):
-    """Keys never step back: those made by a clock that is ahead would be followed by keys of the future."""
+    """Keys never decrease, so after a test with a clock that is ahead, all keys would be of the future."""
     monkeypatch.setattr(uuid7, "_last", uuid7._last)
 
 
 @pytest.fixture
 def look_after(redis):
-    """A coordinator that comes, does all its upkeep in one turn, and leaves."""
+    """Runs a coordinator for one turn, with all its periodic steps."""
 
     def turn():
         answers = iter([False, False])
@@ -45,7 +45,7 @@ def open_batch(**options):
     return batch
 
 
-def test_a_lease_that_was_given_back_is_free_at_once():
+def test_a_released_lease_is_free_at_once():
     with time_machine.travel(AHEAD):
         lease = Lease("ahead")
         assert lease.acquire()
@@ -53,7 +53,7 @@ def test_a_lease_that_was_given_back_is_free_at_once():
     assert Lease("next").acquire()
 
 
-def test_a_book_keeper_that_is_ahead_gives_up_no_batch_before_its_time(look_after):
+def test_a_coordinator_whose_clock_is_ahead_cancels_no_open_batch_too_early(look_after):
     batch = open_batch(deadline=1800)
     with time_machine.travel(AHEAD + timedelta(minutes=10)):
         look_after()
@@ -62,7 +62,7 @@ def test_a_book_keeper_that_is_ahead_gives_up_no_batch_before_its_time(look_afte
 
 
 @pytest.mark.parametrize("error", [AHEAD, BEHIND])
-def test_a_deadline_is_counted_by_the_clock_of_the_database(look_after, error):
+def test_a_deadline_follows_the_clock_of_the_database(look_after, error):
     with time_machine.travel(timezone.now() + error):
         batch = open_batch(deadline=1800)
     expected = pytest.approx((timezone.now() + timedelta(seconds=1800)).timestamp(), abs=60)
@@ -79,7 +79,7 @@ def test_a_deadline_is_counted_by_the_clock_of_the_database(look_after, error):
     assert (batch.round, batch.overdue_at, batch.deadline_at.timestamp()) == (1, None, expected)
 
 
-def test_the_batch_of_a_creator_that_is_behind_is_not_given_up(look_after):
+def test_the_open_batch_of_a_creator_whose_clock_is_behind_is_not_cancelled(look_after):
     with time_machine.travel(BEHIND - timedelta(minutes=10)):
         batch = open_batch()
         empty = Batch.open().__enter__()
@@ -90,7 +90,7 @@ def test_the_batch_of_a_creator_that_is_behind_is_not_given_up(look_after):
         assert abs(each.grown_at - timezone.now()) < timedelta(minutes=1)
 
 
-def test_a_batch_whose_creator_has_died_is_given_up_all_the_same(look_after):
+def test_an_open_batch_whose_creator_has_died_is_cancelled(look_after):
     batch = open_batch()
     Batch.objects.update(grown_at=timezone.now() - timedelta(hours=2))
     look_after()
@@ -98,7 +98,7 @@ def test_a_batch_whose_creator_has_died_is_given_up_all_the_same(look_after):
     assert batch.cancelled_at
 
 
-def test_a_book_keeper_that_is_far_ahead_deletes_nothing_before_its_time(look_after):
+def test_a_coordinator_whose_clock_is_far_ahead_prunes_nothing_too_early(look_after):
     with Batch.open() as batch:
         pass
     with time_machine.travel(timedelta(days=100)):

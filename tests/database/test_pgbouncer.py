@@ -1,6 +1,6 @@
 """PgBouncer in transaction mode between us and PostgreSQL: two statements may be served by two sessions.
 
-Runs where `pgbouncer` is on the PATH. Two sessions for everybody, so that the processes do get each other's.
+Runs if `pgbouncer` is on the PATH. All processes share two sessions, so each gets those of the others.
 """
 
 import os
@@ -40,7 +40,7 @@ default_pool_size = 2
 
 @contextmanager
 def pgbouncer():
-    """One before the PostgreSQL of these tests; gives its port."""
+    """Starts a PgBouncer for the PostgreSQL of the tests; yields its port."""
     with temporary_folder(is_public=True) as folder:
         port, config = free_port(), folder / "pgbouncer.ini"
         config.write_text(CONFIG.format(port=port, **settings.DATABASES["default"]))
@@ -52,7 +52,7 @@ def pgbouncer():
 
 @pytest.fixture
 def through_pgbouncer(transactional_db, monkeypatch):
-    """This process and the workers it starts."""
+    """Connects this process, and the workers that it starts, through PgBouncer."""
     with pgbouncer() as port:
         url = urlsplit(os.environ["DATABASE_URL"])
         monkeypatch.setenv("DATABASE_URL", url._replace(netloc=f"{url.username}@127.0.0.1:{port}").geturl())

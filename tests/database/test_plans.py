@@ -1,4 +1,4 @@
-"""What the statements of the coordinator read, as PostgreSQL counts it: not more with each job that was done."""
+"""The statements of the coordinator, by PostgreSQL's own count, do not read more with each job that has ended."""
 
 from contextlib import contextmanager
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgresql]
 
 TABLE = BatchJob._meta.db_table
 FEW = 60
-"""Pages of 8 KB that a statement reads to find five rows, some of them more than once."""
+"""Pages of 8 KB that a statement reads to find five rows; a page may count more than once."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def fill(count):
 
 
 def turn(road, frontier, count):
-    """A claim, and all that it gave succeeds."""
+    """Claims jobs, all of which succeed."""
     claimed = claiming.claim_jobs("default", count, road.lease, frontier)
     applying.record([outcome_of(job) for job in claimed], road.lease)
     assert len(claimed) == count
@@ -43,7 +43,7 @@ def turn(road, frontier, count):
 
 @contextmanager
 def plans():
-    """The plans of the statements made in the block; each runs twice, and is undone once."""
+    """Collects the plans of the statements in the block. Each runs twice, and is rolled back once."""
     found = []
 
     def explain(execute, sql, params, many, context):
@@ -60,7 +60,7 @@ def plans():
 
 
 def pages(plan):
-    """What is read to find rows; not to write them, which an UPDATE counts as well."""
+    """The pages that a statement reads to find rows, without those that an UPDATE reads to write them."""
     found = plan["Plans"] if plan["Node Type"] == "ModifyTable" else [plan]
     return sum(each["Shared Hit Blocks"] + each["Shared Read Blocks"] for each in found)
 
@@ -73,7 +73,7 @@ def nodes(plan):
 
 @pytest.mark.parametrize("is_analyzed", [False, True])
 def test_no_statement_reads_the_whole_table(road, without_vacuum, is_analyzed):
-    """To claim a thousand rows of up to 100,000, PostgreSQL would rather read them all."""
+    """PostgreSQL prefers to read the whole table to claim a thousand of up to 100,000 rows."""
     fill(20_000)
     frontier = Frontier()
     turn(road, frontier, 1_500)
@@ -87,8 +87,8 @@ def test_no_statement_reads_the_whole_table(road, without_vacuum, is_analyzed):
         assert ("ModifyTable", TABLE) in read and ("Seq Scan", TABLE) not in read
 
 
-def test_what_was_done_before_is_not_read_again_while_a_dump_is_open(road, without_vacuum):
-    """Its snapshot keeps every old version of a row, and of its places in the indexes."""
+def test_a_claim_does_not_read_ended_jobs_again_while_a_dump_is_open(road, without_vacuum):
+    """The snapshot of a dump keeps every old version of a row, and its entries in the indexes."""
     fill(5_000)
 
     def dump():

@@ -5,7 +5,7 @@ from django_batches.database import uuid7 as module
 from django_batches.database.uuid7 import uuid7
 
 
-def test_keys_strictly_increase_also_within_a_millisecond():
+def test_keys_strictly_increase_even_within_a_millisecond():
     made = [uuid7() for _ in range(50_000)]
     assert all(left < right for left, right in pairwise(made))
 
@@ -19,7 +19,7 @@ def test_keys_strictly_increase_when_the_clock_steps_back(monkeypatch):
     assert all(left < right for left, right in pairwise(made))
 
 
-def test_a_key_is_a_uuid_of_version_7_with_the_time_of_its_making():
+def test_a_key_is_a_uuid_of_version_7_with_its_creation_time():
     before = time.time_ns() // 1_000_000
     key = uuid7()
     assert key.version == 7

@@ -1,4 +1,4 @@
-"""Outcomes into rows: each counted once, in whatever order and however often they come."""
+"""Each outcome counts once, in any order, and however often it arrives."""
 
 import itertools
 import json
@@ -58,7 +58,7 @@ def test_a_success_is_counted_and_ends_the_batch():
     assert job.started_at == job.finished_at == batch.started_at == started
 
 
-def test_callbacks_are_claimed_with_the_outcomes_that_bring_them():
+def test_callbacks_are_claimed_in_the_transaction_that_schedules_them():
     first, second, third = open_batch(), open_batch(), open_batch()
     jobs = claim()
     recorded = applying.record([outcome_of(job) for job in jobs[:2]], claims=5)
@@ -69,7 +69,7 @@ def test_callbacks_are_claimed_with_the_outcomes_that_bring_them():
     assert [state(batch)[0] for batch in (first, second, third)] == ["succeeded", "succeeded", "running"]
 
 
-def test_the_same_outcome_twice_counts_once_also_in_one_chunk():
+def test_a_duplicate_outcome_counts_once_even_in_one_transaction():
     batch = open_batch(2)
     first, _ = claim(batch)
     applying.record([outcome_of(first), outcome_of(first)])
@@ -85,15 +85,15 @@ def test_outcomes_of_superseded_dispatches_count_once_in_every_order(order, toge
     applying.record([outcome_of(first, Kind.INTERRUPTED)])
     (second,) = claim(batch)
     assert second.dispatch == first.dispatch + 1
-    told = [outcome_of(first, Kind.FAILED), outcome_of(second), outcome_of(first, Kind.INTERRUPTED)]
-    chunks = [[told[index] for index in order]] if together else [[told[index]] for index in order]
+    outcomes = [outcome_of(first, Kind.FAILED), outcome_of(second), outcome_of(first, Kind.INTERRUPTED)]
+    chunks = [[outcomes[index] for index in order]] if together else [[outcomes[index]] for index in order]
     for chunk in chunks:
         applying.record(chunk)
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
     assert events(batch) == ["attempted", "finish", "success"]
 
 
-def test_a_failure_of_a_superseded_dispatch_does_not_touch_the_live_run():
+def test_a_failure_of_a_superseded_dispatch_does_not_change_the_current_run():
     batch = open_batch(max_attempts=2)
     (first,) = claim(batch)
     applying.record([outcome_of(first, Kind.INTERRUPTED)])
@@ -103,7 +103,7 @@ def test_a_failure_of_a_superseded_dispatch_does_not_touch_the_live_run():
     assert (job_of(batch).attempts, job_of(batch).losses) == (0, 1)
 
 
-def test_a_late_success_names_the_run_that_must_not_start_any_more():
+def test_a_late_success_returns_the_later_run_that_must_not_start():
     batch = open_batch()
     (first,) = claim(batch)
     applying.record([outcome_of(first, Kind.INTERRUPTED)])
@@ -132,14 +132,14 @@ def test_a_late_success_of_an_ended_row_changes_nothing():
     assert state(batch) == ("failed", 0, 0, 1, 0, 0)
 
 
-def test_a_success_and_a_failure_of_one_run_in_one_chunk_are_a_success():
+def test_a_success_wins_over_a_failure_of_the_same_run_in_one_transaction():
     batch = open_batch()
     (claimed,) = claim(batch)
     applying.record([outcome_of(claimed, Kind.KILLED), outcome_of(claimed)])
     assert state(batch) == ("succeeded", 0, 1, 0, 0, 0)
 
 
-def test_attempts_are_used_up_one_by_one_and_the_failure_is_told_at_once():
+def test_a_job_fails_after_its_last_attempt_and_the_failure_callback_runs_at_once():
     batch = open_batch(2, max_attempts=3)
     for attempt in (1, 2):
         failing = claim(batch)[0] if attempt == 1 else claim(batch)[-1]
@@ -155,7 +155,7 @@ def test_attempts_are_used_up_one_by_one_and_the_failure_is_told_at_once():
     assert batch.first_failure == failed
 
 
-def test_the_pause_before_the_next_attempt_is_kept():
+def test_the_next_attempt_waits_for_its_backoff():
     batch = open_batch(max_attempts=3, backoff=[60, 5])
     (claimed,) = claim(batch)
     applying.record([outcome_of(claimed, Kind.FAILED)])
@@ -166,7 +166,7 @@ def test_the_pause_before_the_next_attempt_is_kept():
     assert claim(batch) == []
 
 
-def test_a_final_failure_uses_no_further_attempt():
+def test_a_final_failure_gets_no_further_attempt():
     batch = open_batch(max_attempts=5)
     (claimed,) = claim(batch)
     applying.record([outcome_of(claimed, Kind.FAILED, is_final=True)])
@@ -183,7 +183,7 @@ def test_a_returned_retry_has_its_own_limit():
     assert job_of(batch).attempts == 3
 
 
-def test_a_killed_run_uses_an_attempt_and_an_interrupted_or_vanished_one_none():
+def test_a_killed_run_uses_an_attempt_but_an_interrupted_or_vanished_one_does_not():
     batch = open_batch(max_attempts=2)
     for kind, attempts, losses in [(Kind.VANISHED, 0, 0), (Kind.INTERRUPTED, 0, 1), (Kind.KILLED, 1, 2)]:
         (claimed,) = claim(batch)
@@ -192,7 +192,7 @@ def test_a_killed_run_uses_an_attempt_and_an_interrupted_or_vanished_one_none():
         assert job_of(batch).status == "created"
 
 
-def test_a_poison_pill_fails_at_its_third_loss_and_vanishing_is_without_limit():
+def test_a_poison_pill_fails_at_its_third_loss_and_vanishing_has_no_limit():
     batch = open_batch(max_attempts=100)
     for _ in range(5):
         applying.record([outcome_of(claim(batch)[0], Kind.VANISHED)])
@@ -203,7 +203,7 @@ def test_a_poison_pill_fails_at_its_third_loss_and_vanishing_is_without_limit():
     assert [change.outcome.job_id for change in recorded.failures] == [job_of(batch).pk]
 
 
-def test_attempted_is_told_once_when_no_job_is_untried():
+def test_attempted_callbacks_run_once_when_every_job_has_been_tried():
     batch = open_batch(2, max_attempts=2)
     first, second = claim(batch)
     applying.record([outcome_of(first, Kind.FAILED)])
@@ -225,7 +225,7 @@ def test_an_open_batch_does_not_end():
     assert events(batch) == ["success"]
 
 
-def test_a_callback_moves_no_counter_and_its_failure_no_status():
+def test_a_callback_changes_no_counter_of_jobs_and_its_failure_no_status():
     batch = open_batch()
     applying.record([outcome_of(job) for job in claim(batch)])
     callbacks = claim(batch, callbacks=True)
@@ -237,7 +237,7 @@ def test_a_callback_moves_no_counter_and_its_failure_no_status():
     assert events(batch) == ["attempted", "finish", "success"]
 
 
-def test_the_result_is_what_the_first_success_callback_returned():
+def test_the_result_is_the_return_value_of_the_first_success_callback():
     batch = open_batch()
     applying.record([outcome_of(job) for job in claim(batch)])
     batch.refresh_from_db()
@@ -248,7 +248,7 @@ def test_the_result_is_what_the_first_success_callback_returned():
     assert batch.result == "merged"
 
 
-def test_outcomes_of_rows_that_are_gone_are_done_with():
+def test_outcomes_of_deleted_rows_are_done():
     batch = open_batch(2)
     claimed = claim(batch)
     batch.jobs.filter(pk=claimed[0].id)._raw_delete("default")
@@ -257,7 +257,7 @@ def test_outcomes_of_rows_that_are_gone_are_done_with():
     assert len(recorded.done) == 3 and recorded.postponed == []
 
 
-def test_what_ended_when_and_what_failed_why_is_kept_in_small_rows():
+def test_time_buckets_and_failure_groups_count_ended_jobs():
     batch = open_batch(5)
     claimed = claim(batch)
     applying.record([outcome_of(job) for job in claimed[:2]])
@@ -268,12 +268,12 @@ def test_what_ended_when_and_what_failed_why_is_kept_in_small_rows():
     assert (group.error_type, group.sample, group.count) == ("ValueError", "ValueError: no", 3)
 
 
-def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
+def test_a_refused_outcome_fails_only_its_own_job():
     batches = [open_batch(50) for _ in range(10)]
     claimed = claim()
     outcomes = [outcome_of(job) for job in claimed]
     assert len(outcomes) == 500
-    # Below the encoder, which would have refused it.
+    # Not by the encoder, which would refuse it.
     culprit = outcomes[333]
     if connection.vendor == "postgresql":
         culprit.result = "a\x00b"
@@ -288,7 +288,7 @@ def test_a_refused_outcome_fails_its_own_job_and_the_others_are_applied():
     assert [state(batch)[0] for batch in batches].count("succeeded") == 9
 
 
-def test_a_counter_that_does_not_add_up_stops_no_other_batch(caplog):
+def test_a_counter_that_does_not_add_up_blocks_no_other_batch(caplog):
     wrong, right = open_batch(2), open_batch(2)
     outcomes = [outcome_of(job) for job in claim()]
     database.batches().filter(pk=wrong.pk).update(in_flight=0)
@@ -307,7 +307,7 @@ def test_names_longer_than_their_columns_are_cut():
     assert len(clean_name("x\x00" * 300)) == 200
 
 
-def test_an_error_of_the_database_itself_is_not_the_fault_of_an_outcome(monkeypatch):
+def test_a_lost_connection_fails_no_job(monkeypatch):
     batch = open_batch()
     claimed = claim(batch)
 
@@ -321,7 +321,7 @@ def test_an_error_of_the_database_itself_is_not_the_fault_of_an_outcome(monkeypa
     assert state(batch) == ("running", 1, 0, 0, 0, 1)
 
 
-def test_a_fence_that_is_lost_leaves_nothing():
+def test_a_lost_lease_applies_nothing():
     batch = open_batch()
 
     def fence():
@@ -337,7 +337,7 @@ def test_applying_500_outcomes_of_one_batch_takes_five_statements():
         batch.on_finish(tasks.told, "path")
         batch.map(tasks.ok, range(501))
     outcomes = [outcome_of(job) for job in claim(batch)][:500]
-    lease = Lease("books")
+    lease = Lease("coordinator")
     lease.acquire()
     with statements() as made:
         applying.record(outcomes, lease)
@@ -345,7 +345,7 @@ def test_applying_500_outcomes_of_one_batch_takes_five_statements():
     assert state(batch) == ("running", 1, 500, 0, 0, 1)
 
 
-def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
+def test_a_stale_batch_that_is_saved_changes_no_counter():
     batch = open_batch(3)
     stale = Batch.objects.get()
     applying.record([outcome_of(job) for job in claim(batch)])
@@ -354,35 +354,35 @@ def test_the_outcome_of_a_callback_that_saves_its_batch_changes_no_counter():
     assert batch.metadata == {"x": 1}
 
 
-def test_a_copy_that_fails_raises_djangos_own_error():
+def test_a_failed_copy_raises_the_error_class_of_django():
     batch = open_batch()
     with pytest.raises(Error), transaction.atomic():
         inserting.jobs([NewJob(batch.pk, "f", "[]", "q", 1, 1, "0", "[]", batch.created_at, None)])
 
 
 @pytest.mark.postgresql
-def test_the_coordinator_waits_for_no_lock_of_user_code():
+def test_the_coordinator_does_not_wait_for_locks_of_user_code():
     """A cancel in an open transaction holds its batch and its rows; without SKIP LOCKED the coordinator waits."""
     late = open_batch(max_attempts=2, backoff=1)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim(late)])
     due = open_batch(max_attempts=2, backoff=1)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim(due)])
-    told = open_batch(1)
-    applying.record([outcome_of(job) for job in claim(told)])
+    ended = open_batch(1)
+    applying.record([outcome_of(job) for job in claim(ended)])
     database.jobs().filter(status="scheduled").update(due_at=late.created_at)
-    locked = told.callbacks.first()
+    locked = ended.callbacks.first()
     with open_elsewhere(lambda: (late.cancel(), locked.cancel())):
         with connection.cursor() as cursor:
             cursor.execute("SET lock_timeout = '2s'")
         assert len(claiming.promote_due(timezone.now)) == 1
         claimed = {job.id for job in claiming.claim_callbacks(10, timezone.now)}
-        assert len(claimed & set(told.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
+        assert len(claimed & set(ended.callbacks.values_list("pk", flat=True))) == 2 and locked.pk not in claimed
         assert cancelling.cancel_next_chunk(late.pk, skip_locked=True) == 0
         assert repairing.end_batches() == 0
 
 
 @pytest.mark.postgresql
-def test_a_batch_that_somebody_holds_locked_delays_no_other():
+def test_a_locked_batch_delays_no_other():
     locked, free = open_batch(), open_batch()
     outcomes = [outcome_of(job) for job in claim()]
     with open_elsewhere(lambda: locked.enqueue(tasks.ok)):
@@ -391,12 +391,12 @@ def test_a_batch_that_somebody_holds_locked_delays_no_other():
         waited = time.monotonic() - begun
         assert state(free)[0] == "succeeded"
         assert [outcome.batch_id for outcome in recorded.postponed] == [locked.pk]
-    assert waited < 5  # not for the lock, which was held all the time
+    assert waited < 5  # not for the lock, which was never released
     applying.record(recorded.postponed)
     assert state(locked) == ("running", 1, 1, 0, 0, 0)
 
 
-def test_a_message_is_the_same_after_its_way_through_the_stream():
+def test_an_outcome_is_the_same_after_dumps_and_loads():
     batch = open_batch()
     (claimed,) = claim(batch)
     now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -416,7 +416,7 @@ def test_a_message_is_the_same_after_its_way_through_the_stream():
         "+", "+a 1 b 0 1.0 2.0 null\nw", f"+{'0' * 32} 1 {'0' * 32} 0 1e300 2.0 null\nw",
     ],
 )  # fmt: skip
-def test_text_that_is_no_outcome_is_said_to_be_none(text):
+def test_text_that_is_not_an_outcome_raises_value_error(text):
     with pytest.raises(ValueError):
         Outcome.loads(text)
 
@@ -424,7 +424,7 @@ def test_text_that_is_no_outcome_is_said_to_be_none(text):
 NASTY = ['a"b', "a\\b", "a,b", "{a}", "NULL", "", " ", "a\nb", "å\U0001f600", "'; DROP TABLE x; --", "%s"]
 
 
-def test_text_goes_into_the_rows_as_it_is():
+def test_text_is_stored_unchanged():
     batch = open_batch(len(NASTY))
     applying.record(
         [
@@ -435,7 +435,7 @@ def test_text_goes_into_the_rows_as_it_is():
     assert [(job.error, job.traceback) for job in batch.jobs.all()] == [(text, text) for text in NASTY]
 
 
-def test_a_callback_that_cannot_be_imported_yet_is_tried_later_also_of_a_cancelled_batch():
+def test_a_callback_that_cannot_be_imported_yet_is_retried_even_after_a_cancel():
     with Batch.open() as batch:
         batch.on_finish(tasks.ok_callback)
         batch.enqueue(tasks.ok)

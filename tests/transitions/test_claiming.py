@@ -1,4 +1,4 @@
-"""Due rows into the queues: claimed once, in turns over the batches, never more than a queue works off soon."""
+"""Due rows are claimed once, in turns over the batches, and never more than a queue processes soon."""
 
 import pytest
 from rq import Queue
@@ -27,7 +27,7 @@ def fill(count, queue="default", **options):
     return batch
 
 
-def test_a_claim_gives_a_dispatch_and_a_place_in_the_window(road):
+def test_a_claim_increments_the_dispatch_and_counts_for_the_window(road):
     batch = fill(3)
     claimed = claiming.claim_jobs("default", 2, road.lease)
     assert [(job.arguments, job.dispatch) for job in claimed] == [("[[0],{}]", 1), ("[[1],{}]", 1)]
@@ -43,7 +43,7 @@ def test_a_queue_is_filled_in_turns_over_the_batches(road):
     assert [job.position for job in claimed] == [0, 1, 2, 0, 1, 2, 3, 4]
 
 
-def test_the_queues_with_jobs_are_found_whatever_their_number(road):
+def test_all_queues_with_waiting_jobs_are_found(road):
     for queue in ("b", "a", "c"):
         fill(2, queue)
     assert queues_with_jobs() == ["a", "b", "c"]
@@ -51,7 +51,7 @@ def test_the_queues_with_jobs_are_found_whatever_their_number(road):
     assert queues_with_jobs() == []
 
 
-def test_a_batch_keeps_to_its_window(road, monkeypatch):
+def test_a_batch_does_not_exceed_its_window(road, monkeypatch):
     monkeypatch.setattr(claiming, "WINDOW", 5)
     batch = fill(20)
     first = claiming.claim_jobs("default", 100, road.lease)
@@ -63,14 +63,14 @@ def test_a_batch_keeps_to_its_window(road, monkeypatch):
     assert batch.in_flight == 5
 
 
-def test_paused_and_cancelled_batches_are_passed_over(road):
+def test_paused_and_cancelled_batches_are_skipped(road):
     fill(2).pause()
     free = fill(2)
     claimed = claiming.claim_jobs("default", 100, road.lease)
     assert {job.batch_id for job in claimed} == {free.pk}
 
 
-def test_more_batches_than_one_claim_looks_at_come_by_turns(road, monkeypatch):
+def test_more_batches_than_one_claim_considers_take_turns(road, monkeypatch):
     monkeypatch.setattr("django_batches.transitions.frontier.BATCHES", 2)
     batches = [fill(5) for _ in range(5)]
     seen, frontier = [], Frontier()
@@ -79,7 +79,7 @@ def test_more_batches_than_one_claim_looks_at_come_by_turns(road, monkeypatch):
     assert set(seen) == {batch.pk for batch in batches}
 
 
-def test_claims_go_on_where_the_last_one_ended_and_what_comes_back_is_included(road):
+def test_a_claim_continues_after_the_last_one_and_includes_jobs_that_were_put_back(road):
     batch, frontier = fill(6), Frontier()
 
     def claimed(limit):
@@ -96,7 +96,7 @@ def test_claims_go_on_where_the_last_one_ended_and_what_comes_back_is_included(r
     assert claimed(9) == [1, 5] and frontier.is_reached
 
 
-def test_large_batches_are_stepped_over_and_those_between_them_are_found(road, monkeypatch):
+def test_a_search_steps_over_large_batches_and_finds_those_between_them(road, monkeypatch):
     monkeypatch.setattr("django_batches.transitions.frontier.LARGE", 2)
     first, second, third, fourth = batches = [fill(count) for count in (5, 1, 5, 1)]
     frontier = Frontier()
@@ -110,8 +110,8 @@ def test_large_batches_are_stepped_over_and_those_between_them_are_found(road, m
     assert frontier.find_batches("default") == [batch.pk for batch in batches]
 
 
-def test_a_batch_whose_creator_is_behind_is_found_below_the_frontier(road):
-    """Its key is older than those of batches that were claimed already."""
+def test_a_batch_whose_creators_clock_is_behind_is_found_before_the_frontier(road):
+    """Its key is smaller than those of batches that were claimed before."""
     old, new = fill(2), fill(2)
     frontier = Frontier()
     frontier.include(new.pk)
@@ -122,7 +122,7 @@ def test_a_batch_whose_creator_is_behind_is_found_below_the_frontier(road):
     assert frontier.find_batches("default") == [old.pk, new.pk]
 
 
-def test_the_frontier_stays_before_a_batch_that_is_passed_over(road):
+def test_the_frontier_stays_before_a_skipped_batch(road):
     passed, free, frontier = fill(3), fill(3), Frontier()
     passed.pause()
     assert {job.batch_id for job in claiming.claim_jobs("default", 9, road.lease, frontier)} == {free.pk}
@@ -133,7 +133,7 @@ def test_the_frontier_stays_before_a_batch_that_is_passed_over(road):
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_what_waits_before_the_batch_whose_turn_it_is_is_not_forgotten(road, monkeypatch, restarts):
+def test_batches_before_the_one_whose_turn_it_is_are_not_forgotten(road, monkeypatch, restarts):
     monkeypatch.setattr("django_batches.transitions.frontier.BATCHES", 2)
     for _ in range(5):
         fill(5)
@@ -146,7 +146,7 @@ def test_what_waits_before_the_batch_whose_turn_it_is_is_not_forgotten(road, mon
     assert counts == [2, 2, 5, 8, 8, 0] and frontier.is_reached != restarts
 
 
-def test_a_job_that_nobody_has_told_of_is_claimed_once_a_look_has_seen_it(road):
+def test_a_job_before_the_frontier_is_claimed_after_a_search_has_found_it(road):
     fill(5)
     frontier = Frontier()
     first = claiming.claim_jobs("default", 4, road.lease, frontier)
@@ -165,7 +165,7 @@ def test_a_lost_lease_claims_nothing(road):
     assert not BatchJob.objects.filter(status="queued").exists()
 
 
-def test_scheduled_rows_wait_for_their_time(road):
+def test_scheduled_rows_wait_until_they_are_due(road):
     batch = fill(1, max_attempts=2, backoff=3600)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim()])
     assert claiming.promote_due(road.lease) == []
@@ -174,7 +174,7 @@ def test_scheduled_rows_wait_for_their_time(road):
     assert batch.jobs.get().status == "created"
 
 
-def test_what_is_due_at_one_moment_comes_in_chunks(road, monkeypatch):
+def test_rows_that_are_due_at_once_are_promoted_in_chunks(road, monkeypatch):
     monkeypatch.setattr(database, "CHUNK", 2)
     batch = fill(5, max_attempts=2, backoff=3600)
     applying.record([outcome_of(job, Kind.FAILED) for job in claim()])
@@ -186,7 +186,7 @@ def test_what_is_due_at_one_moment_comes_in_chunks(road, monkeypatch):
     assert len(claiming.promote_due(road.lease)) == 5
 
 
-def test_what_a_burst_waits_for(road):
+def test_a_burst_waits_for_due_jobs_and_jobs_in_flight(road):
     now = road.lease()
     assert not claiming.has_work([], now)
     batch = fill(1, "images")
@@ -201,27 +201,27 @@ def test_what_a_burst_waits_for(road):
     assert not claiming.has_work([], now)
 
 
-def test_a_queue_holds_less_than_a_second_of_work_and_grows_with_its_speed():
+def test_a_queue_holds_less_than_a_second_of_work_at_any_speed():
     flow = Flow()
     flow.look(0, 0.0)
     assert flow.room(workers=2) == 8
     flow.pushed(8, 0.0)
     flow.look(6, 0.1)
-    assert flow.room(workers=2) == 0  # two were only taken, as quickly as ever: nobody knows how long they run
+    assert flow.room(workers=2) == 0  # the two jobs that were taken may run for any time
     flow.look(2, 0.2)
     assert flow.room(workers=2) == 16 - 2  # four ended in 0.2 s
     flow.pushed(14, 0.7)  # a slow claim
     flow.look(12, 0.9)
     assert flow.room(workers=2) == 0  # more than half full
     flow.look(12, 5.0)
-    assert flow.room(workers=2) == 0  # and nobody takes any more
+    assert flow.room(workers=2) == 0  # and no worker takes any
     flow.look(0, 7.0)
     assert flow.room(workers=0) == 4
 
 
 @pytest.mark.parametrize("rate", [10, 40, 100, 400, 1500])
 def test_a_small_batch_behind_a_huge_one_starts_within_a_second(rate):
-    """By a clock of its own: a look every 25 ms, as outcomes come, and claims in turns over the batches."""
+    """With a simulated clock: a claim every 25 ms, in turns over the batches."""
     for arrival in (step / 40 for step in range(80, 120)):
         flow, queue, moment, done, taken = Flow(), [], 0.0, 0.0, []
         while "small" not in taken:
@@ -237,7 +237,7 @@ def test_a_small_batch_behind_a_huge_one_starts_within_a_second(rate):
             assert moment < arrival + 1.0
 
 
-def test_a_queue_that_ran_dry_gets_as_much_as_its_workers_do_without_a_pause():
+def test_an_empty_queue_is_filled_by_the_rate_of_its_busy_time():
     flow = Flow()
     flow.pushed(8, 0.0)
     flow.look(0, 0.01)
@@ -246,8 +246,8 @@ def test_a_queue_that_ran_dry_gets_as_much_as_its_workers_do_without_a_pause():
     assert flow.room(workers=2) == 560  # 14 in 0.02 s
 
 
-def test_a_pause_without_due_jobs_does_not_make_a_queue_slow():
-    """The last jobs of a batch were pushed, and the next look at the queue came with the next batch."""
+def test_a_pause_without_due_jobs_does_not_lower_the_rate():
+    """After the last jobs of a batch, nothing looks at the queue before the next batch."""
     flow = Flow()
     flow.pushed(8, 0.0)
     flow.look(0, 0.01)
@@ -256,10 +256,10 @@ def test_a_pause_without_due_jobs_does_not_make_a_queue_slow():
     assert flow.room(workers=2) == 608  # 38 in 0.05 s
     flow.pushed(32, 0.9)
     flow.look(0, 9.0)
-    assert flow.room(workers=2) == 8  # as at first: 32 in 8 s would hold a fast queue back for its first second
+    assert flow.room(workers=2) == 8  # as at the start: 32 in 8 s would slow a fast queue down for its first second
 
 
-def test_what_is_pushed_is_an_rq_job_that_rq_can_read(road, redis, keys):
+def test_a_pushed_job_is_readable_by_rq(road, redis, keys):
     fill(3, "images")
     assert road.dispatch() == 3
     queue = Queue("images", connection=redis)
@@ -278,8 +278,8 @@ def test_an_older_coordinator_cannot_push(road, redis):
     assert redis.llen("rq:queue:default") == 0
 
 
-def test_ordinary_jobs_that_always_wait_keep_no_batch_from_its_queue(road, redis):
-    """Counted as ours they would: a queue that is never half empty would get none of a batch."""
+def test_plain_rq_jobs_that_always_wait_do_not_block_batches(road, redis):
+    """If they counted as jobs of batches, a queue that is never half empty would get none."""
     for _ in range(20):
         Queue("default", connection=redis).enqueue(tasks.ok)
     batch = fill(3)
@@ -288,8 +288,8 @@ def test_ordinary_jobs_that_always_wait_keep_no_batch_from_its_queue(road, redis
     assert batch.in_flight == 3
 
 
-def test_what_is_not_ours_is_counted_anew_though_there_is_room(road, redis):
-    """With the count of jobs that have left the queue since, it would let as many of ours in again and again."""
+def test_plain_rq_jobs_are_counted_again_even_if_there_is_room(road, redis):
+    """With an old count, the queue would get more and more jobs of batches."""
     for _ in range(20):
         Queue("default", connection=redis).enqueue(tasks.ok)
     fill(3)
@@ -302,7 +302,7 @@ def test_what_is_not_ours_is_counted_anew_though_there_is_room(road, redis):
     assert flow.others == 0
 
 
-def test_in_a_long_queue_ours_are_counted_at_both_ends(road, redis, keys, monkeypatch):
+def test_a_long_queue_is_counted_at_both_ends(road, redis, keys, monkeypatch):
     monkeypatch.setattr(dispatch, "FAR", 2)
     ours = [keys.rq_id(uuid7(), 1) for _ in range(3)]
     redis.rpush("rq:queue:default", "a", ours[0], "b", ours[1], "c", ours[2])
@@ -311,7 +311,7 @@ def test_in_a_long_queue_ours_are_counted_at_both_ends(road, redis, keys, monkey
     assert road.dispatcher._others_in("default", 3) == 2
 
 
-def test_jobs_behind_many_of_another_project_are_found(road, redis):
+def test_jobs_behind_many_jobs_of_another_project_run(road, redis):
     batch = fill(1)
     redis.rpush("rq:queue:default", *[f"batch-other-{uuid7().hex}-1" for _ in range(200)])
     assert road.dispatch() == 1
