@@ -31,22 +31,21 @@ OPTIONS = ("backoff", "max_attempts", "timeout")
 class BatchesBackend(BaseTaskBackend):
     """Runs Tasks as jobs of batches.
 
-    `my_task.enqueue(...)` in the open block `with Batch.open(...)` adds the Task to that batch, as
-    `batch.enqueue(my_task, ...)` does; with several open blocks around it, to the innermost. What counts is the context
-    (thread or asynchronous task) of the call: a new thread is outside of the block. Everywhere else, in a running job
-    too, the Task becomes a batch of its own with this one job, described by the Task's path, without a parent: nobody
-    waits for it. `OPTIONS` of the setting: its `timeout`, `max_attempts` and `backoff`, as in `Batch.open`.
+    In the open block of a batch (the innermost one), `my_task.enqueue(...)` adds the Task to that batch, as
+    `batch.enqueue(my_task, ...)` does. A new thread is outside of the block. Everywhere else, also in a running job,
+    the Task becomes the only job of a new batch without a parent, whose description is the Task's path; `OPTIONS` are
+    the `timeout`, `max_attempts` and `backoff` of such batches, as in `Batch.open`.
 
-    Priorities are refused. `QUEUES` are the queue names that a Task may have (default: "default"; an empty list: any).
-    In the open block a Task of another backend raises `BatchError`, because the batch would not wait for it.
+    Priorities are refused. `QUEUES` are the queue names that a Task may have (default: "default"; an empty list allows
+    any). In an open block, a Task of another backend raises `BatchError`, because the batch would not wait for it.
 
-    A result is the row of a job, by its key, as long as its batch exists; in the open block, once it is written. A row
-    knows the start, worker and error of the last attempt: earlier ones stand as "" in `worker_ids`.
+    A result is read from the row of its job: once the row is written, and as long as the batch exists. The row has the
+    start, worker and error of the last attempt only; earlier attempts appear as "" in `worker_ids`.
 
-    Signals: `task_started` and `task_finished` are sent by the process that runs the job, the first in each attempt,
-    the other once it has ended (the framework logs it then, an ERROR under `django.tasks` where it failed); a
-    receiver's exception is logged. What ends in the books sends no `task_finished`: a
-    killed or lost worker, a job that waits for child batches, a cancel before the start. Use `batch.on_finish`.
+    The process that runs the job sends `task_started` in each attempt, and `task_finished` when the job has ended (the
+    framework then logs a failure as an ERROR under `django.tasks`). Exceptions of receivers are logged. A job that the
+    coordinator ends sends no `task_finished`: its worker was killed or lost, it waited for child batches, or it was
+    cancelled before it started. Use `batch.on_finish` if you need all of these.
     """
 
     supports_defer = True
@@ -65,14 +64,14 @@ class BatchesBackend(BaseTaskBackend):
         self.validate_task(task)
         given: Any = normalize_json([list(args), dict(kwargs)])
         block = Block.innermost()
-        job = _add(block.batch, task, *given) if block else self._add_alone(task, *given)
+        job = add_job(block.batch, task, *given)[0] if block else self._add_alone(task, *given)
         result = new_result(task, job.pk, *given, backend=self.alias, enqueued_at=job.created_at)
-        # After the block of its own: what a receiver enqueues is no part of that batch.
+        # Outside of the new batch's block, or jobs that a receiver enqueues would join that batch.
         enqueued.send(type(self), task_result=result)
         return cast("TaskResult[P, R]", result)
 
     def get_result(self, result_id: str) -> "TaskResult[..., Any]":
-        """The result with this id; raises `TaskResultDoesNotExist`."""
+        """The result with this id. Raises `TaskResultDoesNotExist`."""
         try:
             job = database.jobs().filter(pk=UUID(str(result_id))).first()
             task = cast("Task[..., Any] | None", task_at(job.func)) if job else None
@@ -83,32 +82,31 @@ class BatchesBackend(BaseTaskBackend):
         return result_of(job, self._as_added(task, job), backend=self.alias)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
-        """What is wrong with the entry in `TASKS`."""
+        """System checks of the entry in `TASKS`."""
         found: list[CheckMessage] = []
         if not apps.is_installed("django_batches"):
             hint = 'Add "django_batches" to INSTALLED_APPS.'
             found.append(Error(f'TASKS["{self.alias}"] needs the app.', hint=hint, id="django_batches.E012"))
-        unknown = sorted(set(self.options) - set(OPTIONS))
-        if unknown:
+        if unknown := sorted(set(self.options) - set(OPTIONS)):
             hint = f"The options are: {', '.join(OPTIONS)}."
             message = f'Unknown key TASKS["{self.alias}"]["OPTIONS"]["{unknown[0]}"].'
             return [*found, Error(message, hint=hint, id="django_batches.E013")]
         try:
             Options.of(**self.options)
         except ImproperlyConfigured:
-            pass  # in DJANGO_BATCHES, of which another check tells
+            pass  # an error in DJANGO_BATCHES, which another check reports
         except (TypeError, ValueError) as error:
             found.append(Error(f'TASKS["{self.alias}"]["OPTIONS"]: {error}', id="django_batches.E013"))
         return found
 
-    def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
-        """A batch of one job, in one transaction: nobody finds it open."""
+    def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> BatchJob:
+        """Adds a batch of one job, in one transaction, so that no process sees it open."""
         block = Batch.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
         with database.atomic(), block as batch:
-            return _add(batch, task, args, kwargs)
+            return add_job(batch, task, args, kwargs)[0]
 
-    def _as_added(self, task: "Task[..., Any]", job: "BatchJob") -> "Task[..., Any]":
-        """The Task with what its job was given besides, where this backend takes that."""
+    def _as_added(self, task: "Task[..., Any]", job: BatchJob) -> "Task[..., Any]":
+        """The Task with the queue and start time of its job, if this backend allows them."""
         try:
             return task.using(
                 backend=self.alias,
@@ -119,19 +117,15 @@ class BatchesBackend(BaseTaskBackend):
             return task
 
 
-def _add(batch: "Batch", task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> "BatchJob":
-    return add_job(batch, task, args, kwargs)[0]
-
-
 def announce(task: "Task[..., Any]", jobs: Iterable[NewJob]) -> None:
-    """Sends `task_enqueued` for jobs that were added by the verbs of a batch."""
+    """Sends `task_enqueued` for jobs that were added with the methods of a batch."""
     for job in jobs:
         args, kwargs = load_arguments(job.arguments)
         enqueued.send(BatchesBackend, task_result=new_result(task, job.id, args, kwargs, enqueued_at=job.created_at))
 
 
 def refuse_others() -> None:
-    """From now on a Task of another backend that is enqueued in the open block of a batch raises `BatchError`."""
+    """From now on, a Task of another backend that is enqueued in an open block raises `BatchError`."""
     enqueued.connect(_refuse, dispatch_uid="django_batches.tasks")
 
 
@@ -140,7 +134,7 @@ def _refuse(sender: Any, task_result: "TaskResult[..., Any]", **kwargs: Any) -> 
     if not issubclass(backend, BatchesBackend) and (block := Block.innermost()):
         path, alias = task_result.task.module_path, task_result.backend
         raise BatchError(
-            f"{path} was enqueued in the open block of batch {block.batch.pk}, but its backend {alias!r} is no "
-            "BatchesBackend: it is no job of the batch, and may run all the same. Enqueue it outside of the block, or "
-            "add it by batch.enqueue(task, ...)."
+            f"{path} was enqueued in the open block of batch {block.batch.pk}, but its backend {alias!r} is not a "
+            "BatchesBackend. It is not a job of the batch, but may run anyway. Enqueue it outside of the block, or use "
+            "batch.enqueue(task, ...)."
         )

@@ -1,18 +1,15 @@
-"""Rows as the framework's TaskResult."""
+"""Rows of jobs as `TaskResult` objects of the framework."""
 
 import builtins
 from collections.abc import Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from ..calls.options import type_path
 from ..exceptions import BatchCancelled, BatchError
+from ..models import BatchJob
 from ..states import JobStatus
 from .framework import Task, TaskError, TaskResult, TaskResultStatus
-
-if TYPE_CHECKING:
-    from ..models import BatchJob
 
 STATUSES = {
     JobStatus.CREATED: TaskResultStatus.READY,
@@ -24,7 +21,6 @@ STATUSES = {
     JobStatus.FAILED: TaskResultStatus.FAILED,
     JobStatus.CANCELLED: TaskResultStatus.FAILED,
 }
-"""A job that waits for its child batches is running; one that was cancelled has failed, with `BatchCancelled`."""
 
 
 def new_result(
@@ -32,20 +28,17 @@ def new_result(
 ) -> "TaskResult[..., Any]":
     """A result in the state READY, unless `fields` say otherwise."""
     values: dict[str, Any] = {
+        **dict.fromkeys(("enqueued_at", "started_at", "last_attempted_at", "finished_at")),
         "status": TaskResultStatus.READY,
         "backend": task.backend,
-        "enqueued_at": None,
-        "started_at": None,
-        "last_attempted_at": None,
-        "finished_at": None,
         "errors": [],
         "worker_ids": [],
     }
     return TaskResult(task=task, id=str(job_id), args=list(args), kwargs=kwargs, **values | fields)
 
 
-def result_of(job: "BatchJob", task: "Task[..., Any]", backend: str) -> "TaskResult[..., Any]":
-    """What the row of a job says. It keeps the start, the worker and the error of the last attempt only."""
+def result_of(job: BatchJob, task: "Task[..., Any]", backend: str) -> "TaskResult[..., Any]":
+    """The result of a job, from its row, which has the start, the worker and the error of the last attempt only."""
     status = STATUSES[JobStatus(job.status)]
     result = new_result(
         task,
@@ -67,18 +60,18 @@ def result_of(job: "BatchJob", task: "Task[..., Any]", backend: str) -> "TaskRes
 
 
 def change(result: "TaskResult[..., Any]", **fields: Any) -> None:
-    """Writes fields of a result, which is frozen for everybody but its backend."""
+    """Sets fields of a result, which is a frozen dataclass."""
     for name, value in fields.items():
         object.__setattr__(result, name, value)
 
 
 def worker_ids(attempts: int, last: str) -> list[str]:
-    """One per attempt, as `TaskResult.attempts` counts them; only the last worker is known, the others are empty."""
+    """One per attempt, because `TaskResult.attempts` is their number; empty for all but the last."""
     return [""] * (attempts - 1) + [last] if attempts else []
 
 
 def task_error(error_type: str, traceback: str) -> TaskError:
-    """The error of a row. What is no exception (a killed worker, a failed child) is told as `BatchError`."""
+    """The error of a row; a `BatchError` if it is not an exception (a killed worker, a failed child batch)."""
     if hasattr(builtins, error_type):
         path = f"builtins.{error_type}"
     elif "." not in error_type or error_type == "rq.Retry" or error_type.rpartition(".")[0] == "django_batches":
@@ -88,12 +81,7 @@ def task_error(error_type: str, traceback: str) -> TaskError:
     return TaskError(exception_class_path=path, traceback=traceback)
 
 
-def _errors(job: "BatchJob") -> list[TaskError]:
+def _errors(job: BatchJob) -> list[TaskError]:
     if job.status == JobStatus.CANCELLED:
         return [TaskError(exception_class_path=type_path(BatchCancelled), traceback=job.error or "It was cancelled.")]
     return [task_error(job.error_type, job.traceback or job.error)] if job.error_type else []
-
-
-def moment_of(job_id: UUID, now: datetime) -> datetime:
-    """When a job was added, to the millisecond, by its key (a UUIDv7): no statement for it."""
-    return datetime.fromtimestamp((job_id.int >> 80) / 1000, now.tzinfo)

@@ -317,7 +317,7 @@ def test_the_result_of_a_task_of_another_backend_that_was_added_by_a_verb(tmp_pa
 
 
 def test_a_task_of_another_backend_in_the_open_block_is_refused(ledger):
-    with pytest.raises(BatchError, match="its backend 'immediate' is no BatchesBackend"), Batch.open():
+    with pytest.raises(BatchError, match="its backend 'immediate' is not a BatchesBackend"), Batch.open():
         fw.elsewhere.enqueue(ledger.path)
     assert not Batch.objects.exists() and ledger.lines == []
     fw.elsewhere.enqueue(ledger.path)
