@@ -1,1 +1,1 @@
-"""System checks: what is wrong with the settings, and with the Redis in use."""
+"""System checks of the settings and of the Redis server in use."""

@@ -1,4 +1,4 @@
-"""What is wrong with the settings, said by `manage.py check` and at every start."""
+"""Checks of the settings, for `manage.py check` and the start of every command."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,12 +23,11 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
         found = settings()
     except ImproperlyConfigured as error:
         return [Error(line, id="django_batches.E002") for line in str(error).splitlines()]
-    unknown = [
-        Error(f'Unknown key {SETTING}["{key}"].', hint=suggestion(key), id="django_batches.E001")
-        for key in found.unknown
-    ]
     return [
-        *unknown,
+        *(
+            Error(f'Unknown key {SETTING}["{key}"].', hint=suggestion(key), id="django_batches.E001")
+            for key in found.unknown
+        ),
         *_check_cache(found.CACHE),
         *_check_database(),
         *_check_function("STATUS_PERMISSION", found.STATUS_PERMISSION, "django_batches.E004", "request", "batch"),
@@ -40,71 +39,61 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
 def _check_cache(alias: str) -> Iterator[CheckMessage]:
     cache: dict[str, Any] | None = django_settings.CACHES.get(alias)
     if cache is None or not _is_django_redis(cache.get("BACKEND", "")):
-        yield Error(
-            f'CACHES["{alias}"] is no django-redis cache; {SETTING}["CACHE"] must name one.',
-            hint='CACHES = {"batches": {"BACKEND": "django_redis.cache.RedisCache", '
-            '"LOCATION": "redis://localhost:6379/1"}}',
-            id="django_batches.E003",
+        hint = (
+            'CACHES = {"batches": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost:6379/1"}}'
         )
+        text = f'CACHES["{alias}"] is not a django-redis cache; {SETTING}["CACHE"] must name one.'
+        yield Error(text, hint=hint, id="django_batches.E003")
         return
     if "ShardClient" in cache.get("OPTIONS", {}).get("CLIENT_CLASS", ""):
-        yield Error(
-            f'CACHES["{alias}"] spreads its keys over several servers (ShardClient); a queue lives on one.',
-            hint="Give the queues an alias of their own, with one LOCATION and the default CLIENT_CLASS.",
-            id="django_batches.E005",
+        text = (
+            f'CACHES["{alias}"] distributes its keys over several servers (ShardClient), but a queue is on one server.'
         )
+        hint = "Use an alias of their own for the queues, with one LOCATION and the default CLIENT_CLASS."
+        yield Error(text, hint=hint, id="django_batches.E005")
     else:
         try:
             client()
         except ImproperlyConfigured as error:
             yield Error(str(error), id="django_batches.E015")
     if alias == "default":
-        yield Warning(
-            'The queues live in CACHES["default"]: cache.clear() of django-redis empties the whole database.',
-            hint='Give them an alias and a database number of their own, and name it in DJANGO_BATCHES["CACHE"].',
-            id="django_batches.W001",
-        )
+        text = 'The queues are in CACHES["default"]: cache.clear() of django-redis empties the whole database.'
+        hint = f'Use another alias and database number for them, and name the alias in {SETTING}["CACHE"].'
+        yield Warning(text, hint=hint, id="django_batches.W001")
 
 
 def _is_django_redis(backend: str) -> bool:
     try:
-        cache = import_string(backend)
-    except ImportError:
+        return issubclass(import_string(backend), RedisCache)
+    except (ImportError, TypeError):
         return False
-    return isinstance(cache, type) and issubclass(cache, RedisCache)
 
 
 def _check_database() -> Iterator[CheckMessage]:
     alias = database.alias()
     configured: dict[str, Any] = django_settings.DATABASES.get(alias, {})
     if kind := database.unsupported():
-        yield Error(
-            f'The batches would be kept in "{alias}", which is {kind}: it lacks UPDATE ... RETURNING and unique '
-            "constraints with a condition, by which each job is counted once.",
-            hint="Keep them in PostgreSQL or SQLite, by a database router if need be.",
-            id="django_batches.E014",
+        text = (
+            f'The batches would be stored in "{alias}", which is {kind}: it lacks UPDATE ... RETURNING and unique '
+            "constraints with a condition, which are needed to count each job once."
         )
+        hint = "Store them in PostgreSQL or SQLite, with a database router if necessary."
+        yield Error(text, hint=hint, id="django_batches.E014")
     if not configured.get("AUTOCOMMIT", True):
-        yield Error(
-            f'DATABASES["{alias}"] has AUTOCOMMIT = False: nothing that the worker writes would be committed.',
-            hint="Leave it out, and begin your own transactions by transaction.atomic().",
-            id="django_batches.E016",
-        )
-    if (
-        "sqlite3" in configured.get("ENGINE", "")
-        and configured.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE"
-    ):
-        yield Warning(
-            "SQLite begins its transactions as readers: two that write at once fail with 'database is locked'.",
-            hint=f'DATABASES["{alias}"]["OPTIONS"] = {{"transaction_mode": "IMMEDIATE", "timeout": 20}}',
-            id="django_batches.W002",
-        )
+        text = f'DATABASES["{alias}"] has AUTOCOMMIT = False: nothing that the worker writes would be committed.'
+        hint = "Remove it, and begin your own transactions with transaction.atomic()."
+        yield Error(text, hint=hint, id="django_batches.E016")
+    is_sqlite = "sqlite3" in configured.get("ENGINE", "")
+    if is_sqlite and configured.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
+        text = "SQLite begins its transactions as readers: two concurrent writers fail with 'database is locked'."
+        hint = f'DATABASES["{alias}"]["OPTIONS"] = {{"transaction_mode": "IMMEDIATE", "timeout": 20}}'
+        yield Warning(text, hint=hint, id="django_batches.W002")
     if alias != DEFAULT_DB_ALIAS:
         yield Warning(
-            f'A database router keeps the batches in "{alias}": transaction.atomic() on "{DEFAULT_DB_ALIAS}" neither '
-            "delays nor undoes them.",
-            hint=f'Open batches inside transaction.atomic(using="{alias}"), or keep them beside your own tables. '
-            "Silence this check if that is what you want.",
+            f'A database router stores the batches in "{alias}": transaction.atomic() on "{DEFAULT_DB_ALIAS}" neither '
+            "delays their commit nor rolls them back.",
+            hint=f'Open batches inside transaction.atomic(using="{alias}"), or store them with your own tables. '
+            "Silence this check if you want this.",
             id="django_batches.W003",
         )
 
@@ -123,8 +112,6 @@ def _check_serializer(name: str) -> Iterator[CheckMessage]:
     try:
         resolve_serializer(name)
     except (ImportError, AttributeError, ValueError, TypeError, NotImplementedError) as error:
-        yield Error(
-            f'{SETTING}["RQ_SERIALIZER"] is {name!r}, and RQ finds no serializer there ({error}).',
-            hint="Write 'pickle', 'json', or the path that `rq worker --serializer` is given.",
-            id="django_batches.E007",
-        )
+        text = f'{SETTING}["RQ_SERIALIZER"] is {name!r}, and RQ finds no serializer there ({error}).'
+        hint = "Write 'pickle', 'json', or the path that you pass to `rq worker --serializer`."
+        yield Error(text, hint=hint, id="django_batches.E007")

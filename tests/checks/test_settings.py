@@ -22,7 +22,7 @@ def found(**given):
         return [(problem.id, str(problem.msg), str(problem.hint)) for problem in check_settings(None)]
 
 
-def test_good_settings_are_silent():
+def test_valid_settings_pass():
     assert found(CACHE="batches") == []
 
 
@@ -33,7 +33,7 @@ def test_an_unknown_key_is_an_error_with_a_suggestion():
     assert "The keys are: CACHE, NAMESPACE" in found(CACHE="batches", zzz=1)[0][2]
 
 
-def test_a_namespace_that_cannot_stand_in_a_key_is_an_error():
+def test_a_namespace_with_other_characters_is_an_error():
     ((id, message, _),) = found(CACHE="batches", NAMESPACE="my shop")
     assert id == "django_batches.E002" and "use letters and digits only" in message
 
@@ -65,24 +65,24 @@ def test_a_namespace_that_cannot_stand_in_a_key_is_an_error():
         ("SENSITIVE_KWARGS", ["_"], "write a list of names"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_an_error_with_the_fix(key, value, fix):
+def test_an_invalid_value_is_an_error_with_the_fix(key, value, fix):
     ((id, message, _),) = found(**{"CACHE": "batches", key: value})
     assert id == "django_batches.E002" and message.startswith(f'DJANGO_BATCHES["{key}"] is {value!r}: ')
     assert fix in message
 
 
-def test_every_wrong_value_is_said_at_once():
+def test_all_invalid_values_are_reported_at_once():
     ids = [id for id, _, _ in found(CACHE="batches", MAX_PAYLOAD=None, DEFAULT_TIMEOUT=None)]
     assert ids == ["django_batches.E002"] * 2
 
 
-def test_a_setting_that_is_no_dict_is_an_error():
+def test_a_setting_that_is_not_a_dict_is_an_error():
     with override_settings(DJANGO_BATCHES=["batches"]):
         (problem,) = check_settings(None)
     assert problem.id == "django_batches.E002" and 'write a dict, as in {"CACHE": "batches"}' in problem.msg
 
 
-def test_every_key_is_judged():
+def test_every_key_is_validated():
     assert {field.name for field in fields(Settings)} - {"unknown"} == conf._RULES.keys()
 
 
@@ -91,7 +91,7 @@ def test_times_are_whole_seconds_rounded_up():
         assert (settings().DEFAULT_TIMEOUT, settings().OPEN_TIMEOUT) == (90, 1)
 
 
-def test_a_default_failure_callback_that_is_not_there_is_an_error():
+def test_a_default_failure_callback_that_cannot_be_called_is_an_error():
     ((id, message, _),) = found(CACHE="batches", ON_FAILURE="tests.tasks.no_such")
     assert id == "django_batches.E006" and "no attribute 'no_such'" in message
     ((id, message, _),) = found(CACHE="batches", ON_FAILURE="os.system")
@@ -114,7 +114,7 @@ def test_keys_spread_over_several_servers_are_an_error():
         ((id, message, hint),) = [(each.id, each.msg, each.hint) for each in check_settings(None)]
         with pytest.raises(ImproperlyConfigured, match="ShardClient distributes its keys over several"):
             client()
-    assert id == "django_batches.E005" and "a queue lives on one" in message and "one LOCATION" in hint
+    assert id == "django_batches.E005" and "a queue is on one server" in message and "one LOCATION" in hint
 
 
 class Router:
@@ -122,16 +122,16 @@ class Router:
         return "books" if model._meta.app_label == "django_batches" else None
 
 
-def test_a_router_that_moves_our_tables_is_warned_of(monkeypatch):
+def test_a_router_that_stores_batches_elsewhere_is_a_warning(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES, "books", {"ENGINE": "django.db.backends.postgresql"})
     with override_settings(DATABASE_ROUTERS=["tests.checks.test_settings.Router"]):
         ((id, message, hint),) = found(CACHE="batches")
-    assert id == "django_batches.W003" and 'keeps the batches in "books"' in message
+    assert id == "django_batches.W003" and 'stores the batches in "books"' in message
     assert 'transaction.atomic(using="books")' in hint
 
 
 @pytest.mark.parametrize("alias", ["default", "no such"])
-def test_an_alias_that_is_no_django_redis_cache_is_an_error(alias):
+def test_an_alias_of_another_kind_of_cache_is_an_error(alias):
     ((id, message, hint),) = found(CACHE=alias)
     assert id == "django_batches.E003" and alias in message and "django_redis.cache.RedisCache" in hint
 
@@ -140,40 +140,40 @@ class OwnCache(RedisCache):
     """As that of django-prometheus."""
 
 
-def test_a_cache_made_of_that_of_django_redis_is_one():
+def test_a_subclass_of_the_cache_of_django_redis_passes():
     cache = {"BACKEND": "tests.checks.test_settings.OwnCache", "LOCATION": "redis://localhost/1"}
     with override_settings(CACHES={"batches": cache}):
         assert found(CACHE="batches") == []
 
 
 @pytest.mark.parametrize("location", ["localhost:6379", "http://localhost:6379/1"])
-def test_a_location_that_is_no_address_is_an_error(location):
+def test_a_location_that_is_not_an_address_is_an_error(location):
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location}
     with override_settings(CACHES={"batches": cache}):
         ((id, message, _),) = found(CACHE="batches")
     assert id == "django_batches.E015" and "redis://localhost:6379/1" in message
 
 
-def test_queues_on_the_caches_own_alias_are_warned_of():
+def test_queues_in_the_default_cache_are_a_warning():
     redis = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://localhost/0"}
     with override_settings(CACHES={"default": redis}):
         ((id, message, _),) = found()
     assert id == "django_batches.W001" and "cache.clear() of django-redis empties the whole database" in message
 
 
-def test_sqlite_that_does_not_begin_as_a_writer_is_warned_of(monkeypatch):
+def test_sqlite_with_deferred_transactions_is_a_warning(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES, "default", {"ENGINE": "django.db.backends.sqlite3", "NAME": "x"})
     ((id, message, hint),) = found(CACHE="batches")
     assert id == "django_batches.W002" and "database is locked" in message and "IMMEDIATE" in hint
 
 
-def test_another_kind_of_database_is_refused(monkeypatch):
+def test_another_kind_of_database_is_an_error(monkeypatch):
     monkeypatch.setattr(connection, "vendor", "mysql")
     ((id, message, hint),) = found(CACHE="batches")
     assert id == "django_batches.E014" and '"default", which is mysql' in message and "PostgreSQL or SQLite" in hint
 
 
-def test_a_database_that_commits_nothing_by_itself_is_refused(monkeypatch):
+def test_a_database_without_autocommit_is_an_error(monkeypatch):
     monkeypatch.setitem(django_settings.DATABASES["default"], "AUTOCOMMIT", False)
     ((id, message, _),) = found(CACHE="batches")
     assert id == "django_batches.E016" and "AUTOCOMMIT = False" in message
