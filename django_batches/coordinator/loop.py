@@ -220,7 +220,7 @@ class Coordinator:
         self._suspects.hand_over(self._redis)
         self._reconciler.act()  # at once if the stream is applied, as it usually is
         self._reconciler.sweep()
-        if self._reconciler.has_suspects:
+        if self._suspects.since:
             self._reconcile.soon(SECOND_LOOK)
 
     def _enforce_time_limits(self) -> None:

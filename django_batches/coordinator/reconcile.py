@@ -58,49 +58,34 @@ class Reconciler:
         self._lease = lease
         self._recorder = recorder
         self._keys = Keys()
-        self._verdicts: list[tuple[Outcome, str]] = []
-        """Outcome and queue of each lost job."""
+        self.verdicts: list[tuple[Outcome, str]] = []
+        """Outcome and queue of each lost job in the last comparison, to be applied after the stream."""
         self._noted = b""
         """The stream's last id after the last comparison."""
-        self._suspects = suspects or Suspects()
+        self.suspects = suspects or Suspects()
         self.requeued: list[Place] = []
         """Where the jobs wait that became due again through the verdicts; the dispatcher takes them."""
 
     def look(self) -> int:
         """Compares all rows in flight with Redis; returns the number of verdicts."""
-        self._verdicts = []
+        self.verdicts = []
         suspects: dict[str, float] = {}
         for page in self._pages():
-            self._verdicts += self._judge(page, suspects)
-        self._suspects.since = suspects
+            self.verdicts += self._judge(page, suspects)
+        self.suspects.since = suspects
         self._noted = self._recorder.last_id()
-        return len(self._verdicts)
-
-    @property
-    def verdicts(self) -> list[Outcome]:
-        """The result of the last comparison, to be applied after the stream."""
-        return [outcome for outcome, _queue in self._verdicts]
-
-    @property
-    def has_suspects(self) -> bool:
-        """Whether a second look is needed before the next regular one."""
-        return bool(self._suspects.since)
-
-    @property
-    def suspects(self) -> int:
-        """The number of jobs that were absent from Redis in the last comparison."""
-        return len(self._suspects.since)
+        return len(self.verdicts)
 
     def act(self) -> int:
         """Applies the verdicts if the stream is applied up to the comparison; returns how many.
 
         A batch whose outcomes are postponed, because it is locked, delays only its own verdicts.
         """
-        behind = self._recorder.unapplied(self._noted) if self._verdicts else None
+        behind = self._recorder.unapplied(self._noted) if self.verdicts else None
         if behind is None:
             return 0
-        verdicts = [verdict for verdict in self._verdicts if verdict[0].batch_id not in behind]
-        self._verdicts = [verdict for verdict in self._verdicts if verdict[0].batch_id in behind]
+        verdicts = [verdict for verdict in self.verdicts if verdict[0].batch_id not in behind]
+        self.verdicts = [verdict for verdict in self.verdicts if verdict[0].batch_id in behind]
         for start in range(0, len(verdicts), PAGE):
             part = verdicts[start : start + PAGE]
             recorded = applying.record([outcome for outcome, _ in part], self._lease)
@@ -187,7 +172,7 @@ class Reconciler:
         return any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions)
 
     def _is_second_look(self, rq_id: str, suspects: dict[str, float]) -> bool:
-        suspects[rq_id] = self._suspects.since.get(rq_id, time.monotonic())
+        suspects[rq_id] = self.suspects.since.get(rq_id, time.monotonic())
         return time.monotonic() - suspects[rq_id] >= SECOND_LOOK
 
     def _outcome(self, row: InFlight, status: bytes | None) -> Outcome:

@@ -56,12 +56,12 @@ def _lost(redis: Redis, before_second_look: Callable[[int], None]) -> Iterator[R
     lease = Lease("dry run")  # never acquired, so that nothing can be written with it
     reconciler = reconcile.Reconciler(redis, lease, Recorder(redis, lease))
     reconciler.look()
-    if reconciler.has_suspects:
-        before_second_look(reconciler.suspects)
+    if suspects := len(reconciler.suspects.since):
+        before_second_look(suspects)
         time.sleep(reconcile.SECOND_LOOK)
         reconciler.look()
     reported = _reported(redis)
-    verdicts = [outcome for outcome in reconciler.verdicts if outcome.execution not in reported]
+    verdicts = [outcome for outcome, _queue in reconciler.verdicts if outcome.execution not in reported]
     for start in range(0, len(verdicts), PAGE):
         yield from _consequences(verdicts[start : start + PAGE])
 

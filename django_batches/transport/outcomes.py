@@ -1,6 +1,7 @@
 """The outcome of one run of a job, and its text in the outcome stream."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -88,19 +89,12 @@ class Outcome:
     def refused(self, error: Exception) -> "Outcome":
         """The outcome that replaces this one if the database refuses it."""
         message = clean(f"The outcome ({self.kind}) could not be written: {type(error).__name__}: {error}", MAX_ERROR)
+        name = clean_name(type(error).__name__)
         return Outcome(
-            Kind.REFUSED,
-            self.job_id,
-            self.dispatch,
-            self.batch_id,
-            self.is_job_of_batch,
-            worker=clean_name(self.worker),
-            error_type=clean_name(type(error).__name__),
-            error=message,
-            fingerprint=fingerprint(type(error).__name__, "record"),
-            is_final=True,
+            Kind.REFUSED, self.job_id, self.dispatch, self.batch_id, self.is_job_of_batch, clean_name(self.worker),
+            error_type=name, error=message, fingerprint=fingerprint(name, "record"), is_final=True,
             entry_id=self.entry_id,
-        )
+        )  # fmt: skip
 
     def dumps(self) -> str:
         """The text in the stream: short, because every job pays for it, and shortest for a plain success."""
@@ -109,25 +103,8 @@ class Outcome:
                 f"{_PLAIN}{self.job_id.hex} {self.dispatch} {self.batch_id.hex} {0 if self.is_job_of_batch else 1}"
                 f" {self.started_at.timestamp()!r} {self.finished_at.timestamp()!r} {self.result or ''}\n{self.worker}"
             )
-        data: dict[str, Any] = {
-            "k": self.kind.value,
-            "j": self.job_id.hex,
-            "d": self.dispatch,
-            "b": self.batch_id.hex,
-            "c": 0 if self.is_job_of_batch else 1,
-            "w": self.worker,
-            "s": _timestamp(self.started_at),
-            "f": _timestamp(self.finished_at),
-            "r": self.result,
-        }
-        if self.has_children:
-            data |= {"h": 1, "y": self.returned.hex if self.returned else None}
-        if self.kind != Kind.SUCCEEDED:
-            data |= {
-                "t": self.error_type, "e": self.error, "x": self.traceback, "p": self.fingerprint, "v": self.reason,
-                "n": int(self.is_final), "l": int(self.was_logged), "m": self.retry_max, "a": self.retry_after,
-            }  # fmt: skip
-        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+        data = {name: value for name in _LOADERS if (value := getattr(self, name)) not in _EMPTY}
+        return json.dumps(data, separators=(",", ":"), allow_nan=False, default=_dumps)
 
     @classmethod
     def loads(cls, text: str | bytes, entry_id: bytes = b"") -> "Outcome":
@@ -138,17 +115,8 @@ class Outcome:
             if text.startswith(_PLAIN):
                 return cls._loads_plain(text, entry_id)
             data = json.loads(text)
-            kind = Kind(data["k"])
-            return cls(
-                kind, UUID(data["j"]), int(data["d"]), UUID(data["b"]), not data.get("c"),
-                worker=str(data.get("w", "")), started_at=_started_at(data.get("s")), finished_at=_time(data.get("f")),
-                result=_typed(data.get("r"), str), error_type=str(data.get("t", "")), error=str(data.get("e", "")),
-                traceback=str(data.get("x", "")), fingerprint=str(data.get("p", "")),
-                reason=VanishReason.loads(data.get("v")) if kind is Kind.VANISHED else None,
-                is_final=bool(data.get("n")), was_logged=bool(data.get("l")),
-                has_children=bool(data.get("h")), returned=UUID(data["y"]) if data.get("y") else None,
-                retry_max=_typed(data.get("m"), int), retry_after=_typed(data.get("a"), float, int), entry_id=entry_id,
-            )  # fmt: skip
+            values: Any = {name: load(data[name]) for name, load in _LOADERS.items() if data.get(name) is not None}
+            return cls(**values, entry_id=entry_id)
         except (KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
             raise ValueError(f"not an outcome: {error!r}") from error
 
@@ -169,9 +137,10 @@ class Outcome:
         """
         try:
             data = json.loads(text)
-            job_id, dispatch, batch_id = UUID(data["j"]), int(data["d"]), UUID(data["b"])
+            job_id, dispatch, batch_id = UUID(data["job_id"]), int(data["dispatch"]), UUID(data["batch_id"])
+            is_job_of_batch = bool(data.get("is_job_of_batch", True))
             error = own_error("unreadable", "The outcome of this run cannot be read: another version has written it.")
-            return cls(Kind.KILLED, job_id, dispatch, batch_id, not data.get("c"), entry_id=entry_id, **error)
+            return cls(Kind.KILLED, job_id, dispatch, batch_id, is_job_of_batch, entry_id=entry_id, **error)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
             return None
 
@@ -207,24 +176,53 @@ def rq_time(text: str | bytes | None) -> datetime | None:
         return None
 
 
-def _typed(value: Any, *types: type) -> Any:
+def _exactly(*types: type) -> Callable[[Any], Any]:
     """Raises `TypeError` for another type: it would reach the database and stop the coordinator, not this job only."""
-    if value is not None and type(value) not in types:
-        raise TypeError(f"{type(value).__name__} instead of {types[0].__name__}")
-    return value
+
+    def load(value: Any) -> Any:
+        if type(value) not in types:
+            raise TypeError(f"{type(value).__name__} instead of {types[0].__name__}")
+        return value
+
+    return load
 
 
-def _started_at(value: float | str | None) -> datetime | None:
+def _started_at(value: float | str) -> datetime | None:
     """An executor writes a timestamp; the script that reaps an executor copies RQ's text."""
     return rq_time(value) if isinstance(value, str) else _time(value)
 
 
-def _timestamp(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
-
-
-def _time(timestamp: float | None) -> datetime | None:
-    if timestamp is None:
-        return None
+def _time(timestamp: float) -> datetime:
     moment = datetime.fromtimestamp(timestamp, UTC)
     return moment if django_settings.USE_TZ else timezone.make_naive(moment)
+
+
+def _dumps(value: UUID | datetime) -> str | float:
+    return value.hex if isinstance(value, UUID) else value.timestamp()
+
+
+_EMPTY = (None, "")
+
+_LOADERS: dict[str, Callable[[Any], Any]] = {
+    "kind": Kind,
+    "job_id": UUID,
+    "dispatch": int,
+    "batch_id": UUID,
+    "is_job_of_batch": bool,
+    "worker": str,
+    "started_at": _started_at,
+    "finished_at": _time,
+    "result": _exactly(str),
+    "error_type": str,
+    "error": str,
+    "traceback": str,
+    "fingerprint": str,
+    "reason": VanishReason.loads,
+    "is_final": bool,
+    "was_logged": bool,
+    "has_children": bool,
+    "returned": UUID,
+    "retry_max": _exactly(int),
+    "retry_after": _exactly(float, int),
+}
+"""The fields in the stream, and how their JSON values are read."""

@@ -216,9 +216,12 @@ def is_expected(poison, job):
 def garbage_in_redis(redis, keys, batch):
     """Writes garbage to our streams, lists and channels; returns the number of outcomes."""
     job = batch.jobs.earliest("position").pk
-    known = {"k": "retry", "j": job.hex, "d": 1, "b": batch.pk.hex}
-    wild = [{"m": "x"}, {"a": [1]}, {"s": [1]}, {"d": None}, {"r": {"a": 1}}, {"k": "succeeded", "r": 1}]
-    texts = ["garbage", "", "[]", "null", "7", "[" * 100_000, b"\x80\x04", '{"k":"succeeded"}', '{"k":"no such"}']
+    known = {"kind": "retry", "job_id": job.hex, "dispatch": 1, "batch_id": batch.pk.hex}
+    wild = [
+        {"retry_max": "x"}, {"retry_after": [1]}, {"started_at": [1]}, {"dispatch": None}, {"result": {"a": 1}},
+        {"kind": "succeeded", "result": 1},
+    ]  # fmt: skip
+    texts = ["garbage", "", "[]", "null", "7", "[" * 100_000, b"\x80\x04", '{"kind":"succeeded"}', '{"kind":"x"}']
     texts += [json.dumps(known | changes) for changes in wild]
     for text in texts:
         redis.xadd(keys.outcomes, {"o": text})

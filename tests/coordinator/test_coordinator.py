@@ -49,8 +49,8 @@ def assert_books_are_right(batch):
 def reconciled(road):
     """Compares twice, at the required interval, and applies the verdicts."""
     road.reconciler.look()
-    for rq_id in road.reconciler._suspects.since:
-        road.reconciler._suspects.since[rq_id] -= reconcile.SECOND_LOOK
+    for rq_id in road.reconciler.suspects.since:
+        road.reconciler.suspects.since[rq_id] -= reconcile.SECOND_LOOK
     road.reconciler.look()
     while road.record():
         pass
@@ -180,7 +180,7 @@ class TestReconciler:
         assert coordinator._reconciler.look() == 0
         (since,) = coordinator._suspects.since.values()
         coordinator._begin()  # as after an error
-        assert coordinator._reconciler.suspects == 1
+        assert len(coordinator._suspects.since) == 1
         coordinator._suspects.since = dict.fromkeys(coordinator._suspects.since, since - reconcile.SECOND_LOOK)
         assert coordinator._reconciler.look() == 1
 
@@ -211,7 +211,7 @@ class TestReconciler:
         road.dispatch()
         redis.lpop("rq:queue:default")
         road.reconciler.look()
-        suspects = road.reconciler._suspects
+        suspects = road.reconciler.suspects
         suspects.since = {run: moment - 5 for run, moment in suspects.since.items()}
         suspects.hand_over(redis)
         redis.hset(Keys().suspects, "of somebody else", "no time")
@@ -313,7 +313,7 @@ class TestReconciler:
         batch = fill(1)
         road.dispatch()
         redis.lpop("rq:queue:default")
-        assert road.reconciler.look() == 0 and road.reconciler.has_suspects
+        assert road.reconciler.look() == 0 and road.reconciler.suspects.since
         assert road.reconciler.look() == 0  # too soon
         assert reconciled(road) == 1
         road.run()
@@ -560,7 +560,7 @@ class TestLoop:
         coordinator.turn()
         for _ in range(2):
             outcome = json.loads(outcome_of(batch.jobs.get(status="queued"), Kind.FAILED).dumps())
-            redis.xadd(keys.outcomes, {"o": json.dumps(outcome | {"m": 2.5})})
+            redis.xadd(keys.outcomes, {"o": json.dumps(outcome | {"retry_max": 2.5})})
             coordinator.turn()
         assert_books_are_right(batch)
         job = batch.jobs.get()

@@ -412,7 +412,7 @@ def test_an_outcome_is_the_same_after_dumps_and_loads():
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{}", "[]", "null", '{"k":"x"}', '{"k":"failed","j":"x","d":1,"b":"y"}', b"\xff",
+        "", "{}", "[]", "null", '{"kind":"x"}', '{"kind":"failed","job_id":"x","dispatch":1,"batch_id":"y"}', b"\xff",
         "+", "+a 1 b 0 1.0 2.0 null\nw", f"+{'0' * 32} 1 {'0' * 32} 0 1e300 2.0 null\nw",
     ],
 )  # fmt: skip

@@ -17,9 +17,10 @@ if not id or id == FREE or id == RETIRED then return false end
 local fields = redis.call('HMGET', job_key(id), 'batches_owner', 'origin', 'started_at')
 if not fields[1] then return false end
 local outcome = cjson.decode((to_stop == '' or to_stop == id) and ARGV[6] or ARGV[7])
-outcome.b, outcome.c = owner_of(fields[1])
-outcome.j, outcome.d = job_of(id), tonumber(dispatch_of(id))
-if outcome.k ~= 'vanished' then outcome.s = fields[3] or nil end
+local batch, is_callback = owner_of(fields[1])
+outcome.batch_id, outcome.is_job_of_batch = batch, is_callback == 0
+outcome.job_id, outcome.dispatch = job_of(id), tonumber(dispatch_of(id))
+if outcome.kind ~= 'vanished' then outcome.started_at = fields[3] or nil end
 report(cjson.encode(outcome))
 remove(id, fields[2])
 return id

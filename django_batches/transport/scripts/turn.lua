@@ -106,7 +106,8 @@ for _, list in ipairs(lists) do
       local batch, is_callback = owner_of(fields[2])
       -- Callbacks run even if their batch is cancelled.
       if is_callback == 0 and redis.call('SISMEMBER', on_hold, batch) == 1 then
-        report(cjson.encode({k = 'on_hold', j = job_of(id), d = tonumber(dispatch_of(id)), b = batch, c = 0}))
+        report(cjson.encode({kind = 'on_hold', job_id = job_of(id), dispatch = tonumber(dispatch_of(id)),
+          batch_id = batch}))
         remove(id, queue)
       else
         redis.call('HSET', key, 'status', 'started', 'started_at', iso, 'last_heartbeat', iso, 'worker_name', worker)
