@@ -119,7 +119,7 @@ def _levels(batch: Batch, visible: "QuerySet[Batch]") -> list[list[Child]]:
     levels: list[list[Child]] = []
     owners = [batch.pk]
     while owners and len(levels) <= MAX_LEVELS:
-        level = sorted(tree.children(tree.child_batches(visible, owners)), key=lambda child: child.urgency)
+        level = tree.children(tree.child_batches(visible, owners))
         if not level:
             break
         levels.append(level)

@@ -18,10 +18,7 @@ OLDEST_BATCHES = 50
 
 
 def stream(redis: Redis) -> tuple[int, float]:
-    """How many outcomes have not been applied yet, and seconds since the oldest was reported.
-
-    Raises `RedisError` if Redis is down.
-    """
+    """How many outcomes have not been applied yet, and the age of the oldest in seconds. Raises `RedisError`."""
     pipeline = redis.pipeline(transaction=True)
     pipeline.xlen(Keys().outcomes)
     pipeline.xrange(Keys().outcomes, count=1)

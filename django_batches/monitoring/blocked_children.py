@@ -10,8 +10,9 @@ from django.db.models import F
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from .. import database
 from ..models import Batch
-from ..states import Event
+from ..states import Event, JobStatus
 from . import tree
 from .finding import GRACE, Finding
 from .formatting import duration, number
@@ -31,7 +32,7 @@ class AwaitedBatches:
 
     @classmethod
     def of(cls, batch: Batch) -> "AwaitedBatches":
-        awaited = tree.awaited()
+        awaited = database.batches().filter(is_awaited=True, parent__status=JobStatus.WAITING)
         with_opener = awaited.annotate(opener_position=F("parent__position"), opener_event=F("parent__event"))
         levels = list(tree.levels(batch.pk, with_opener))
         count = len(levels[0]) if levels else 0
@@ -92,17 +93,11 @@ def _blocked(batch: Batch, depth: int, now: datetime) -> Finding | None:
 
 
 def _waits_for(batch: Any) -> str:
-    words = {
-        "batch": batch,
-        "state": STATES[state(batch)],
-        "done": number(batch.total - batch.pending),
-        "total": number(batch.total),
-        "position": batch.opener_position,
-        "event": Event(batch.opener_event).label if batch.opener_event else "",
-    }
+    counts = {"state": STATES[state(batch)], "done": number(batch.total - batch.pending), "total": number(batch.total)}
     has_callbacks = batch.finished_at and batch.open_callbacks
     how = _("%(state)s, its callbacks have not ended") if has_callbacks else _("%(state)s, %(done)s of %(total)s jobs")
-    words["how"] = how % words
+    words = {"batch": batch, "how": how % counts, "position": batch.opener_position}
     if batch.opener_event:
+        words["event"] = Event(batch.opener_event).label
         return _("A %(event)s callback waits for its child batch “%(batch)s” (%(how)s).") % words
     return _("Job %(position)s waits for its child batch “%(batch)s” (%(how)s).") % words

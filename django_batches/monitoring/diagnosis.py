@@ -65,8 +65,7 @@ def find_stuck(batches: Iterable[Batch], probe: ProbeCache | None = None) -> Ite
         needs = due_queues([batch], without_workers) | busy_queues([batch])
         workers = probe(sorted({queue for _batch, queue in needs}))
         # Without the batches it waits for: they cost more queries and are never an error.
-        findings = [*general, *_missing_workers(batch, AwaitedBatches(), needs, workers, now)]
-        if findings:
+        if findings := [*general, *_missing_workers(batch, AwaitedBatches(), needs, workers, now)]:
             yield batch, findings
 
 
@@ -86,8 +85,7 @@ def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
         text = _("Redis does not answer (%(error)s).") % {"error": probe.error}
         yield Finding("redis", "error", text, _("No job can start. Jobs that were added are safe in the database."))
     if probe.is_suspended:
-        advice = _("Resume them: rq resume")
-        yield Finding("suspended", "error", _("RQ's workers are suspended (rq suspend)."), advice)
+        yield Finding("suspended", "error", _("RQ's workers are suspended (rq suspend)."), _("Resume them: rq resume"))
 
 
 def coordinator_findings(now: datetime) -> Iterator[Finding]:
@@ -169,8 +167,6 @@ def _waiting(batch: Batch, now: datetime) -> Iterator[Finding]:
         if next_due := scheduled.values_list("due_at", flat=True).first():
             text = _("The next job is scheduled for %(time)s.")
             yield Finding("scheduled", "info", text % {"time": moment(next_due)})
-    if batch.finished_at and batch.open_callbacks:
-        text = ngettext(
-            "%(count)s callback has not ended.", "%(count)s callbacks have not ended.", batch.open_callbacks
-        )
-        yield Finding("callbacks", "info", text % {"count": number(batch.open_callbacks)})
+    if batch.finished_at and (left := batch.open_callbacks):
+        text = ngettext("%(count)s callback has not ended.", "%(count)s callbacks have not ended.", left)
+        yield Finding("callbacks", "info", text % {"count": number(left)})

@@ -13,9 +13,7 @@ from redis import Redis
 
 from .. import database
 from ..conf import settings
-from ..coordinator import reconcile
-from ..coordinator.lease import Lease
-from ..coordinator.record import Recorder
+from ..coordinator import lease, reconcile, record
 from ..states import IN_FLIGHT, JobStatus
 from ..transitions import cancelling, deleting, next_status, repairing, retrying
 from ..transport.client import Keys
@@ -48,13 +46,13 @@ def planned_repairs(redis: Redis, before_second_look: Callable[[int], None] = la
     If jobs have no trace in Redis, calls `before_second_look` with their number and looks again after
     `reconcile.SECOND_LOOK` seconds, as the coordinator does.
     """
-    return [*_lost(redis, before_second_look), *_unfinished(), *_drift()]
+    return [*_lost(redis, before_second_look), *_batches_to_repair()]
 
 
 def _lost(redis: Redis, before_second_look: Callable[[int], None]) -> Iterator[Repair]:
     """Jobs in flight that Redis does not have, or whose lease has expired."""
-    lease = Lease("dry run")  # never acquired, so that nothing can be written with it
-    reconciler = reconcile.Reconciler(redis, lease, Recorder(redis, lease))
+    never_held = lease.Lease("dry run")  # so that nothing can be written with it
+    reconciler = reconcile.Reconciler(redis, never_held, record.Recorder(redis, never_held))
     reconciler.look()
     if suspects := len(reconciler.suspects.since):
         before_second_look(suspects)
@@ -94,8 +92,8 @@ def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
         yield Repair("lost", change.outcome.batch_id, text, job.pk)
 
 
-def _unfinished() -> Iterator[Repair]:
-    """Interrupted cancels, retries and deletions, and batches that could end."""
+def _batches_to_repair() -> Iterator[Repair]:
+    """Batches that could end, interrupted cancels, retries and deletions, abandoned batches, and wrong counters."""
     for key in repairing.batches_to_end():
         yield Repair("end", key, "It has no pending jobs but has not ended. It would be ended.")
     for key in cancelling.unfinished_cancels():
@@ -108,9 +106,6 @@ def _unfinished() -> Iterator[Repair]:
     for key in cancelling.abandoned_batches(timezone.now() - timedelta(seconds=seconds)):
         text = f"It has not been sealed and no job was added for {seconds} s. It would be cancelled."
         yield Repair("abandoned", key, text)
-
-
-def _drift() -> Iterator[Repair]:
     for key in repairing.batches_to_check():
         if drift := repairing.drift(key):
             by = ", ".join(f"{name} by {difference:+d}" for name, difference in drift.items())

@@ -14,9 +14,7 @@ from redis.exceptions import RedisError
 
 from .. import database
 from ..models import Batch
-from ..transport import probe
-from ..transport.client import quick_client
-from ..transport.probe import ProbeCache
+from ..transport import client, probe
 from . import backlog
 from .diagnosis import active_coordinator, coordinator_findings, find_stuck, redis_findings
 from .finding import Finding
@@ -43,7 +41,7 @@ class Health:
 
     def __init__(self, threshold: timedelta = timedelta(minutes=1)) -> None:
         self.threshold = threshold
-        self._probe = ProbeCache()
+        self._probe = probe.ProbeCache()
 
     def check(self, names: Sequence[str] = NAMES) -> list[Check]:
         """The results of these checks, in the order of `NAMES`. If the database is down, that is the only result."""
@@ -81,7 +79,7 @@ class Health:
         return _result(missing, "Every queue with work has a worker.")
 
     def _stream(self) -> tuple[bool, str]:
-        redis = quick_client(probe.TIMEOUT)
+        redis = client.quick_client(probe.TIMEOUT)
         with closing(redis.connection_pool):
             entries, seconds = backlog.stream(redis)
         if not entries:

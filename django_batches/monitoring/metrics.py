@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.models import Case, CharField, Count, F, Q, Sum, Value, When
@@ -18,14 +18,13 @@ from redis.exceptions import RedisError
 from .. import database
 from ..coordinator import totals
 from ..states import BATCH_ENDED, IN_FLIGHT
-from ..transport import probe
-from ..transport.client import quick_client
+from ..transport import client, probe
 from ..transport.outcomes import Kind
 from . import backlog
 from .diagnosis import active_coordinator, is_alive
 
 try:
-    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import CollectorRegistry, Metric, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
 except ImportError:  # without the extra, `text` raises
@@ -33,9 +32,6 @@ except ImportError:  # without the extra, `text` raises
     is_available = False
 else:
     is_available = True
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
 
 __all__ = ["BatchesCollector"]
 
@@ -62,8 +58,7 @@ class BatchesCollector(Collector):
     def collect(self) -> "Iterator[Metric]":
         now = timezone.now()
         yield from _batches(now)
-        yield _jobs()
-        yield _oldest_due(now)
+        yield from _jobs(now)
         holder = active_coordinator()
         is_up = int(holder is not None and is_alive(holder, now))
         yield GaugeMetricFamily("django_batches_coordinator_up", "1 while there is an active coordinator.", is_up)
@@ -90,7 +85,7 @@ def _batches(now: datetime) -> "Iterator[Metric]":
     yield _labelled(GaugeMetricFamily, "django_batches_batches_ended_last_hour", text, "status", counts)
 
 
-def _jobs() -> "Metric":
+def _jobs(now: datetime) -> "Iterator[Metric]":
     names = ("pending", "succeeded", "failed", "cancelled", "in_flight")
     unfinished = database.batches().filter(finished_at=None)
     sums = unfinished.aggregate(**{f"all_{name}": Sum(name, default=0) for name in names})
@@ -101,18 +96,15 @@ def _jobs() -> "Metric":
         **{name: sums[f"all_{name}"] for name in ("succeeded", "failed", "cancelled")},
     }
     text = "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches."
-    return _labelled(GaugeMetricFamily, "django_batches_jobs", text, "status", counts)
-
-
-def _oldest_due(now: datetime) -> "Metric":
+    yield _labelled(GaugeMetricFamily, "django_batches_jobs", text, "status", counts)
     text = "Seconds for which the oldest due row has waited: job, callback, or scheduled (a job whose time has come)."
-    return _labelled(GaugeMetricFamily, "django_batches_oldest_due_seconds", text, "kind", backlog.oldest_due(now))
+    yield _labelled(GaugeMetricFamily, "django_batches_oldest_due_seconds", text, "kind", backlog.oldest_due(now))
 
 
 def _redis() -> "Iterator[Metric]":
     found: list[Metric] = []
     with suppress(RedisError, OSError):
-        redis = quick_client(probe.TIMEOUT)
+        redis = client.quick_client(probe.TIMEOUT)
         with closing(redis.connection_pool):
             found = [*_stream(*backlog.stream(redis)), *_totals(Counter(totals.read(redis)))]
     yield GaugeMetricFamily("django_batches_redis_up", "1 if Redis answers.", int(bool(found)))

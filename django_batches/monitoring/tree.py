@@ -49,7 +49,7 @@ class Opener:
 
 @dataclass(frozen=True)
 class Child:
-    """A child batch: only the fields that are needed to rank it."""
+    """A child batch: only the fields that are needed to sort it."""
 
     batch_id: UUID
     status: str
@@ -57,12 +57,6 @@ class Child:
     dispatch: int
     """The run of the opener that opened it."""
     opener: Opener
-
-    @property
-    def urgency(self) -> tuple[int, UUID]:
-        """Sort key: failed ones first, then those that have not ended, then the others."""
-        rank = 0 if self.status == BatchStatus.FAILED else 2 if self.is_ended else 1
-        return rank, self.batch_id
 
 
 def ancestors(batch: Batch) -> list[Opener]:
@@ -86,15 +80,13 @@ def child_batches(batches: QuerySet[Batch], owners: Iterable[UUID]) -> QuerySet[
 
 
 def children(batches: QuerySet[Batch]) -> list[Child]:
-    """The child batches among the batches, unordered, `MAX_CHILDREN` at most."""
+    """The child batches among the batches: failed ones first, then unfinished ones; `MAX_CHILDREN` at most."""
     rows: Any = batches.order_by().values_list(
         "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
         Coalesce("parent__batch_id", "parent__callback_of_id"),
     )[:MAX_CHILDREN]  # fmt: skip
-    return [
-        Child(key, status, finished_at is not None, dispatch, Opener(*opener))
-        for key, status, finished_at, dispatch, *opener in rows
-    ]
+    found = [Child(key, status, bool(end), run, Opener(*opener)) for key, status, end, run, *opener in rows]
+    return sorted(found, key=lambda child: (child.status != BatchStatus.FAILED, child.is_ended, child.batch_id))
 
 
 def opened_by(batches: QuerySet[Batch], jobs: Iterable[BatchJob]) -> dict[UUID, list[Child]]:
@@ -104,8 +96,6 @@ def opened_by(batches: QuerySet[Batch], jobs: Iterable[BatchJob]) -> dict[UUID, 
     for child in children(batches.filter(parent__in=list(runs))):
         if runs[child.opener.job_id] == child.dispatch:
             found.setdefault(child.opener.job_id, []).append(child)
-    for siblings in found.values():
-        siblings.sort(key=lambda child: child.urgency)
     return found
 
 
@@ -121,17 +111,7 @@ def levels(root: UUID, among: QuerySet[Batch], limit: int = MAX_BATCHES) -> Iter
         owners = [batch.pk for batch in level]
 
 
-def awaited() -> QuerySet[Batch]:
-    """The child batches that a job or callback waits for."""
-    return database.batches().filter(is_awaited=True, parent__status=JobStatus.WAITING)
-
-
 def waiting_jobs(batch: Batch) -> QuerySet[BatchJob]:
     """The jobs of a batch that wait for their child batches. The cost grows with all awaited batches, of any parent."""
     openers = database.batches().filter(is_awaited=True, parent__isnull=False).values("parent_id")
     return database.jobs().filter(batch=batch, status=JobStatus.WAITING, pk__in=openers)
-
-
-def count_waiting(batch: Batch) -> int:
-    """How many jobs of the batch wait for their child batches."""
-    return waiting_jobs(batch).order_by().count() if batch.pending > batch.in_flight else 0

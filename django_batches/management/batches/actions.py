@@ -2,7 +2,8 @@
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 from uuid import UUID
 
 from django.db.models import Q
@@ -14,8 +15,7 @@ from ...conf import settings
 from ...exceptions import BatchError
 from ...models import Batch, BatchJob
 from ...transport.client import client
-from .base import Verb, counted, printable
-from .lookup import BATCH_HELP, add_batches, find, find_all, titled
+from .base import BATCH_HELP, Verb, add_batches, counted, find, find_all, printable, titled
 
 
 class Action(Verb):
@@ -43,8 +43,7 @@ class BatchAction(Action):
 
     def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         for batch in find_all(options["batches"]):
-            result = _attempt(self.act, batch, options)
-            yield titled(batch), {"id": batch.pk, **result, "status": batch.status}
+            yield titled(batch), {"id": batch.pk, **_attempt(self.act, batch, options), "status": batch.status}
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
         """What was done. Raises `BatchError` if nothing was."""
@@ -90,21 +89,21 @@ class Pause(BatchAction):
     help = "Pauses batches: no further job starts, running jobs finish."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
-        return _result(batch.pause(), "paused.", "it is already paused or has ended.")
+        return "paused." if batch.pause() else _refuse("it is already paused or has ended.")
 
 
 class Resume(BatchAction):
     help = "Resumes paused batches."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
-        return _result(batch.resume(), "resumed.", "it is not paused.")
+        return "resumed." if batch.resume() else _refuse("it is not paused.")
 
 
 class Seal(BatchAction):
     help = "Seals open batches, for example if their creator has died: each ends with the jobs it has."
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
-        return _result(batch.seal(), "sealed.", "it is already sealed or has ended.")
+        return "sealed." if batch.seal() else _refuse("it is already sealed or has ended.")
 
 
 class Stop(Action):
@@ -131,14 +130,11 @@ def _attempt(act: Callable[..., str], *args: Any) -> dict[str, Any]:
         return {"done": False, "text": str(error)}
 
 
-def _result(is_done: bool, text: str, refusal: str) -> str:
-    if not is_done:
-        raise BatchError(refusal)
-    return text
+def _refuse(reason: str) -> NoReturn:
+    raise BatchError(reason)
 
 
 def _stop(batch: Batch, name: str) -> str:
-    """Sends the stop command for a job. Raises `BatchError` if it is not running."""
     job = _find_job(batch, name)
     if job is None:
         raise BatchError("the batch has no such job.")
@@ -156,8 +152,6 @@ def _stop(batch: Batch, name: str) -> str:
 def _find_job(batch: Batch, name: str) -> BatchJob | None:
     if name.isdecimal() and len(name) < 10:
         return batch.jobs.filter(position=int(name)).first()
-    try:
-        key = UUID(name)
-    except ValueError:
-        return None
-    return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=key).first()
+    with suppress(ValueError):
+        return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=UUID(name)).first()
+    return None

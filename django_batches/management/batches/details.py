@@ -15,15 +15,11 @@ from ...monitoring.finding import Finding
 from ...monitoring.formatting import duration, number, pauses
 from ...monitoring.progress import snapshots, summary
 from ...states import JobStatus
-from .base import INDENT, Verb, aligned, counted, cut, printable, stamp
+from .base import BATCH_HELP, INDENT, Verb, aligned, counted, cut, find, printable, stamp, titled
 from .listing import data
-from .lookup import BATCH_HELP, find, titled
 from .relatives import Relatives
 
-MAX_LINES = 3
-"""Lines of an error that are shown."""
-MAX_GROUPS = 10
-MAX_CALLBACKS = 30
+MAX_ERROR_LINES, MAX_GROUPS, MAX_CALLBACKS = 3, 10, 30
 _LIMITS = ("timeout", "max_attempts", "concurrency", "max_failures", "key", "deadline")
 _JOB_FIELDS = (
     "id", "event", "position", "round", "func", "queue", "status", "rq_id", "attempts", "worker", "error_type",
@@ -48,10 +44,9 @@ class Show(Verb):
         failures = list(_light(failed)[: max(0, options["failures"])])
         callbacks = list(_light(batch.callbacks.order_by("-round", "created_at", "event", "position"))[:MAX_CALLBACKS])
         if options["json"]:
-            limits = {**{name: getattr(batch, name) for name in _LIMITS}, "backoff": json.loads(batch.backoff)}
             shown = {
                 **data(batch, snapshot, findings),
-                "limits": limits,
+                "limits": {**{name: getattr(batch, name) for name in _LIMITS}, "backoff": json.loads(batch.backoff)},
                 "deadline_at": batch.deadline_at,
                 "overdue_at": batch.overdue_at,
                 **relatives.data(),
@@ -118,7 +113,7 @@ class Show(Verb):
         for job in failures:
             worker = f" on {printable(job.worker)}" if job.worker else ""
             self.write(f"{INDENT}job {job.position}  {job.func}  {counted(job.attempts, 'attempt')}{worker}")
-            for line in _last_lines(job.error or job.error_type, MAX_LINES):
+            for line in _last_lines(job.error or job.error_type, MAX_ERROR_LINES):
                 self.write(f"{INDENT * 3}{self.paint(cut(line, self.width - 6), 'error')}")
 
 

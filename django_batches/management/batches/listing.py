@@ -1,6 +1,7 @@
 """`list`: the newest batches, or those that are stuck."""
 
 from argparse import ArgumentParser
+from operator import itemgetter
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -12,8 +13,7 @@ from ...monitoring.finding import Finding
 from ...monitoring.formatting import number
 from ...monitoring.progress import snapshots
 from ...states import BatchStatus
-from .base import INDENT, Verb, aligned, cut, printable
-from .lookup import short
+from .base import INDENT, Verb, aligned, cut, printable, short
 
 MAX_CHECKED = 1_000
 """Batches that `--stuck` checks, oldest first."""
@@ -66,7 +66,9 @@ class List(Verb):
             self.write("There are none.")
             return
         header = ["BATCH", "STATUS", "DONE", "", "FAILED", "TIME", "DESCRIPTION"]
-        lines = aligned([header, *(_row(batch, shown[str(batch.pk)]["text"]) for batch in batches)], right=(2, 3, 4))
+        columns = itemgetter("state", "done", "percent", "failed", "timing")
+        rows = [[short(each), *columns(shown[str(each.pk)]["text"]), printable(each.description)] for each in batches]
+        lines = aligned([header, *rows], right=(2, 3, 4))
         self.write(lines[0])
         for batch, line in zip(batches, lines[1:], strict=True):
             line, state = cut(line, self.width), shown[str(batch.pk)]["text"]["state"]
@@ -77,15 +79,6 @@ class List(Verb):
 
 def data(batch: Batch, snapshot: dict[str, Any], findings: list[Finding] | None = None) -> dict[str, Any]:
     """A batch as JSON."""
-    found = {**{name: snapshot[name] for name in _SNAPSHOT}, "description": batch.description}
-    found |= {name: getattr(batch, name) for name in _FIELDS}
-    if findings is not None:
-        found["why"] = [vars(finding) for finding in findings]
-    return found
-
-
-def _row(batch: Batch, text: dict[str, str]) -> list[str]:
-    return [
-        short(batch), text["state"], text["done"], text["percent"], text["failed"], text["timing"],
-        printable(batch.description),
-    ]  # fmt: skip
+    numbers, fields = {name: snapshot[name] for name in _SNAPSHOT}, {name: getattr(batch, name) for name in _FIELDS}
+    why = {} if findings is None else {"why": [vars(finding) for finding in findings]}
+    return {**numbers, "description": batch.description, **fields, **why}

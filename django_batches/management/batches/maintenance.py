@@ -20,10 +20,8 @@ from ...monitoring.diagnosis import active_coordinator, is_alive
 from ...monitoring.dry_run import planned_repairs
 from ...monitoring.formatting import duration, number
 from ...transitions import pruning, repairing
-from ...transitions.pruning import Ended
 from ...transport.client import client, request_reconcile
-from .base import INDENT, Verb, counted
-from .lookup import titled
+from .base import INDENT, Verb, counted, titled
 
 PAGE = 500
 MAX_CHECKED = 10_000
@@ -34,8 +32,6 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 @dataclass(frozen=True)
 class Pruned:
-    """The result of pruning the batches of one status."""
-
     status: str
     age: timedelta | None
     count: int = 0
@@ -143,7 +139,7 @@ def _prune(status: str, age: timedelta | None, dry_run: bool) -> Pruned:
         return Pruned(status, None)
     before = timezone.now() - age
     count = held = 0
-    last: Ended | None = None
+    last: pruning.Ended | None = None
     while page := pruning.ended_before(status, before, last, PAGE):
         last = page[-1]
         free = pruning.deletable(page)

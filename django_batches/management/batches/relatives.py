@@ -6,13 +6,9 @@ from typing import Any
 from ...models import Batch
 from ...monitoring.formatting import number
 from ...monitoring.tree import MAX_CHILDREN, Opener, ancestors, child_batches, children
-from .base import printable
-from .lookup import short, titled
+from .base import printable, short, titled
 
-MAX_SHOWN = 10
-"""Child batches that are shown, most urgent first."""
-MAX_LEVELS = 5
-"""Batches above that are shown, nearest first."""
+MAX_PARENTS_SHOWN, MAX_CHILDREN_SHOWN = 5, 10
 
 
 class Relatives:
@@ -20,10 +16,10 @@ class Relatives:
 
     def __init__(self, batch: Batch) -> None:
         above, below = ancestors(batch), children(child_batches(Batch.objects.all(), [batch.pk]))
-        openers, first = above[:MAX_LEVELS], sorted(below, key=lambda child: child.urgency)[:MAX_SHOWN]
+        openers, first = above[:MAX_PARENTS_SHOWN], below[:MAX_CHILDREN_SHOWN]
         found = Batch.objects.in_bulk([each.owner_id for each in openers] + [child.batch_id for child in first])
         self.parents = [(opener, found[opener.owner_id]) for opener in openers if opener.owner_id in found]
-        self.more_above = max(0, len(above) - MAX_LEVELS)
+        self.more_above = max(0, len(above) - MAX_PARENTS_SHOWN)
         self.children = [(child, found[child.batch_id]) for child in first if child.batch_id in found]
         self.statuses = Counter(child.status for child in below)
 

@@ -13,8 +13,7 @@ from ...models import Batch
 from ...monitoring.diagnosis import diagnose
 from ...monitoring.progress import WIDTH, segments, snapshots
 from ...states import BatchStatus, JobStatus
-from .base import INDENT, Verb, counted, cut, printable, stamp
-from .lookup import add_batches, find_all, short, titled
+from .base import INDENT, Verb, add_batches, counted, cut, find_all, printable, short, stamp, titled
 
 try:
     from rich.console import Console, Group
@@ -26,8 +25,7 @@ except ImportError:  # without the extra: plain lines
 else:
     has_rich = True
 
-BAR = 40
-"""Columns of a bar."""
+BAR_COLUMNS = 40
 LIVE_INTERVAL, LINE_INTERVAL, DIAGNOSIS_INTERVAL = 0.25, 2.0, 5.0
 """Seconds between refreshes of the bars, of the lines, and between diagnoses."""
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "in_flight": "blue"}
@@ -143,9 +141,9 @@ def _problems(batch: Batch) -> list[str]:
 
 def _bar(batch: Batch) -> "Text":
     """A segment that counts any job has at least one column, as long as there is room."""
-    bar, left = Text(), BAR
+    bar, left = Text(), BAR_COLUMNS
     for segment in segments(batch):
-        length = min(left, max(round(segment.width * BAR / WIDTH), 1 if segment.count else 0))
+        length = min(left, max(round(segment.width * BAR_COLUMNS / WIDTH), 1 if segment.count else 0))
         bar.append("━" * length, style=_COLOURS[segment.name])
         left -= length
     bar.append("━" * left, style="bright_black")
