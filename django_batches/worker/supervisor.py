@@ -32,7 +32,7 @@ OVERRUN = 10.0
 """Seconds after its timeout at which the supervisor kills a job that has ignored it."""
 TICK = 0.2
 SHORT_LIFE = 1.0
-"""Seconds to wait before a child that died within this time is replaced."""
+"""Seconds to wait before a child that died within this time is replaced; a coordinator only waits for `TICK`."""
 
 
 class Supervisor:
@@ -135,7 +135,7 @@ class Supervisor:
             end = "the worker is shutting down." if self._shutdown.has_begun else "it is replaced."
             logger.error("%s died%s (%s); %s", child.name, in_job, describe_exit(code), end)
         if code and time.monotonic() - child.started < SHORT_LIFE:
-            self._not_before[child.slot] = time.monotonic() + SHORT_LIFE
+            self._not_before[child.slot] = time.monotonic() + (TICK if child.slot == COORDINATOR else SHORT_LIFE)
         if child.slot >= FIRST_EXECUTOR:
             self._executor_ended(child, code)
 

@@ -584,5 +584,12 @@ def test_a_hanging_maintenance_or_coordinator_is_killed_after_an_interruption(re
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in hanging] == [-signal.SIGKILL] * 2
 
 
+@pytest.mark.parametrize(("slot", "seconds"), [(COORDINATOR, 0.2), (FIRST_EXECUTOR, 1.0)])
+def test_a_child_that_dies_at_once_is_replaced_after_a_pause_that_is_short_for_a_coordinator(redis, slot, seconds):
+    supervisor = Supervisor(Options())
+    supervisor._child_ended(Child(0, slot, "dying"), 1)
+    assert supervisor._not_before[slot] - time.monotonic() == pytest.approx(seconds, abs=0.1)
+
+
 def test_a_signal_without_a_name_is_described_by_its_number():
     assert [describe_exit(code) for code in (3, -9, -36)] == ["exit code 3", "signal SIGKILL", "signal 36"]
