@@ -9,7 +9,8 @@ from redis.exceptions import RedisError
 
 from ..coordinator.timer import Every
 from ..transitions import children, claiming
-from ..transport.client import Keys, client
+from ..transport.client import Keys, client, known_queues
+from .slots import SlotTable
 
 INTERVAL = 0.3
 EMPTY_CHECKS = 2
@@ -19,14 +20,16 @@ EMPTY_CHECKS = 2
 class Burst:
     """Checks the database and the queues in Redis, at most every 0.3 seconds."""
 
-    def __init__(self, queues: Sequence[str]) -> None:
-        self._queues = list(queues)
-        self._redis = client()
+    def __init__(self, queues: Sequence[str], slots: SlotTable) -> None:
+        self._queues, self._slots = queues, slots
+        self._redis: Any = client()
         self._keys = Keys()
         self._check = Every(INTERVAL)
         self._empty_checks = 0
 
     def is_over(self) -> bool:
+        if any(self._slots.read(slot) for slot in self._slots.all):
+            return False  # at its end, an RQ job may enqueue its dependents, or itself
         if self._empty_checks < EMPTY_CHECKS and self._check.is_due():
             self._empty_checks = 0 if self._has_work() else self._empty_checks + 1
         return self._empty_checks >= EMPTY_CHECKS
@@ -35,9 +38,8 @@ class Burst:
         try:
             if claiming.has_work(self._queues, timezone.now()) or children.has_unnotified_parents():
                 return True
-            redis: Any = self._redis
-            lists = [self._keys.queue(name) for name in self._queues] or redis.smembers(f"{self._keys.RQ}:queues")
-            rq_ids = [rq_id.decode() for key in lists for rq_id in redis.lrange(key, 0, 50)]
-            return any(not self._keys.is_foreign(rq_id) for rq_id in rq_ids)
+            lists = [self._keys.queue(name) for name in self._queues or known_queues(self._redis)]
+            rq_ids = [rq_id for key in lists for rq_id in self._redis.lrange(key, 0, 50)]
+            return any(not self._keys.is_foreign(rq_id.decode()) for rq_id in rq_ids)
         except (Error, RedisError, OSError):
             return True

@@ -1,4 +1,4 @@
-"""Forking child processes that end with their parent."""
+"""Processes: children that end with their parent, their signals and their memory."""
 
 import ctypes
 import logging
@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from django.db import connections
 
 logger = logging.getLogger("django_batches")
 
+SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*SHUTDOWN_SIGNALS, signal.SIGCHLD, signal.SIGALRM)
+"""The signals that the supervisor blocks and waits for."""
 _PR_SET_PDEATHSIG = 1
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -27,7 +29,7 @@ def fork(work: Callable[[], None], name: str) -> int:
         return pid
     code = 1
     try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in SHUTDOWN_SIGNALS:
             signal.signal(signum, ignore_signal)
         os.register_at_fork(after_in_child=_reset_ignored_signals)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -53,7 +55,7 @@ def ignore_signal(signum: int, frame: object) -> None:
 
 def _reset_ignored_signals() -> None:
     # A job must be able to terminate a process that it forks (multiprocessing).
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in SHUTDOWN_SIGNALS:
         if signal.getsignal(signum) is ignore_signal:
             signal.signal(signum, signal.SIG_DFL)
 
@@ -66,19 +68,25 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def wait_for_signal(seconds: float) -> int:
+    """Returns the next of the blocked signals; SIGALRM after so many seconds.
+
+    Does not use `sigtimedwait`: if SIGSTOP and SIGCONT interrupt it and its time is over by then, it returns a signal
+    that it reads from uninitialised memory.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    received = signal.sigwait(SIGNALS)
+    # A pending SIGALRM would end the next wait at once, and hide a SIGTERM, which has a higher number.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return received
+
+
 def resident_memory(pid: int) -> int:
     """Resident memory of a process in bytes; 0 if it has ended or the system has no /proc (only Linux has it)."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
-
-
-def warn_about_threads() -> None:
-    """A forked child has no copy of a thread, and a lock that the thread holds stays locked there."""
-    others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if others:
-        logger.warning("Threads are running before the fork (%s); start them lazily.", ", ".join(others))
 
 
 def describe_exit(code: int) -> str:

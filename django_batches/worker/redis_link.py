@@ -36,16 +36,13 @@ class RedisLink:
         # Short timeouts: the supervisor must notice dead children during an outage.
         self._redis = quick_client(2.0, socket_connect_timeout=1.0)
         self._scripts = Scripts(self._redis)
-        self._pubsub: Any = None
+        self._pubsub = self._redis.pubsub()
         self._queues = queues
         self._children = children
-        self._renewal = Every(RENEW)
+        self.renewal = Every(RENEW)
         self._away_since: float | None = None
         self.to_reap: list[Child] = []
         """Executors that have died, each with its kill reason."""
-
-    def renew_soon(self) -> None:
-        self._renewal.soon()
 
     def exchange(self, *, is_shutting_down: bool) -> list[tuple[str, dict[str, Any]]]:
         """Does what is due. Returns the commands that have arrived, each a tuple (executor, payload)."""
@@ -53,8 +50,8 @@ class RedisLink:
         try:
             self._reap()
             commands += self._commands()
-            if self._renewal.is_due():
-                self._renew_leases()
+            if self.renewal.is_due():
+                self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())
                 self._register()
             self._away_since = None
         except (RedisError, OSError) as error:
@@ -62,27 +59,22 @@ class RedisLink:
             self._away_since = self._away_since or time.monotonic()
             if is_shutting_down and time.monotonic() > self._away_since + PATIENCE:
                 self.to_reap.clear()  # their leases expire, and the reconciler finds the jobs
-            if self._pubsub is not None:
-                self._pubsub.close()
-                self._pubsub = None
+            self._pubsub.close()
             self._redis.connection_pool.disconnect()  # the server may have become a replica
-            self._renewal.soon(1.0)
+            self.renewal.soon(1.0)
         return commands
 
     def _reap(self) -> None:
         while self.to_reap:
-            child = self.to_reap[0]
-            assert child.kill_reason
-            self._scripts.reap(child.name, child.kill_reason.kind, child.kill_reason.error, child.kill_reason.stopped)
-            if self._pubsub is not None:
+            child, reason = self.to_reap[0], self.to_reap[0].kill_reason
+            assert reason
+            self._scripts.reap(child.name, reason.kind, reason.error, reason.stopped)
+            if self._pubsub.subscribed:
                 self._pubsub.unsubscribe(PUBSUB_CHANNEL_TEMPLATE % child.name)
             del self.to_reap[0]
 
-    def _renew_leases(self) -> None:
-        self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())
-
     def _commands(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        while self._pubsub is not None and (message := self._pubsub.get_message(ignore_subscribe_messages=True)):
+        while message := self._pubsub.get_message(ignore_subscribe_messages=True):
             try:
                 payload = json.loads(message["data"])
             except ValueError:
@@ -111,7 +103,6 @@ class RedisLink:
             pipeline.expire(key, REGISTERED)
             for workers in (REDIS_WORKER_KEYS, *(WORKERS_BY_QUEUE_KEY % queue for queue in queues)):
                 pipeline.sadd(workers, key)
-            self._pubsub = self._pubsub or self._redis.pubsub()
             channel = PUBSUB_CHANNEL_TEMPLATE % child.name
             if channel.encode() not in self._pubsub.channels:
                 self._pubsub.subscribe(channel)

@@ -6,10 +6,12 @@ a child at once and runs no code in a signal handler.
 
 import gc
 import logging
+import math
 import os
 import secrets
 import signal
 import socket
+import threading
 import time
 from typing import Any
 
@@ -21,9 +23,8 @@ from .burst import Burst
 from .children import COORDINATOR, FIRST_EXECUTOR, MAINTENANCE, Child, Children, KillReason
 from .executor import Executor
 from .options import Options
-from .processes import describe_exit, fork, resident_memory, warn_about_threads
+from .processes import SHUTDOWN_SIGNALS, SIGNALS, describe_exit, fork, resident_memory, wait_for_signal
 from .redis_link import PATIENCE, RedisLink
-from .shutdown import SHUTDOWN_SIGNALS, SIGNALS, Shutdown, wait_for_signal
 from .slots import SlotTable
 
 logger = logging.getLogger("django_batches")
@@ -45,14 +46,19 @@ class Supervisor:
         self._slots = SlotTable(FIRST_EXECUTOR + options.workers, options.max_jobs)
         self._children = Children(self._slots)
         self._redis = RedisLink(options.queues, self._children)
-        self._shutdown = Shutdown(options.grace)
-        self._has_interrupted = False
+        self._is_shutting_down = False
+        """Also without a request: when `--max-jobs` is reached or a burst is over."""
+        self._is_shutdown_requested = False
+        self._grace_ends = self._interrupted_at = math.inf
+        self._has_interrupted_jobs = False
         self._not_before: dict[int, float] = {}
         """Earliest start of the next child of a slot."""
 
     def run(self) -> int:
         """Returns the exit code: 0, or 1 if it has interrupted jobs."""
-        warn_about_threads()
+        others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        if others:  # a forked child has no copy of a thread, and a lock that the thread holds stays locked there
+            logger.warning("Threads are running before the fork (%s); start them lazily.", ", ".join(others))
         # A garbage collection in a child would write to each page of memory that Django has filled, and so copy it.
         gc.collect()
         gc.freeze()
@@ -60,34 +66,31 @@ class Supervisor:
         queues = ", ".join(self._options.queues) or "all queues"
         logger.info("%s starts %d executors on %s.", self._name, self._options.workers, queues)
         try:
-            while not self._is_done():
+            while not self._is_shutting_down or self._children or self._redis.to_reap:
                 self._turn()
         finally:
-            self._kill(*self._children.values())
+            self._kill_children()
         logger.info("%s has exited.", self._name)
-        return 1 if self._has_interrupted else 0
+        return 1 if self._has_interrupted_jobs else 0
 
     def _turn(self) -> None:
-        if self._shutdown.has_begun:
+        if self._is_shutting_down:
             self._stop_children()
         else:
             self._start_children()
         # Before the wait: RQ must know an executor when its first job starts.
-        for executor, payload in self._redis.exchange(is_shutting_down=self._shutdown.has_begun):
+        for executor, payload in self._redis.exchange(is_shutting_down=self._is_shutting_down):
             self._obey(executor, payload)
         received = wait_for_signal(TICK)
         if received in SHUTDOWN_SIGNALS:
             self._request_shutdown(signal.Signals(received).name)
-        if self._shutdown.is_grace_over():
+        if time.monotonic() > self._grace_ends:
             self._interrupt("the grace period is over")
         for child, code in self._children.pop_ended():
             self._child_ended(child, code)
         self._enforce_limits()
         self._kill_unresponsive()
         self._exit_after_max_jobs()
-
-    def _is_done(self) -> bool:
-        return self._shutdown.has_begun and not self._children and not self._redis.to_reap
 
     def _start_children(self) -> None:
         now = time.monotonic()
@@ -105,7 +108,7 @@ class Supervisor:
         role = {COORDINATOR: "coordinator", MAINTENANCE: "maintenance"}.get(slot)
         if role is None:
             self._executors_started += 1
-            self._redis.renew_soon()
+            self._redis.renewal.soon()
         name, supervisor = f"{self._name}.{role or self._executors_started}", os.getpid()
         self._slots.clear(slot)
         self._children[slot] = Child(fork(lambda: self._work(slot, name, supervisor), name), slot, name)
@@ -114,40 +117,32 @@ class Supervisor:
         """Runs in the child."""
         options, slots = self._options, self._slots
         if slot == COORDINATOR:
-            burst = Burst(options.queues) if options.burst else None
-            Coordinator(name, lambda: slots.should_stop(slot) or (burst is not None and self._is_over(burst))).run()
+            burst = Burst(options.queues, slots) if options.burst else None
+            Coordinator(name, lambda: slots.should_stop(slot) or bool(burst and burst.is_over())).run()
         elif slot == MAINTENANCE:
             rq_maintenance.run(options.queues, lambda: slots.should_stop(slot))
         else:
             Executor(options, slots, slot, name, supervisor).run()
 
-    def _is_over(self, burst: Burst) -> bool:
-        """Not while a job runs: at its end, an RQ job may enqueue its dependents, or itself."""
-        return not any(self._slots.read(slot) for slot in self._slots.all) and burst.is_over()
-
     def _child_ended(self, child: Child, code: int) -> None:
-        if child.slot == COORDINATOR and self._options.burst and code == 0 and not self._shutdown.has_begun:
+        if child.slot == COORDINATOR and self._options.burst and code == 0 and not self._is_shutting_down:
             logger.info("%s has no work left and exits.", self._name)
-            self._shutdown.begin()
+            self._is_shutting_down = True
         if code and child.kill_reason is None:
             job = self._slots.read(child.slot)
             in_job = f" in job {job.rq_id}" if job else ""
-            end = "the worker is shutting down." if self._shutdown.has_begun else "it is replaced."
+            end = "the worker is shutting down." if self._is_shutting_down else "it is replaced."
             logger.error("%s died%s (%s); %s", child.name, in_job, describe_exit(code), end)
         if code and time.monotonic() - child.started < SHORT_LIFE:
             self._not_before[child.slot] = time.monotonic() + (TICK if child.slot == COORDINATOR else SHORT_LIFE)
         if child.slot >= FIRST_EXECUTOR:
-            self._executor_ended(child, code)
-
-    def _executor_ended(self, child: Child, code: int) -> None:
-        self._slots.give_back(child.slot)  # or the worker starts one job less than --max-jobs, and waits for it forever
-        if child.kill_reason is None and code:
-            child.kill_reason = KillReason(Kind.KILLED, f"its process died: {describe_exit(code)}")
-        elif child.kill_reason is None:
-            # If a job runs, user code has ended the process. If not, any job that it has taken was not started.
-            kind = Kind.KILLED if self._slots.read(child.slot) else Kind.VANISHED
-            child.kill_reason = KillReason(kind, "its process ended.")
-        self._redis.to_reap.append(child)
+            self._slots.give_back(child.slot)  # or the worker starts one job less than --max-jobs, and waits forever
+            if child.kill_reason is None:
+                error = f"its process died: {describe_exit(code)}" if code else "its process ended."
+                # If it has exited without an error and runs no job, any job that it has taken was not started.
+                kind = Kind.KILLED if code or self._slots.read(child.slot) else Kind.VANISHED
+                child.kill_reason = KillReason(kind, error)
+            self._redis.to_reap.append(child)
 
     def _enforce_limits(self) -> None:
         limit = self._options.max_memory_per_child
@@ -174,29 +169,31 @@ class Supervisor:
                 os.kill(child.pid, rq_jobs.STOP)
         elif command == "kill-horse":
             child.kill(KillReason(Kind.KILLED, "it was killed on request."))
-        elif command == "shutdown" and self._shutdown.requested is None:
+        elif command == "shutdown" and not self._is_shutdown_requested:
             # RQ sends one to each executor, so a second one must not interrupt the jobs.
             self._request_shutdown("shutdown")
 
     def _request_shutdown(self, reason: str) -> None:
-        if self._shutdown.requested is not None:
+        if self._is_shutdown_requested:
             self._interrupt(f"it received {reason} again")
             return
         logger.info("%s received %s: it finishes its running jobs and exits.", self._name, reason)
-        self._shutdown.request()
+        self._is_shutdown_requested = self._is_shutting_down = True
+        if self._options.grace is not None:
+            self._grace_ends = time.monotonic() + self._options.grace
 
     def _exit_after_max_jobs(self) -> None:
-        if self._options.max_jobs and not self._shutdown.has_begun:
+        if self._options.max_jobs and not self._is_shutting_down:
             started = sum(self._slots.started(slot) for slot in self._slots.all)
             if started >= self._options.max_jobs:
                 logger.info("%s has started %d jobs and exits.", self._name, started)
-                self._shutdown.begin()
+                self._is_shutting_down = True
 
     def _interrupt(self, reason: str) -> None:
-        self._shutdown.interrupt()
+        self._interrupted_at = min(self._interrupted_at, time.monotonic())
         running = [child for child in self._children.executors() if child.kill_reason is None]
         if running:
-            self._has_interrupted = True
+            self._has_interrupted_jobs = True
             logger.warning("%s interrupts its running jobs: %s. They will run again.", self._name, reason)
         for child in running:
             child.kill(KillReason(Kind.INTERRUPTED, "its worker was shut down while it ran."))
@@ -212,10 +209,9 @@ class Supervisor:
 
     def _kill_unresponsive(self) -> None:
         """After an interruption: the coordinator or the maintenance may hang on a server that does not answer."""
-        interrupted = self._shutdown.interrupted
-        if interrupted is not None and time.monotonic() > interrupted + PATIENCE and not self._children.executors():
-            self._kill(*self._children.values())
+        if time.monotonic() > self._interrupted_at + PATIENCE and not self._children.executors():
+            self._kill_children()
 
-    def _kill(self, *children: Child) -> None:
-        for child in children:
+    def _kill_children(self) -> None:
+        for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)

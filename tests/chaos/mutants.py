@@ -43,8 +43,8 @@ MUTANTS = [
     Mutant(
         "leases are not renewed",
         "worker/redis_link.py",
-        "                self._renew_leases()\n",
-        "",
+        "self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())",
+        "pass",
         "--seconds 30 --only none",
     ),
     Mutant(

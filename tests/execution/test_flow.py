@@ -579,7 +579,7 @@ def test_a_hanging_maintenance_or_coordinator_is_killed_after_an_interruption(re
     supervisor._kill_unresponsive()
     assert all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in hanging)
     supervisor._interrupt("it received SIGTERM again")
-    supervisor._shutdown.interrupted -= PATIENCE
+    supervisor._interrupted_at -= PATIENCE
     supervisor._kill_unresponsive()
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in hanging] == [-signal.SIGKILL] * 2
 
