@@ -22,13 +22,13 @@ class DjangoBatchesConfig(AppConfig):
         load_framework_by(_tasks)
         used = [entry.get("BACKEND") for entry in getattr(settings, "TASKS", {}).values()]
         if "django_batches.tasks.BatchesBackend" in used:
-            # Without a Tasks framework there are no Tasks; importing the backend says what to install.
+            # Without a Tasks framework there are no Tasks. Importing the backend names the package to install.
             with suppress(ModuleNotFoundError):
                 _tasks().refuse_others()
 
 
 def _tasks() -> Any:
-    # In a function: the package needs the models, and a Tasks framework that may not be installed.
+    # In a function: it needs the models, and a Tasks framework that may not be installed.
     from . import tasks  # noqa: PLC0415
 
     return tasks

@@ -1,4 +1,4 @@
-"""The only reader of Django's settings: one dict, `DJANGO_BATCHES`, every key with a default."""
+"""The setting `DJANGO_BATCHES`, a dict. Every key has a default."""
 
 import difflib
 import math
@@ -17,12 +17,12 @@ from django.core.signals import setting_changed
 SETTING = "DJANGO_BATCHES"
 
 OLDEST = timedelta(days=36_525)
-"""Of an age: what is much longer ago is no date any more."""
+"""The longest retention: a date much longer ago cannot be represented."""
 RETENTION = {"succeeded": timedelta(days=7), "failed": timedelta(days=30), "cancelled": timedelta(days=7)}
 """How long ended batches are kept, by status."""
 SHORTEST_TOKEN = 16
 LARGEST_PAYLOAD = 64 * 1024 * 1024
-"""Bytes that MAX_PAYLOAD may be: a longer message in Redis is none of ours."""
+"""The largest MAX_PAYLOAD in bytes. We do not write longer messages to Redis."""
 
 SENSITIVE = (
     "password", "passwd", "passphrase", "pwd", "secret", "token", "api_key", "private_key", "access_key",
@@ -33,54 +33,55 @@ SENSITIVE = (
 @dataclass(frozen=True)
 class Settings:
     CACHE: str = "default"
-    """Alias in `CACHES` of the django-redis cache whose server carries the queues. Its own alias and database number,
-    because `cache.clear()` of django-redis empties the whole database."""
+    """Alias in `CACHES` of the django-redis cache on whose server the queues are. Use an alias and a database number
+    for them alone, because `cache.clear()` of django-redis empties the whole database."""
 
     NAMESPACE: str = ""
-    """Prefix of the keys in Redis, letters and digits. Default: made of the database's name, so that two projects
-    (or a test run) on one Redis do not read each other's outcomes."""
+    """Prefix of the keys in Redis: letters and digits. The default comes from the database's name, so that two projects
+    or a test run can share a Redis."""
 
     ALLOWED_FUNCTIONS: tuple[str, ...] = ()
-    """Modules or functions outside the installed apps that may run as jobs, by dotted path."""
+    """Dotted paths of modules or functions outside the installed apps that may run as jobs."""
 
     DEFAULT_TIMEOUT: int = 180
-    """Seconds a job may run, where neither the batch nor `using` says otherwise."""
+    """Seconds a job may run, unless the batch or `using` has another timeout."""
 
     MAX_PAYLOAD: int = 1024 * 1024
-    """Bytes of JSON that the arguments or the result of one job may have; at most 64 MiB."""
+    """Maximum bytes of JSON of the arguments or the result of one job; at most 64 MiB."""
 
     ON_FAILURE: str = ""
     """Dotted path of a failure callback that every batch gets."""
 
     RQ_SERIALIZER: str = "pickle"
-    """Serializer of the plain RQ workers of this deployment (`rq worker --serializer`): "pickle", "json" or a path."""
+    """Serializer of the plain RQ workers (`rq worker --serializer`): "pickle", "json" or a path."""
 
     OPEN_TIMEOUT: int = 3600
-    """Seconds without a new job after which an open batch counts as abandoned by its creator and is cancelled."""
+    """Seconds without a new job after which an open batch counts as abandoned and is cancelled."""
 
     STATUS_PERMISSION: str = ""
-    """Dotted path of `def may_see(request, batch) -> bool`: for whom the status view and `{% batch_progress %}` move.
-    A function of an installed app (or of ALLOWED_FUNCTIONS). Default: nobody."""
+    """Dotted path of `def may_see(request, batch) -> bool`, which permits the status view and `{% batch_progress %}`.
+    A function of an installed app (or of ALLOWED_FUNCTIONS). By default nobody may use them."""
 
     RETENTION: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(RETENTION))
-    """How long ended batches are kept, by status: seconds, a timedelta, or None to keep them for ever. Keys left out
-    keep their default; `None` in place of the dict keeps everything."""
+    """How long ended batches are kept, by status: seconds, a timedelta, or None for ever. Missing keys keep their
+    default; `None` instead of the dict keeps everything."""
 
     METRICS_TOKEN: str = field(default="", repr=False)
-    """What Prometheus must send as `Authorization: Bearer …` to read the metrics. Without one, only users of the admin
-    who may view batches read them."""
+    """The bearer token with which Prometheus reads the metrics. Without one, only users who may view batches in the
+    admin read them."""
+
     SENSITIVE_KWARGS: tuple[str, ...] = SENSITIVE
-    """Parts of the names of arguments whose values are shown as ••••, in any case and with any separators; also of the
-    keys of dicts inside arguments, results and metadata. `()` shows everything."""
+    """Parts of the names of arguments whose values are masked, in any case and with any separators. Also applies to
+    keys of dicts inside arguments, results and metadata. `()` masks nothing."""
 
     unknown: tuple[str, ...] = field(default=(), repr=False)
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings in force; unknown keys are reported by the system check `django_batches.E001`.
+    """The validated settings. The system check `django_batches.E001` reports unknown keys.
 
-    Raises `ImproperlyConfigured` with everything that is wrong, a line for each.
+    Raises `ImproperlyConfigured` with one line per wrong value.
     """
     given = getattr(django_settings, SETTING, {})
     if not isinstance(given, Mapping):
@@ -147,22 +148,22 @@ def _default_namespace() -> str:
 
 
 def _text(fix: str, pattern: str = ".*") -> Callable[[Any], str]:
-    def judge(value: Any) -> str:
+    def check(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
             raise ValueError(fix)
         return value
 
-    return judge
+    return check
 
 
 def _names(fix: str) -> Callable[[Any], tuple[str, ...]]:
-    def judge(value: Any) -> tuple[str, ...]:
+    def check(value: Any) -> tuple[str, ...]:
         is_list = isinstance(value, list | tuple | set | frozenset)
         if not is_list or not all(isinstance(item, str) and re.search(r"[^\W_]", item) for item in value):
             raise ValueError(fix)
         return tuple(value)
 
-    return judge
+    return check
 
 
 def _payload(value: Any) -> int:
@@ -180,7 +181,7 @@ def _seconds(value: Any) -> int:
 
 
 _DOTTED = r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)+)?"
-_PATH = _text("write the dotted path of a function, as in 'shop.tasks.tell', or \"\" for none", _DOTTED)
+_PATH = _text("write the dotted path of a function, as in 'shop.tasks.notify', or \"\" for none", _DOTTED)
 
 _RULES: dict[str, Callable[[Any], Any]] = {
     "CACHE": _text("write the name of an alias in CACHES, as in 'batches'", ".+"),
@@ -196,7 +197,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "METRICS_TOKEN": _token,
     "SENSITIVE_KWARGS": _names("write a list of names, as in ['password', 'iban'], or () to mask nothing"),
 }
-"""What becomes of each given value; raises `ValueError` with the fix."""
+"""Converts each value, or raises `ValueError` with the fix."""
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the public API raises besides `TypeError` and `ValueError` for bad arguments."""
+"""The exceptions of the public API. Bad arguments raise `TypeError` or `ValueError`."""
 
 import uuid
 
@@ -14,17 +14,17 @@ class BatchExists(BatchError):
 
 
 class BatchFinished(BatchError):
-    """The batch has ended (or is being cancelled); nothing can be added to it."""
+    """The batch has ended or is being cancelled; nothing can be added to it."""
 
 
 class BatchCancelled(BatchFinished):
-    """The batch was cancelled; nothing can be added to it. Raised by a job it says that its work was cancelled."""
+    """The batch was cancelled; nothing can be added to it. A job may raise it to end as cancelled."""
 
     def __init__(self, *args: object, batch_id: uuid.UUID | None = None) -> None:
         super().__init__(*args)
         self.batch_id = batch_id
-        """The batch that refused something; None where a job has raised this by itself."""
+        """The key of the cancelled batch; None if a job raised this itself."""
 
 
 class FunctionNotAllowed(BatchError):
-    """The function cannot be a job: not importable by its path, or not in an installed app."""
+    """The function may not run as a job: it cannot be imported by its path, or is not in an installed app."""

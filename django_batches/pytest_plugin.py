@@ -1,4 +1,4 @@
-"""The fixture `drain_batches` for the tests of projects; pytest finds it by itself where this app is installed."""
+"""The fixture `drain_batches`, which pytest finds if this app is installed."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ __all__ = ["drain_batches"]
 @pytest.fixture
 def drain_batches(db: None) -> Callable[..., int]:
     """`django_batches.testing.drain`, with the database of pytest-django."""
-    # In a function: pytest loads this plugin before Django is set up.
+    # In a function: pytest imports this module before Django is set up.
     from .testing import drain  # noqa: PLC0415
 
     return drain

@@ -1,4 +1,4 @@
-"""For the tests of projects: runs batches in this process, without Redis and without a worker."""
+"""Runs batches in the tests of projects, without Redis and without a worker."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -21,12 +21,12 @@ WORKER = "drain"
 
 
 def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
-    """Runs all jobs and callbacks that are due, also those they add, and returns how many runs that were.
+    """Runs all due jobs and callbacks, and those that they add, in this process; returns the number of runs.
 
-    The same rows, transitions and JSON round trip as with workers; works inside the transaction of a `TestCase`.
-    Further attempts run at once, without their backoff; jobs that are scheduled for later for the first time do not.
-    A job that fails for good raises its exception here, once it is recorded, unless `raise_failures` is False. Raises
-    `RuntimeError` after `limit` runs: batches that open batches for ever.
+    Uses the same rows, transitions and JSON as workers do. Works inside the transaction of a `TestCase`. Further
+    attempts run at once, without their backoff. Jobs with a later `run_after` do not run. A job that fails for good
+    raises its exception here once it is recorded, unless `raise_failures` is False. Raises `RuntimeError` after
+    `limit` runs.
     """
     runs = 0
     while claimed := _claim():
@@ -34,9 +34,7 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
             while claimed:
                 runs += 1
                 if runs > limit:
-                    raise RuntimeError(
-                        f"drain() has run {limit} jobs, and there are more: do batches open batches for ever?"
-                    )
+                    raise RuntimeError(f"drain() has run {limit} jobs and more are due: do jobs add jobs for ever?")
                 _run(claimed.pop(0), raise_failures)
         finally:
             applying.record([_message(job).vanished(VanishReason.RETURNED) for job in claimed])  # for the next drain()
@@ -45,7 +43,7 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
 
 def _claim() -> list[Claimed]:
     fence: Callable[[], datetime] = timezone.now
-    _look_after()
+    _continue_operations()
     claiming.promote_due(fence)
     claiming.promote_retries()
     claimed = claiming.claim_callbacks(claiming.WINDOW, fence)
@@ -54,8 +52,8 @@ def _claim() -> list[Claimed]:
     return claimed
 
 
-def _look_after() -> None:
-    """What the coordinator does besides: retries and cancels go on in the tree, and parents are told."""
+def _continue_operations() -> None:
+    """What the coordinator also does: continues retries and cancels in the tree of batches, and notifies parents."""
     while True:
         children.cancel_orphans()
         retrying.continue_retries()
@@ -68,7 +66,7 @@ def _look_after() -> None:
 
 def _run(job: Claimed, raise_failures: bool) -> None:
     message = _message(job)
-    # A job before this one may have paused or cancelled the batch.
+    # An earlier job may have paused or cancelled the batch.
     if not job.event and job.batch_id in cancelling.batches_on_hold():
         applying.record([message.outcome(Kind.ON_HOLD)])
         return

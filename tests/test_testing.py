@@ -111,14 +111,14 @@ def test_a_job_that_cancels_its_batch_is_the_last(ledger):
     assert ledger.lines == []
 
 
-def test_batches_without_end_are_noticed():
+def test_drain_stops_if_jobs_add_jobs_for_ever():
     with Batch.open() as batch:
         batch.enqueue(tasks.add_another)
     with pytest.raises(RuntimeError, match="for ever"):
         drain(limit=20)
 
 
-def test_a_timeout_is_no_matter_in_another_thread():
+def test_a_job_in_another_thread_has_no_timeout():
     """Signals belong to the main thread."""
     ran = []
 
@@ -132,7 +132,7 @@ def test_a_timeout_is_no_matter_in_another_thread():
     assert ran == [True]
 
 
-def test_an_alarm_of_somebody_else_goes_on_afterwards(drain_batches):
+def test_an_alarm_of_other_code_continues_afterwards(drain_batches):
     """pytest-timeout has one."""
     rung = []
     before = signal.signal(signal.SIGALRM, lambda *args: rung.append(True))
@@ -150,7 +150,7 @@ def test_an_alarm_of_somebody_else_goes_on_afterwards(drain_batches):
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_job_that_waits_for_its_children_is_drained_with_them(drain_batches):
+def test_drain_runs_the_children_of_a_waiting_job(drain_batches):
     with Batch.open() as batch:
         batch.on_success(tasks.whose_callback)
         batch.enqueue(tasks.sort, [2, 1])
@@ -159,7 +159,7 @@ def test_a_job_that_waits_for_its_children_is_drained_with_them(drain_batches):
     assert list(batch.results()) == [[1, 2]]
 
 
-def test_pytest_finds_the_fixture_by_itself_in_another_project(tmp_path):
+def test_pytest_finds_the_fixture_in_another_project(tmp_path):
     (tmp_path / "test_it.py").write_text("def test_it(drain_batches):\n    assert drain_batches() == 0\n")
     made = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ds", "tests.settings", str(tmp_path)],
@@ -172,7 +172,7 @@ def test_pytest_finds_the_fixture_by_itself_in_another_project(tmp_path):
     assert "1 passed" in made.stdout, made.stdout + made.stderr
 
 
-def test_what_was_not_run_because_a_job_failed_is_run_by_the_next_drain():
+def test_the_next_drain_runs_the_jobs_that_were_left_after_a_failure():
     with Batch.open() as batch:
         batch.on_finish(tasks.ok_callback)
         batch.enqueue(tasks.boom, "no")

@@ -57,7 +57,7 @@ def test_a_namespace_with_other_characters_is_an_error():
         ("MAX_PAYLOAD", -1, "write a whole number of bytes from 1 to 67,108,864"),
         ("MAX_PAYLOAD", 1e6, "whole number"),
         ("MAX_PAYLOAD", 2**30, "store larger data elsewhere"),
-        ("ON_FAILURE", print, "write the dotted path of a function, as in 'shop.tasks.tell'"),
+        ("ON_FAILURE", print, "write the dotted path of a function, as in 'shop.tasks.notify'"),
         ("ON_FAILURE", "tell", "write the dotted path"),
         ("STATUS_PERMISSION", "shop/views.py", "write the dotted path"),
         ("RQ_SERIALIZER", None, "write 'pickle', 'json', or the dotted path of a serializer"),
