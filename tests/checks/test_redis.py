@@ -101,7 +101,7 @@ def test_a_server_on_another_machine_without_a_password_is_a_warning(monkeypatch
         ({}, False),
     ],
 )
-def test_a_loopback_address_or_a_socket_is_this_machine(given, is_local):
+def test_a_loopback_address_or_a_socket_is_local(given, is_local):
     assert redis._is_local(given) is is_local
 
 

@@ -106,7 +106,7 @@ def test_a_serializer_that_rq_does_not_find_is_an_error(path):
     assert id == "django_batches.E007" and path in message and "'pickle', 'json'" in hint
 
 
-def test_keys_spread_over_several_servers_are_an_error():
+def test_keys_distributed_over_several_servers_are_an_error():
     options = {"CLIENT_CLASS": "django_redis.client.ShardClient"}
     location = ["redis://localhost/0", "redis://localhost/1"]
     cache = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": location, "OPTIONS": options}

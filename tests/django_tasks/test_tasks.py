@@ -54,7 +54,7 @@ def test_tasks_are_added_by_every_verb():
     assert results(batch) == [3, 15, 25, 2, 7]
 
 
-def test_a_task_is_known_by_its_path():
+def test_a_task_is_found_by_its_path():
     assert path_of(fw.add) == path_of("tests.framework_tasks.add") == path_of(fw.add.using(queue_name="mail"))
     assert resolve("tests.framework_tasks.add") is fw.add.func
     assert task_at("tests.framework_tasks.add") is fw.add
@@ -75,13 +75,13 @@ def test_a_task_is_known_by_its_path():
         (type(fw.add), "Task is not a function"),
     ],
 )
-def test_a_task_that_may_not_run_is_refused_with_the_fix(func, words):
+def test_a_forbidden_task_is_refused_with_the_fix(func, words):
     with pytest.raises(FunctionNotAllowed) as raised:
         path_of(func)
     assert words in str(raised.value)
 
 
-def test_what_looks_like_a_task_is_judged_by_its_function():
+def test_an_object_like_a_task_is_checked_by_its_function():
     class Impostor:
         func = print
         priority, queue_name, run_after, takes_context, module_path = 0, "default", None, False, "tests.tasks.ok"
@@ -174,7 +174,7 @@ def test_a_task_may_return_a_batch():
     assert results(batch) == [[1, 2, 3]]
 
 
-def test_a_result_is_kept_as_the_framework_keeps_it():
+def test_a_result_is_stored_as_the_framework_stores_it():
     with Batch.open(max_attempts=3) as batch:
         batch.map(fw.give, ["bytes", "tuple", "lambda"])
     drain(raise_failures=False)
@@ -219,7 +219,7 @@ def test_task_finished_is_sent_once_no_attempt_is_left(told):
     ]
 
 
-def test_task_finished_of_a_task_that_asked_for_retries_until_none_was_left(told):
+def test_task_finished_is_sent_when_rq_retries_are_used_up(told):
     with Batch.open() as batch:
         batch.enqueue(fw.retry_later)
     drain(raise_failures=False)
@@ -232,7 +232,7 @@ def test_task_finished_of_a_task_that_asked_for_retries_until_none_was_left(told
     ]
 
 
-def test_task_finished_of_a_task_that_found_its_batch_cancelled(told):
+def test_task_finished_is_sent_if_a_task_finds_its_batch_cancelled(told):
     with Batch.open() as batch:
         batch.enqueue(fw.find_it_cancelled)
     drain(raise_failures=False)
@@ -240,14 +240,14 @@ def test_task_finished_of_a_task_that_found_its_batch_cancelled(told):
     assert told[-1] == ("finished", "BatchesBackend", "FAILED", 1)
 
 
-def test_a_task_that_waits_for_children_ends_in_the_books(told):
+def test_no_task_finished_is_sent_for_a_task_that_waits_for_children(told):
     with Batch.open() as batch:
         batch.enqueue(fw.sort_in_children, [2, 1])
     assert results(batch) == [[1, 2]]
     assert [name for name, *_ in told] == ["enqueued", "started"]
 
 
-def test_a_receiver_that_raises_spoils_no_job(caplog):
+def test_a_receiver_that_raises_does_not_affect_the_job(caplog):
     def started(**kwargs):
         raise ValueError("started")
 
@@ -298,7 +298,7 @@ def test_the_innermost_open_block_of_a_context():
     assert Block.innermost() is None
 
 
-def test_blocks_that_are_left_in_another_order():
+def test_blocks_may_be_left_in_another_order():
     first, second = Batch.open(), Batch.open()
     first.__enter__()
     second.__enter__()
@@ -308,7 +308,7 @@ def test_blocks_that_are_left_in_another_order():
     assert Block.innermost() is None
 
 
-def test_a_block_that_could_not_be_closed_is_left_all_the_same():
+def test_a_block_that_cannot_be_sealed_is_left_too():
     with pytest.raises(BatchFinished), Batch.open() as batch:
         batch.enqueue(tasks.ok)
         Batch.objects.get(pk=batch.pk).cancel()

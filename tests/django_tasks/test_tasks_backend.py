@@ -45,7 +45,7 @@ def run(work):
     return async_to_sync(work)()
 
 
-def test_elsewhere_a_task_is_a_batch_of_one_job():
+def test_outside_of_a_block_a_task_becomes_a_batch_of_one_job():
     result = fw.add.enqueue(1, other=2)
     batch = Batch.objects.get()
     assert (batch.description, batch.status, batch.total) == ("tests.framework_tasks.add", "running", 1)
@@ -73,7 +73,7 @@ def test_the_options_and_the_queue_are_those_of_the_batch():
     assert job_of(fw.add_async.enqueue(1)).queue == "images"
 
 
-def test_with_several_blocks_it_is_the_innermost():
+def test_with_nested_blocks_a_task_joins_the_innermost():
     with Batch.open() as outer:
         with Batch.open() as inner:
             first = fw.add.enqueue(1)
@@ -81,7 +81,7 @@ def test_with_several_blocks_it_is_the_innermost():
     assert (job_of(first).batch, job_of(second).batch) == (inner, outer)
 
 
-def test_in_an_asynchronous_block_too():
+def test_a_task_joins_the_batch_of_an_asynchronous_block():
     async def work():
         async with Batch.open() as batch:
             joined = await fw.add_async.aenqueue(1)
@@ -178,7 +178,7 @@ def test_an_error_in_the_block_leaves_nothing():
     assert not BatchJob.objects.exists()
 
 
-def test_what_may_not_run_leaves_nothing():
+def test_a_forbidden_task_leaves_nothing():
     with pytest.raises(FunctionNotAllowed):
         fw.stolen.enqueue("x")
     with pytest.raises(TypeError, match="missing a required argument"):
@@ -217,7 +217,7 @@ def test_the_result_of_a_task_that_failed():
         result.return_value  # noqa: B018
 
 
-def test_a_task_that_leaves_has_failed():
+def test_a_task_that_exits_has_failed():
     result = fw.leave.enqueue()
     drain(raise_failures=False)
     assert refreshed(result).errors[0].exception_class is SystemExit
@@ -250,7 +250,7 @@ def test_a_task_that_runs_has_its_attempt_counted():
     assert (result.attempts, result.worker_ids) == (1, ["executor 1"]) and result.started_at
 
 
-def test_a_task_that_waits_for_its_next_attempt_is_ready_and_tells_its_error():
+def test_a_task_that_waits_for_its_next_attempt_is_ready_and_has_its_error():
     with Batch.open(max_attempts=2, backoff=3600):
         result = fw.boom.enqueue()
     (job,) = claim()
@@ -268,7 +268,7 @@ def test_a_cancelled_task_has_failed_with_the_reason():
     assert result.errors[0].exception_class is BatchCancelled and result.errors[0].traceback
 
 
-def test_a_task_whose_worker_was_killed_tells_an_exception_of_ours():
+def test_a_task_whose_worker_was_killed_has_a_batch_error():
     result = fw.add.enqueue(1)
     (job,) = claim()
     applying.record([outcome_of(job, Kind.KILLED, error_type="django_batches.killed", error="Its worker died.")])
@@ -284,7 +284,7 @@ def test_run_after_is_honoured():
     assert again == result and again.task.run_after == tomorrow
 
 
-def test_a_result_is_read_by_the_task_that_it_is_of():
+def test_a_result_is_read_through_its_own_task():
     result = fw.add.enqueue(1)
     with pytest.raises(TaskException, match="does not match"):
         fw.boom.get_result(result.id)
@@ -293,12 +293,12 @@ def test_a_result_is_read_by_the_task_that_it_is_of():
 
 
 @pytest.mark.parametrize("wrong", ["123", "01234567-89ab-7def-8123-456789abcdef", 7, ""])
-def test_an_id_that_is_of_no_task(wrong):
+def test_an_unknown_id_has_no_result(wrong):
     with pytest.raises(TaskResultDoesNotExist):
         fw.task_backends["default"].get_result(wrong)
 
 
-def test_jobs_that_are_no_tasks_have_no_result():
+def test_jobs_that_are_not_tasks_have_no_result():
     with Batch.open() as batch:
         job = batch.enqueue(tasks.ok)
     gone = fw.add.enqueue(1)
@@ -331,14 +331,14 @@ def test_a_priority_is_refused():
         fw.task_backends["default"].enqueue(fw.urgent, [1], {})
 
 
-def test_a_queue_that_the_setting_does_not_name_is_refused():
+def test_a_queue_that_is_not_in_the_setting_is_refused():
     with pytest.raises(TaskException, match="'unknown' is not valid"):
         fw.add.using(queue_name="unknown")
     with override_settings(TASKS={"default": {**BACKEND, "QUEUES": []}}):
         assert job_of(fw.add.using(queue_name="unknown").enqueue(1)).queue == "unknown"
 
 
-def test_arguments_are_taken_as_the_framework_takes_them():
+def test_arguments_are_normalised_as_the_framework_does():
     result = fw.add.enqueue(b"bytes", other=(1, 2))
     assert (result.args, result.kwargs) == (["bytes"], {"other": [1, 2]})
     assert (job_of(result).args, job_of(result).kwargs) == (["bytes"], {"other": [1, 2]})
@@ -346,7 +346,7 @@ def test_arguments_are_taken_as_the_framework_takes_them():
         fw.add.enqueue(timezone.now())
 
 
-def test_what_a_receiver_enqueues_is_no_part_of_a_batch_of_one():
+def test_a_task_that_a_receiver_enqueues_gets_its_own_batch():
     def follow(task_result, **kwargs):
         if task_result.task == fw.add:
             fw.add_async.enqueue(1)
@@ -377,7 +377,7 @@ def test_the_options_of_the_setting_are_those_of_a_batch_of_one():
         ({"max_attempts": 0}, "must be a whole number"),
     ],
 )
-def test_wrong_options_of_the_setting_are_errors_of_the_check(options, words):
+def test_wrong_options_in_the_setting_are_reported_by_the_check(options, words):
     (error,) = BatchesBackend("mine", {"OPTIONS": options}).check()
     assert error.id == "django_batches.E013" and words in error.msg
 
@@ -395,12 +395,12 @@ def in_another_project(code, **settings):
     )
 
 
-def test_wrong_settings_of_the_app_are_left_to_its_own_check():
+def test_wrong_settings_of_the_app_are_reported_by_its_own_check():
     with override_settings(DJANGO_BATCHES={"CACHE": "batches", "METRICS_TOKEN": "short"}):
         assert BatchesBackend("mine", {}).check() == []
 
 
-def test_without_the_app_the_check_tells_to_add_it():
+def test_without_the_app_the_check_says_to_add_it():
     made = in_another_project(
         "from django_batches.tasks import BatchesBackend\n"
         "print(*[(e.id, e.hint) for e in BatchesBackend('default', {}).check()])\n"
@@ -408,7 +408,7 @@ def test_without_the_app_the_check_tells_to_add_it():
     assert "django_batches.E012" in made.stdout and "INSTALLED_APPS" in made.stdout, made.stderr
 
 
-def test_without_the_framework_the_import_tells_what_to_install_and_the_rest_works():
+def test_without_the_framework_the_import_names_the_package_and_the_rest_works():
     made = in_another_project(
         "import django_batches.models, django_batches.execution.runner, django_batches.testing, django_batches.worker\n"
         "import django_batches.tasks\n",
@@ -427,7 +427,7 @@ def test_without_the_framework_the_import_tells_what_to_install_and_the_rest_wor
     assert "pip install 'django-batches[tasks]'" in made.stderr
 
 
-def test_a_project_that_has_no_tasks_does_not_load_the_framework():
+def test_a_project_without_tasks_does_not_import_the_framework():
     made = in_another_project(
         "import sys, django_batches.models, django_batches.worker.executor, django_batches.testing\n"
         "print([name for name in sys.modules if name.startswith(('django_tasks', 'django_batches.tasks'))])\n",
@@ -437,7 +437,7 @@ def test_a_project_that_has_no_tasks_does_not_load_the_framework():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_real_worker_runs_tasks_and_their_results_are_read_here(start_worker):
+def test_a_worker_runs_tasks_and_their_results_can_be_read(start_worker):
     start_worker("--workers", 1)
     with Batch.open(max_attempts=3) as batch:
         results = [fw.add.enqueue(1), fw.add_async.enqueue(2), fw.fail_twice.enqueue(), fw.tell.enqueue()]
