@@ -30,8 +30,8 @@ from django_batches.database.base import Dialect
 from django_batches.database.postgresql import PostgreSQL
 from django_batches.database.uuid7 import uuid7
 from django_batches.execution import runner
-from django_batches.transitions import applying, claiming, creating, finishing
-from django_batches.transitions.next_status import Change
+from django_batches.transitions import applying, batch_status, claiming, creating
+from django_batches.transitions.job_status import Change
 from django_batches.transport import scripts
 from django_batches.transport.outcomes import Kind, Outcome
 from django_batches.worker import cleanup
@@ -188,7 +188,10 @@ FAST_PATHS: dict[str, tuple[Callable[[], float], Callable[[], Any]]] = {
         lambda: patch.object(creating, "FEW", 0),
     ),
     "a thousand jobs by COPY": (lambda: adding(3, 1000), lambda: patch.object(PostgreSQL, "insert", Dialect.insert)),
-    "callbacks claimed when they are inserted": (callbacks, lambda: patch.object(finishing, "_claim", lambda *_: None)),
+    "callbacks claimed when they are inserted": (
+        callbacks,
+        lambda: patch.object(batch_status, "_claim", lambda *_: None),
+    ),
 }
 """By name: what is measured, and a context in which the fast path is replaced by the plain way."""
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_batches import database
 from django_batches.models import Batch, BatchJob, FailureGroup, TimeBucket
 from django_batches.states import BATCH_ENDED, IN_FLIGHT, JOB_ENDED
-from django_batches.transitions import cancelling, children, claiming, deleting, finishing, repairing, retrying
+from django_batches.transitions import batch_status, cancelling, children, claiming, deleting, repairing, retrying
 
 EVENTS = ("success", "failure", "finish", "attempted")
 
@@ -89,7 +89,7 @@ class Rows:
         for event, count in told.items():
             if count > registered[event]:
                 yield f"{event} was told {count} times, {registered[event]} are registered"
-        if finishing.can_end(batch):
+        if batch_status.can_end(batch):
             yield "it can end and has not"
         if not batch.finished_at:
             if batch.status in BATCH_ENDED or told["success"] or told["finish"]:

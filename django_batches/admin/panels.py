@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..models import Batch, BatchJob
-from ..models.throughput import Throughput, throughputs
+from ..models.throughput_and_eta import Throughput, throughputs
 from ..monitoring.diagnosis import diagnose
 from ..monitoring.finding import Finding
 from ..monitoring.formatting import duration

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from ..models import Batch
-from ..models.throughput import Throughput, throughputs
+from ..models.throughput_and_eta import Throughput, throughputs
 from ..monitoring import tree
 from ..monitoring.progress import snapshot
 from ..monitoring.tree import Child, Opener

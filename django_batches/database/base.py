@@ -1,4 +1,5 @@
-"""What differs between databases. To support another one, add a file with a subclass, and name it in `_DIALECTS`."""
+"""What differs between databases. To support another one, add a file with a subclass, and name it in
+`database._DIALECTS`."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta

@@ -18,7 +18,7 @@ from ..database.uuid7 import uuid7
 from ..states import BATCH_ENDED, BatchStatus
 from ..transitions import results
 from .querysets import BatchQuerySet
-from .throughput import eta, throughput_of
+from .throughput_and_eta import eta, throughput_of
 from .verbs import BatchVerbs
 
 

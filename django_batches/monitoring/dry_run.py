@@ -15,7 +15,7 @@ from .. import database
 from ..conf import settings
 from ..coordinator import lease, reconcile, record
 from ..states import IN_FLIGHT, JobStatus
-from ..transitions import cancelling, deleting, next_status, repairing, retrying
+from ..transitions import cancelling, deleting, job_status, repairing, retrying
 from ..transport.client import Keys
 from ..transport.outcomes import Outcome
 
@@ -83,7 +83,7 @@ def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
     jobs = database.jobs().in_bulk([outcome.job_id for outcome in verdicts])
     batches = database.batches().in_bulk({outcome.batch_id for outcome in verdicts})
     verdicts = [outcome for outcome in verdicts if outcome.batch_id in batches]
-    for change in next_status.decide(verdicts, batches, timezone.now()):
+    for change in job_status.decide(verdicts, batches, timezone.now()):
         job = jobs.get(change.outcome.job_id)
         if job is None or job.dispatch != change.outcome.dispatch or job.status not in IN_FLIGHT:
             continue

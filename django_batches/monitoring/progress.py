@@ -1,6 +1,7 @@
 """The progress of a batch, formatted for the admin, the template tag, the commands and the JSON view.
 
-It comes from the counters of the batch and its time buckets, never from its jobs. `models.throughput` computes the ETA.
+It comes from the counters of the batch and its time buckets, never from its jobs. The ETA is computed in
+`models.throughput_and_eta`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext
 
 from ..models import Batch
-from ..models.throughput import Throughput, eta, throughputs
+from ..models.throughput_and_eta import Throughput, eta, throughputs
 from ..states import BatchStatus
 from .formatting import duration, number, rate_text
 

@@ -18,11 +18,11 @@ from django.utils import timezone
 from .. import database
 from ..states import JobStatus
 from ..transport.outcomes import Kind, Outcome
-from . import finishing, job_updates, repairing
+from . import batch_status, job_updates, repairing
+from .batch_status import Tally
 from .claiming import Claimed
-from .finishing import Tally
 from .frontier import Place
-from .next_status import Change, decide
+from .job_status import Change, decide
 from .statistics import aggregate
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         late, superseded = job_updates.write_late_successes(ready, won, tallies, now)
         aggregate(won + late, now)
         touched = [tallies[key] for key in {change.outcome.batch_id for change in won + late}]
-        callbacks = finishing.update_batches(touched, now, claims=claims)
+        callbacks = batch_status.update_batches(touched, now, claims=claims)
     return Recorded(
         done=ready + orphans,
         postponed=postponed,

@@ -13,9 +13,9 @@ from django.utils import timezone
 
 from .. import database
 from ..states import WAITING_HERE, JobStatus
-from . import finishing
+from . import batch_status
+from .batch_status import Tally
 from .creating import wake_on_commit
-from .finishing import Tally
 from .statistics import count_ended
 from .steps import contain_errors, within_budget
 
@@ -74,7 +74,7 @@ def _cancel_chunk(batch: "Batch", now: datetime) -> int:
     tally.ended(JobStatus.CANCELLED, ended)
     if ended:
         count_ended({batch.pk: (0, 0, ended)}, now)
-    finishing.update_batches([tally], now)
+    batch_status.update_batches([tally], now)
     return ended
 
 
@@ -102,7 +102,7 @@ def cancel_job(job_id: UUID) -> bool:
             wake_on_commit()
         else:
             tally.open_callbacks = -1
-        finishing.update_batches([tally], now)
+        batch_status.update_batches([tally], now)
     return True
 
 
@@ -149,7 +149,7 @@ def mark_overdue(now: datetime) -> int:
             batch = database.lock_batch(batch_id, skip_locked=True)
             if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
-                finishing.update_batches([Tally(batch, is_overdue=True)], now)
+                batch_status.update_batches([Tally(batch, is_overdue=True)], now)
     return len(ids)
 
 

@@ -20,9 +20,9 @@ from django.utils import timezone
 from .. import database
 from ..states import IN_FLIGHT, BatchStatus, Event, JobStatus
 from ..transport.outcomes import Kind, Outcome, fingerprint
-from . import cancelling, finishing, job_updates, repairing, results
-from .finishing import Tally
-from .next_status import Change, runs_with_open_children
+from . import batch_status, cancelling, job_updates, repairing, results
+from .batch_status import Tally
+from .job_status import Change, runs_with_open_children
 from .statistics import aggregate
 from .steps import contain_errors, level_by_level, within_budget
 
@@ -101,7 +101,7 @@ def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
         tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
         won = job_updates.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
-        finishing.update_batches(tallies.values(), now)
+        batch_status.update_batches(tallies.values(), now)
     for change in won:
         if change.status == JobStatus.FAILED:
             # Without a traceback: the job that failed below has logged its own.

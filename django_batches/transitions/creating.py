@@ -14,7 +14,7 @@ from ..database.inserting import NewJob
 from ..exceptions import BatchCancelled, BatchExists, BatchFinished
 from ..states import IN_FLIGHT, BatchStatus
 from ..transport.client import Added, wake_coordinator
-from . import finishing
+from . import batch_status
 
 if TYPE_CHECKING:
     from ..database.base import Sql
@@ -71,7 +71,7 @@ def add(
         first = batch["total"] - len(new)
         has_failed = seal and batch["failure_round"] is not None
         if has_failed:
-            finishing.schedule_missed_failure_callbacks(database.lock_batches([batch_id])[batch_id], timezone.now())
+            batch_status.schedule_missed_failure_callbacks(database.lock_batches([batch_id])[batch_id], timezone.now())
         inserting.jobs([job.at(position) for position, job in enumerate(new, start=first)])
         wake_on_commit(added=None if has_failed else _added(batch_id, first, new))
     return batch
@@ -96,8 +96,8 @@ def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
         database.batches().filter(pk=batch_id).update(
             sealed_at=now, status=batch.status, registered_callbacks=batch.registered_callbacks
         )
-        finishing.schedule_missed_failure_callbacks(batch, now)
-        finishing.update_batches([finishing.Tally(batch)], now)
+        batch_status.schedule_missed_failure_callbacks(batch, now)
+        batch_status.update_batches([batch_status.Tally(batch)], now)
         wake_on_commit()
     return True
 

@@ -9,8 +9,8 @@ from uuid import UUID
 from .. import database
 from ..states import IN_FLIGHT, JOB_ENDED, WAITING_HERE, JobStatus
 from ..transport.outcomes import Kind, Outcome
-from .finishing import Tally
-from .next_status import Change
+from .batch_status import Tally
+from .job_status import Change
 
 LARGEST = 16 << 20
 """Characters of results and tracebacks in one statement. PostgreSQL takes no literal of 512 MiB and no message of

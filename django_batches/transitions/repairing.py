@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from .. import database
 from ..states import BATCH_ENDED
-from . import finishing
-from .finishing import Tally
+from . import batch_status
+from .batch_status import Tally
 
 logger = logging.getLogger("django_batches")
 
@@ -54,7 +54,7 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
             return False
         logger.error("The counters of batch %s differ from its rows by %s; repaired.", batch_id, found)
         database.write_fields(batch, **{name: getattr(batch, name) + by for name, by in found.items()})
-        finishing.update_batches([Tally(batch)], timezone.now())
+        batch_status.update_batches([Tally(batch)], timezone.now())
     global _repairs
     _repairs += 1
     return True
@@ -87,7 +87,7 @@ def end_batches() -> int:
     for batch_id in batches_to_end():
         with database.atomic():
             batch = database.lock_batch(batch_id, skip_locked=True)
-            if batch is not None and finishing.can_end(batch):
-                finishing.update_batches([Tally(batch)], timezone.now())
+            if batch is not None and batch_status.can_end(batch):
+                batch_status.update_batches([Tally(batch)], timezone.now())
                 count += 1
     return count

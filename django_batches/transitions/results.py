@@ -13,7 +13,7 @@ from django.db.models.functions import Length
 from .. import database
 from ..conf import settings
 from ..states import Event
-from . import finishing
+from . import batch_status
 
 if TYPE_CHECKING:
     from ..models import Batch
@@ -80,4 +80,4 @@ def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
 
 
 def _has_callback(batch: "Batch") -> bool:
-    return finishing.registers(batch, Event.SUCCESS)
+    return batch_status.registers(batch, Event.SUCCESS)

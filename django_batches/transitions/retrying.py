@@ -16,9 +16,9 @@ from django.utils import timezone
 from .. import database
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
-from . import finishing
+from . import batch_status
+from .batch_status import Tally
 from .creating import wake_on_commit
-from .finishing import Tally
 from .rounds import WAITING_AGAIN, RetriedChildren, await_again, reopen, reset_jobs
 from .steps import contain_errors, level_by_level, within_budget
 
@@ -85,7 +85,7 @@ def _next_chunk(batch: "Batch | None") -> tuple[int, bool]:
         total, more, position = total + callbacks, blocked is not None, batch.total
     database.write_fields(batch, retry_position=position if more else None)
     if not more:
-        finishing.update_batches([Tally(batch)], timezone.now())
+        batch_status.update_batches([Tally(batch)], timezone.now())
     wake_on_commit()
     return total, more
 

@@ -18,9 +18,9 @@ from django.utils import timezone
 from .. import database
 from ..exceptions import BatchCancelled, BatchError, BatchExists
 from ..states import BatchStatus, JobStatus
-from . import finishing
+from . import batch_status
+from .batch_status import Tally
 from .children import unsuccessful
-from .finishing import Tally
 from .statistics import Failures, count_failures
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
     again.update(**fields)
     again.filter(batch=batch).update(round=batch.round)
     count_failures([Failures(batch.pk, *group, "", -count) for group, count in groups.items()])
-    finishing.update_batches([tally], timezone.now())
+    batch_status.update_batches([tally], timezone.now())
 
 
 @dataclass

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from .. import database
 from ..states import JOB_ENDED, JobStatus
-from .next_status import Change
+from .job_status import Change
 
 BUCKET_SECONDS = 10
 

@@ -5,7 +5,7 @@ import pytest
 from django.test import override_settings
 
 from django_batches.calls.options import Options, earliest_start, exponential, seconds
-from django_batches.transitions.next_status import backoff_delay
+from django_batches.transitions.job_status import backoff_delay
 
 
 def test_the_defaults():

@@ -67,7 +67,7 @@ MUTANTS = [
         "        recorded = applying.record(outcomes, self._lease, claims=claims)",
         "        self._redis.xdel(self._keys.outcomes, *[entry for entry, _ in entries])\n"
         "        recorded = applying.record(outcomes, self._lease, claims=claims)",
-        "--seconds 25 --points 20 --match 'coordinator: .*(applying|job_updates|finishing).*before'",
+        "--seconds 25 --points 20 --match 'coordinator: .*(applying|job_updates|batch_status).*before'",
     ),
     Mutant(
         "an outcome that could not be reported is not reported again",
@@ -92,7 +92,7 @@ MUTANTS = [
     ),
     Mutant(
         "a failure callback is not recorded as scheduled",
-        "transitions/finishing.py",
+        "transitions/batch_status.py",
         "        batch.failure_round = batch.round\n",
         "",
         "--seconds 8 --only none",

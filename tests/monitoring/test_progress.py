@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 
 from django_batches.models import TimeBucket
-from django_batches.models.throughput import Throughput, throughputs
+from django_batches.models.throughput_and_eta import Throughput, throughputs
 from django_batches.monitoring import formatting
 from django_batches.monitoring.progress import WIDTH, segments, snapshot, state
 
