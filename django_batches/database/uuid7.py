@@ -1,7 +1,7 @@
 """UUIDv7 keys, strictly increasing within a process.
 
-Rows made one after the other sort in that order, also within a millisecond and when the clock
-steps back (RFC 9562, section 6.2, method 1: a counter in the bits after the timestamp).
+Keys sort in the order in which they were made, even within a millisecond and if the clock steps back (RFC 9562,
+section 6.2, method 1: a counter in the bits after the timestamp).
 """
 
 import os
@@ -15,7 +15,7 @@ _last = 0
 
 
 def _reset_lock() -> None:
-    # Another thread of the parent may have held the lock at the moment of the fork; it would stay locked for ever.
+    # Another thread of the parent may have the lock at the moment of the fork; the child's copy would stay locked.
     global _lock
     _lock = threading.Lock()
 
@@ -30,8 +30,7 @@ def uuid7() -> UUID:
         now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
         _last = max(now, _last + 1)
         stamp = _last
-    milliseconds = stamp >> _COUNTER_BITS
-    counter = stamp & ((1 << _COUNTER_BITS) - 1)
-    high, low = counter >> 6, counter & 0x3F
+    milliseconds, counter = divmod(stamp, 1 << _COUNTER_BITS)
+    high, low = divmod(counter, 1 << 6)
     random = int.from_bytes(os.urandom(7))
     return UUID(int=(milliseconds << 80) | (7 << 76) | (high << 64) | (2 << 62) | (low << 56) | random)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ..models import Batch
 
 _COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
-
-
 _FIELDS: dict[str, type] = {
     "status": str, "round": int, "failure_round": int, "attempted_round": int, "first_failure_id": UUID,
     "finished_at": datetime, "cancelled_at": datetime, "gave_up": bool, "reason": str,
@@ -66,7 +64,7 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
     Claims up to `claims` of those that are due at once, for a caller that pushes them.
     """
     callbacks: list[NewJob] = []
-    rows: list[tuple[Any, ...]] = []
+    tallies = list(tallies)
     for tally in tallies:
         batch = tally.batch
         for name in _COUNTERS:
@@ -76,10 +74,8 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
         batch.open_callbacks += len(scheduled)
         tally.open_callbacks += len(scheduled)
         callbacks += scheduled
-        moves = [getattr(tally, name) for name in _COUNTERS]
-        rows.append((batch.pk, tally.started_at, *moves, *[getattr(batch, name) for name in _FIELDS]))
-    if rows:
-        _update(rows)
+    if tallies:
+        _update(tallies)
     if callbacks:
         _claim(callbacks, claims)
         inserting.jobs(callbacks)
@@ -199,13 +195,17 @@ def _claim(callbacks: list[NewJob], claims: int) -> None:
         callbacks[index] = callbacks[index]._replace(status=JobStatus.QUEUED.value, dispatch=1)
 
 
-def _update(rows: list[tuple[Any, ...]]) -> None:
+def _update(tallies: list[Tally]) -> None:
     columns = {"id": UUID, "started_at": datetime, **dict.fromkeys(_COUNTERS, int), **_FIELDS}
+    rows = []
+    for tally in tallies:
+        moves = [getattr(tally, name) for name in _COUNTERS]
+        fields = [getattr(tally.batch, name) for name in _FIELDS]
+        rows.append((tally.batch.pk, tally.started_at, *moves, *fields))
     table, params = database.values(columns, rows)
-    moves = ", ".join(f"{name} = {name} + v_{name}" for name in _COUNTERS)
-    fields = ", ".join(f"{name} = v_{name}" for name in _FIELDS)
+    assignments = [f"{name} = {name} + v_{name}" for name in _COUNTERS] + [f"{name} = v_{name}" for name in _FIELDS]
     database.execute(
-        f"UPDATE {database.BATCH} SET started_at = COALESCE(started_at, v_started_at), {moves}, {fields}"
+        f"UPDATE {database.BATCH} SET started_at = COALESCE(started_at, v_started_at), {', '.join(assignments)}"
         f" FROM {table} WHERE id = v_id",
         params,
     )
