@@ -9,24 +9,16 @@ from django.contrib import admin
 
 from ..models import Batch
 from .action_views import ActingMixin
-from .batch_page import PageMixin
+from .batch_page import LiveMixin, PageMixin
 from .changelist import ListMixin
 from .confirmation import ConfirmingMixin
 from .jobs_page import JobsMixin
-from .live_updates import LiveMixin
 from .permissions import PermissionsMixin
 
 __all__ = [
-    "ActingMixin",
-    "BatchAdmin",
-    "BatchAdminMixin",
-    "ConfirmingMixin",
-    "JobsMixin",
-    "ListMixin",
-    "LiveMixin",
-    "PageMixin",
-    "PermissionsMixin",
-]
+    "ActingMixin", "BatchAdmin", "BatchAdminMixin", "ConfirmingMixin", "JobsMixin", "ListMixin", "LiveMixin",
+    "PageMixin", "PermissionsMixin",
+]  # fmt: skip
 
 
 class BatchAdminMixin(ListMixin, PageMixin, LiveMixin, JobsMixin, ActingMixin, PermissionsMixin):

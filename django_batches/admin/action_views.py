@@ -23,7 +23,7 @@ from ..transitions import deleting
 from . import actions
 from .actions import ACTIONS, Action, Target
 from .confirmation import ConfirmingMixin, newest
-from .job_rows import job_or_callback
+from .job_rows import jobs_and_callbacks
 
 
 def non_atomic(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -42,13 +42,10 @@ class ActingMixin(ConfirmingMixin):
 
     @non_atomic
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        try:
-            return self.act_view(request, UUID(unquote(object_id)), actions.DELETE.name)
-        except ValueError:
-            raise Http404 from None
+        return self.act_view(request, unquote(object_id), actions.DELETE.name)
 
     @non_atomic
-    def act_view(self, request: HttpRequest, object_id: UUID, name: str) -> HttpResponse:
+    def act_view(self, request: HttpRequest, object_id: UUID | str, name: str) -> HttpResponse:
         """GET shows the confirmation page, POST performs the action."""
         action, batch = ACTIONS.get(name), self.batch_of(request, object_id)
         if action is None:
@@ -62,9 +59,11 @@ class ActingMixin(ConfirmingMixin):
         is_gone = action is actions.DELETE and not Batch.objects.filter(pk=batch.pk).exists()
         return HttpResponseRedirect(self.address("changelist") if is_gone else self.address("change", batch))
 
-    def batch_of(self, request: HttpRequest, object_id: UUID) -> Batch:
+    def batch_of(self, request: HttpRequest, object_id: UUID | str) -> Batch:
         """The batch, if the user may view it. Raises `Http404` or `PermissionDenied` otherwise."""
-        batch = get_object_or_404(self.get_queryset(request), pk=object_id)
+        batch = self.get_object(request, str(object_id))
+        if batch is None:
+            raise Http404
         if not self.has_view_permission(request, batch):
             raise PermissionDenied
         return batch
@@ -73,7 +72,7 @@ class ActingMixin(ConfirmingMixin):
         """The batch, or the job or failure group of this batch that the query string names."""
         query, job, group = request.GET, None, None
         if key := query.get("job"):
-            job = get_object_or_404(job_or_callback(batch, key))
+            job = get_object_or_404(jobs_and_callbacks([batch], key))
         if "fingerprint" in query:
             group = get_object_or_404(batch.failure_groups, fingerprint=query["fingerprint"].replace("\0", ""))
         return Target(batch, job, group, **_options(request))

@@ -1,4 +1,4 @@
-"""The page of a batch: its buttons, its settings and metadata, and its panels (see `panels`)."""
+"""The page of a batch: its buttons, its settings and metadata, its panels (see `panels`), and the live updates."""
 
 import json
 from datetime import timedelta
@@ -6,15 +6,21 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib.admin.utils import unquote
-from django.http import HttpRequest, HttpResponse
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template.loader import render_to_string
+from django.urls import URLPattern, path
 from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
 
 from ..calls.masking import masked_value
 from ..models import Batch
 from ..monitoring.formatting import duration, number, pauses
+from ..monitoring.progress import snapshots
+from ..views import ids_of
 from . import actions, related_batches
 from .action_views import ActingMixin
-from .panels import panels
+from .panels import PANELS, panels
 
 MAX_METADATA = 20_000
 """Characters of metadata shown."""
@@ -31,10 +37,7 @@ class PageMixin(ActingMixin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         context = dict(extra_context or {})
-        try:
-            batch = self.get_queryset(request).filter(pk=UUID(unquote(object_id))).first()
-        except ValueError:
-            batch = None
+        batch = self.get_object(request, unquote(object_id))
         if batch is not None and self.has_view_permission(request, batch):
             context |= {
                 **panels(self, request, batch),
@@ -50,6 +53,31 @@ class PageMixin(ActingMixin):
                 "facts": _facts(batch),
             }
         return super().change_view(request, object_id, form_url, context)
+
+
+class LiveMixin(ActingMixin):
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        urls = [
+            path("live/", view(never_cache(self.live_view)), name="django_batches_batch_live"),
+            path("<uuid:object_id>/live/", view(never_cache(self.live_page)), name="django_batches_batch_live_page"),
+        ]
+        return [*urls, *super().get_urls()]
+
+    def live_view(self, request: HttpRequest) -> JsonResponse:
+        """The batches of `?id=…&id=…` that the user may view."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        batches = self.get_queryset(request).filter(pk__in=ids_of(request))
+        return JsonResponse({"batches": snapshots([b for b in batches if self.has_view_permission(request, b)])})
+
+    def live_page(self, request: HttpRequest, object_id: UUID) -> JsonResponse:
+        """One batch, with the HTML of the panels of its page."""
+        batch = self.batch_of(request, object_id)
+        context = panels(self, request, batch)
+        html = {name: render_to_string(template, context, request) for name, template in PANELS.items()}
+        below = context["tree"].shown if context["tree"] else {}
+        return JsonResponse({"batches": {**below, str(batch.pk): context["shown"]}, "panels": html})
 
 
 def _metadata(batch: Batch) -> str:

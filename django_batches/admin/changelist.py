@@ -34,6 +34,17 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return batches.order_by()[:MAX_BATCHES].count()
 
 
+def _column(name: str, label: Any) -> Any:
+    """A column with its own template, for batches from `get_changelist_instance`."""
+
+    @admin.display(description=label)
+    def column(self: Any, batch: Any) -> str:
+        context = {"batch": batch, "shown": batch.shown, "admin_name": self.admin_site.name}
+        return render_to_string(f"admin/django_batches/batch/columns/{name}.html", context)
+
+    return column
+
+
 class ListMixin(PermissionsMixin):
     list_display = ("name", "state", "bar", "failures", "time")
     list_display_links = ("name",)
@@ -87,30 +98,11 @@ class ListMixin(PermissionsMixin):
         title = capfirst(self.opts.verbose_name_plural)
         return super().changelist_view(request, {"title": title, **(extra_context or {})})
 
-    @admin.display(description=_("batch, queue"))
-    def name(self, batch: Batch) -> str:
-        return self._cell("name", batch)
-
-    @admin.display(description=_("status"))
-    def state(self, batch: Batch) -> str:
-        return self._cell("state", batch)
-
-    @admin.display(description=_("progress"))
-    def bar(self, batch: Batch) -> str:
-        return self._cell("bar", batch)
-
-    @admin.display(description=_("failed"))
-    def failures(self, batch: Batch) -> str:
-        return self._cell("failures", batch)
-
-    @admin.display(description=_("time"))
-    def time(self, batch: Batch) -> str:
-        return self._cell("time", batch)
-
-    def _cell(self, template: str, batch: Batch) -> str:
-        """`shown` and `opened_in` come from `get_changelist_instance`."""
-        context = {"batch": batch, "shown": batch.shown, "admin_name": self.admin_site.name}  # type: ignore[attr-defined]
-        return render_to_string(f"admin/django_batches/batch/columns/{template}.html", context)
+    name = _column("name", _("batch, queue"))
+    state = _column("state", _("status"))
+    bar = _column("bar", _("progress"))
+    failures = _column("failures", _("failed"))
+    time = _column("time", _("time"))
 
 
 def _by_id(term: str) -> Q | None:

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from ..models import Batch, BatchJob
 from ..models.aggregates import TimeBucket
 from ..monitoring import tree
+from .job_rows import jobs_and_callbacks
 
 RECENT = 1_000
 """The newest batches, whose queues the filter offers."""
@@ -61,14 +62,9 @@ class InsideFilter(SimpleListFilter):
         value = self.value()
         if not value:
             return []
-        try:
-            key = UUID(value)
-        except ValueError:
-            return [(value, "?")]
-        visible = model_admin.get_queryset(request)
-        self.batch = visible.filter(pk=key).first()
+        self.batch = model_admin.get_object(request, value)
         if self.batch is None:
-            jobs = BatchJob.objects.filter(Q(batch__in=visible) | Q(callback_of__in=visible), pk=key)
+            jobs = jobs_and_callbacks(model_admin.get_queryset(request), value)
             self.job = jobs.only("func", "position").first()
         return [(value, self.batch or self.job or "?")]
 
@@ -142,20 +138,18 @@ class FailuresFilter(OptionsFilter):
     }
 
 
-def _is_progressing() -> Q:
+def _is_progressing(yes: bool) -> Q:
     since = timezone.now() - STALLED
-    return Q(Exists(TimeBucket.objects.filter(batch=OuterRef("pk"), starts_at__gte=since)))
+    progress = Q(Exists(TimeBucket.objects.filter(batch=OuterRef("pk"), starts_at__gte=since)))
+    return Q(finished_at=None) & (progress if yes else Q(grown_at__lt=since) & ~progress)
 
 
 class ProgressFilter(OptionsFilter):
     title = _("progress")
     parameter_name = "moves"
     options = {
-        "no": (
-            _("No recent progress"),
-            lambda: Q(finished_at=None, grown_at__lt=timezone.now() - STALLED) & ~_is_progressing(),
-        ),
-        "yes": (_("Progressing"), lambda: Q(finished_at=None) & _is_progressing()),
+        "no": (_("No recent progress"), lambda: _is_progressing(False)),
+        "yes": (_("Progressing"), lambda: _is_progressing(True)),
     }
 
 

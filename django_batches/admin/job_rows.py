@@ -1,6 +1,6 @@
 """A job as a row of the pages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -86,15 +86,15 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
     return rows
 
 
-def job_or_callback(batch: Batch, key: str) -> "BatchJobQuerySet":
-    """The job or callback of the batch with this ID, or nothing."""
+def jobs_and_callbacks(batches: Iterable[Batch], key: str) -> BatchJobQuerySet:
+    """The job or callback of the batches with this ID, or nothing."""
     try:
-        return BatchJob.objects.filter(Q(batch=batch) | Q(callback_of=batch), pk=UUID(key))
+        return BatchJob.objects.filter(Q(batch__in=batches) | Q(callback_of__in=batches), pk=UUID(key))
     except ValueError:
         return BatchJob.objects.none()
 
 
-def without_payloads(jobs: "BatchJobQuerySet") -> "BatchJobQuerySet":
+def without_payloads(jobs: BatchJobQuerySet) -> BatchJobQuerySet:
     """Loads only the sizes of long arguments and results."""
     return jobs.defer("arguments", "result_text").annotate(
         shown_arguments=Left("arguments", MAX_SIZE),

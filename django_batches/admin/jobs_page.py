@@ -22,8 +22,8 @@ from ..monitoring import tree
 from ..monitoring.queues import due_queues, jobs_in_flight
 from ..states import JobStatus
 from .action_views import ActingMixin, parse_number
-from .counters import counters
-from .job_rows import job_or_callback, rows_of, without_payloads
+from .job_rows import jobs_and_callbacks, rows_of, without_payloads
+from .panels import counters
 
 PAGE_SIZE = 50
 SCAN_LIMIT = 50_000
@@ -93,7 +93,7 @@ def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]
     """The jobs of the page by position, and the position at which the scan stopped, if it stopped early."""
     jobs = without_payloads(batch.jobs.all())
     if query.job:
-        return list(without_payloads(job_or_callback(batch, query.job))), None
+        return list(without_payloads(jobs_and_callbacks([batch], query.job))), None
     if query.fingerprint is not None:
         return _page(jobs.filter(status=JobStatus.FAILED, fingerprint=query.fingerprint), query), None
     if query.status in ("failed", "cancelled"):

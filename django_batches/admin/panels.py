@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -12,17 +12,15 @@ from django.utils.translation import gettext as _
 
 from ..models import Batch, BatchJob
 from ..models.throughput_and_eta import Throughput, throughputs
+from ..monitoring import tree
 from ..monitoring.diagnosis import diagnose
 from ..monitoring.finding import Finding
 from ..monitoring.formatting import duration
 from ..monitoring.progress import snapshot
 from ..states import JOB_ENDED, JobStatus
 from . import actions, related_batches, timeline
-from .counters import counters
 from .job_rows import JobRow, rows_of, without_payloads
-
-if TYPE_CHECKING:
-    from .permissions import PermissionsMixin
+from .permissions import PermissionsMixin
 
 MAX_GROUPS = 20
 """Failure groups shown, the largest first."""
@@ -45,7 +43,7 @@ class Milestone:
     note: str = ""
 
 
-def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dict[str, Any]:
+def panels(admin: PermissionsMixin, request: HttpRequest, batch: Batch) -> dict[str, Any]:
     """The template context of all panels, in a constant number of queries."""
     now = timezone.now()
     visible = admin.get_queryset(request)
@@ -69,7 +67,26 @@ def panels(admin: "PermissionsMixin", request: HttpRequest, batch: Batch) -> dic
     }
 
 
-def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
+def counters(batch: Batch) -> list[tuple[str, str, int]]:
+    """Numbers that add up to the total: (value of the status filter, label, number).
+
+    "waiting" is missing if no job waits for child batches.
+    """
+    in_flight = min(batch.in_flight, batch.pending)
+    left = batch.pending - in_flight
+    # A separate query, made later than that of the batch: without `min`, "to run" could become negative.
+    waiting = min(tree.waiting_jobs(batch).order_by().count(), left) if left else 0
+    return [
+        ("succeeded", _("succeeded"), batch.succeeded),
+        ("failed", _("failed"), batch.failed),
+        ("cancelled", _("cancelled"), batch.cancelled),
+        ("in_flight", _("running or queued"), in_flight),
+        *([("waiting", _("waiting for child batches"), waiting)] if waiting else []),
+        ("to_run", _("to run"), left - waiting),
+    ]
+
+
+def milestones(batch: Batch, callbacks: Iterable[JobRow]) -> list[Milestone]:
     """The milestones by time; those that have not been reached come last."""
     found = [
         Milestone(_("Created"), batch.created_at),
@@ -83,11 +100,8 @@ def milestones(batch: Batch, callbacks: "Iterable[JobRow]") -> list[Milestone]:
         is_missed = batch.deadline_at < (batch.finished_at or timezone.now())
         note = _("missed") if is_missed else _("met") if batch.finished_at else ""
         found.append(Milestone(_("Deadline"), batch.deadline_at, "failed" if is_missed else "planned", note))
-    if batch.finished_at:
-        took = duration(batch.finished_at - (batch.started_at or batch.created_at))
-        found.append(Milestone(_("Ended"), batch.finished_at, str(batch.status), took))
-    else:
-        found.append(Milestone(_("Ended"), None))
+    took = duration(batch.finished_at - (batch.started_at or batch.created_at)) if batch.finished_at else ""
+    found.append(Milestone(_("Ended"), batch.finished_at, str(batch.status) if batch.finished_at else "", took))
     # A job can start before its batch is sealed.
     found.sort(key=lambda step: (step.moment is None, step.moment.timestamp() if step.moment else 0))
     return found + _callbacks_ended(batch, [row.job for row in callbacks if row.job.round == batch.round])

@@ -3,18 +3,16 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db.models import Max, Min, Sum
 from django.db.models.functions import TruncHour, TruncMinute
 from django.utils import timezone
 from django.utils.formats import time_format
 
+from ..models import Batch
 from ..models.aggregates import TimeBucket
 from ..monitoring.formatting import moment, number
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 BUCKET = timedelta(seconds=TimeBucket.SECONDS)
 MAX_COLUMNS = 60
@@ -53,7 +51,7 @@ class Timeline:
     """The period that a column covers."""
 
 
-def draw(batch: "Batch") -> Timeline | None:
+def draw(batch: Batch) -> Timeline | None:
     """The timeline in at most 60 columns; None before the first job has ended."""
     ends = batch.buckets.aggregate(first=Min("starts_at"), last=Max("starts_at"))
     if ends["first"] is None:
@@ -63,7 +61,7 @@ def draw(batch: "Batch") -> Timeline | None:
     return _layout(_count(_rows(batch, last - first), first, each), first, each)
 
 
-def _rows(batch: "Batch", length: timedelta) -> Iterable[tuple[Any, ...]]:
+def _rows(batch: Batch, length: timedelta) -> Iterable[tuple[Any, ...]]:
     names = ("succeeded", "failed", "cancelled")
     if length <= PER_BUCKET:
         return batch.buckets.order_by("starts_at").values_list("starts_at", *names)
