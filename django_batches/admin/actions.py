@@ -32,8 +32,7 @@ class Target:
     def failures(self) -> BatchJobQuerySet:
         """The failed jobs of the group."""
         assert self.group is not None
-        jobs = self.batch.jobs.filter(status=JobStatus.FAILED, fingerprint=self.group.fingerprint)
-        return jobs
+        return self.batch.jobs.filter(status=JobStatus.FAILED, fingerprint=self.group.fingerprint)
 
     @property
     def is_settled(self) -> bool:
@@ -93,8 +92,7 @@ RETRY_CHILDREN = gettext_lazy(
 )
 
 RETRY = Action(
-    "retry", "retry", gettext_lazy("Retry failed"),
-    gettext_lazy("Run the failed jobs again?"), RETRY_EXPLANATION,
+    "retry", "retry", gettext_lazy("Retry failed"), gettext_lazy("Run the failed jobs again?"), RETRY_EXPLANATION,
     is_possible=lambda target: target.is_settled and bool(target.batch.failed or target.batch.cancelled),
     count=lambda target: target.batch.failed + (target.batch.cancelled if target.include_cancelled else 0),
     run=lambda target: target.batch.retry_failed(include_cancelled=target.include_cancelled),
@@ -105,72 +103,56 @@ RETRY_GROUP = Action(
     "retry-group", "retry", gettext_lazy("Retry these"),
     gettext_lazy("Run the jobs that failed with this error again?"), RETRY_EXPLANATION,
     is_possible=lambda target: target.is_settled and target.group is not None and target.group.count > 0,
-    count=lambda target: target.group.count if target.group else 0,
-    run=lambda target: target.failures.retry(),
+    count=lambda target: target.group.count if target.group else 0, run=lambda target: target.failures.retry(),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
 RETRY_JOB = Action(
-    "retry-job", "retry", gettext_lazy("Retry"),
-    gettext_lazy("Run this job again?"), RETRY_EXPLANATION,
+    "retry-job", "retry", gettext_lazy("Retry"), gettext_lazy("Run this job again?"), RETRY_EXPLANATION,
     is_possible=lambda target: target.is_settled and target.job is not None and target.job.status in RETRYABLE,
     run=lambda target: int(target.job is not None and target.job.retry()),
     message=_retried, child_effect=RETRY_CHILDREN,
 )  # fmt: skip
 CANCEL = Action(
-    "cancel", "cancel", gettext_lazy("Cancel"),
-    gettext_lazy("Cancel this batch?"),
+    "cancel", "cancel", gettext_lazy("Cancel"), gettext_lazy("Cancel this batch?"),
     gettext_lazy("Jobs that have not started are cancelled now. Running jobs finish, and their outcomes count."),
     is_possible=lambda target: target.batch.finished_at is None and not target.batch.cancelled_at,
-    count=lambda target: target.not_started,
-    run=lambda target: target.batch.cancel(target.reason),
-    changelist_label=gettext_lazy("Cancel selected batches"),
-    message=_cancelled, is_dangerous=True,
+    count=lambda target: target.not_started, run=lambda target: target.batch.cancel(target.reason),
+    changelist_label=gettext_lazy("Cancel selected batches"), message=_cancelled, is_dangerous=True,
     child_effect=gettext_lazy("The child batches of its jobs are cancelled too, at every level."),
 )  # fmt: skip
 CANCEL_JOB = Action(
-    "cancel-job", "cancel", gettext_lazy("Cancel"),
-    gettext_lazy("Cancel this job?"),
+    "cancel-job", "cancel", gettext_lazy("Cancel"), gettext_lazy("Cancel this job?"),
     gettext_lazy("The job does not run. Unless it is a callback, its batch can no longer succeed."),
     is_possible=lambda target: target.job is not None and target.job.status in WAITING_HERE,
-    run=lambda target: int(target.job is not None and target.job.cancel()),
-    message=_cancelled, is_dangerous=True,
+    run=lambda target: int(target.job is not None and target.job.cancel()), message=_cancelled, is_dangerous=True,
 )  # fmt: skip
 PAUSE = Action(
-    "pause", "cancel", gettext_lazy("Pause"),
-    gettext_lazy("Pause this batch?"),
+    "pause", "cancel", gettext_lazy("Pause"), gettext_lazy("Pause this batch?"),
     gettext_lazy("No more jobs start until you resume the batch. Running jobs finish."),
     is_possible=lambda target: target.is_settled and not (target.batch.finished_at or target.batch.is_paused),
-    count=lambda target: target.not_started,
-    run=lambda target: int(target.batch.pause()),
-    changelist_label=gettext_lazy("Pause selected batches"),
-    message=_done(gettext_lazy("Paused.")),
+    count=lambda target: target.not_started, run=lambda target: int(target.batch.pause()),
+    changelist_label=gettext_lazy("Pause selected batches"), message=_done(gettext_lazy("Paused.")),
     child_effect=gettext_lazy("Child batches continue to run. Pause them on their own pages."),
 )  # fmt: skip
 RESUME = Action(
-    "resume", "cancel", gettext_lazy("Resume"),
-    gettext_lazy("Resume this batch?"),
+    "resume", "cancel", gettext_lazy("Resume"), gettext_lazy("Resume this batch?"),
     gettext_lazy("Its remaining jobs can start again."),
     is_possible=lambda target: target.is_settled and target.batch.is_paused and not target.batch.finished_at,
-    count=lambda target: target.batch.pending,
-    run=lambda target: int(target.batch.resume()),
-    changelist_label=gettext_lazy("Resume selected batches"),
-    message=_done(gettext_lazy("Resumed.")),
+    count=lambda target: target.batch.pending, run=lambda target: int(target.batch.resume()),
+    changelist_label=gettext_lazy("Resume selected batches"), message=_done(gettext_lazy("Resumed.")),
 )  # fmt: skip
 SEAL = Action(
-    "seal", "cancel", gettext_lazy("Seal"),
-    gettext_lazy("Seal this batch?"),
+    "seal", "cancel", gettext_lazy("Seal"), gettext_lazy("Seal this batch?"),
     gettext_lazy(
         "No more jobs can be added from outside the batch, and it ends once its jobs have ended. "
         "Seal a batch if the process that created it has died."
     ),
     is_possible=lambda target: not (target.batch.sealed_at or target.batch.cancelled_at or target.batch.finished_at),
-    count=lambda target: target.batch.total,
-    run=lambda target: int(target.batch.seal()),
+    count=lambda target: target.batch.total, run=lambda target: int(target.batch.seal()),
     message=_done(gettext_lazy("Sealed.")),
 )  # fmt: skip
 DELETE = Action(
-    "delete", "delete", gettext_lazy("Delete"),
-    gettext_lazy("Delete this batch and all its jobs?"),
+    "delete", "delete", gettext_lazy("Delete"), gettext_lazy("Delete this batch and all its jobs?"),
     gettext_lazy("Its jobs, results and failures are deleted permanently. Large batches are deleted in chunks."),
     is_possible=lambda target: target.batch.status in BATCH_ENDED and not target.batch.open_callbacks,
     count=lambda target: target.batch.total, run=lambda target: target.batch.delete()[0],

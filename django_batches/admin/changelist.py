@@ -22,7 +22,7 @@ from .action_views import changelist_action, non_atomic
 from .confirmation import MAX_BATCHES
 from .filters import FILTERS
 from .permissions import PermissionsMixin
-from .related_batches import Ancestor
+from .related_batches import Related
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -82,15 +82,14 @@ class ListMixin(PermissionsMixin):
             opener = openers.get(batch.pk)
             parent = visible.get(opener.owner_id) if opener else None
             batch.shown = shown[str(batch.pk)]
-            batch.opened_in = Ancestor(parent, opener) if opener and parent else None
+            batch.opened_in = Related(parent, opener) if opener and parent else None
         return changelist
 
     def get_search_results(
         self, request: HttpRequest, queryset: "QuerySet[Batch]", search_term: str
     ) -> "tuple[QuerySet[Batch], bool]":
-        term = search_term.strip()
-        if by_id := _by_id(term):
-            return queryset.filter(by_id | Q(description__icontains=term)), False
+        if by_id := _by_id(search_term.strip()):
+            return queryset.filter(by_id | Q(description__icontains=search_term.strip())), False
         return super().get_search_results(request, queryset, search_term)
 
     @non_atomic

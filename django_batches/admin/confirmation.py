@@ -82,14 +82,8 @@ class ConfirmingMixin(PermissionsMixin):
         }
 
     def _confirm(self, request: HttpRequest, action: Action, target: Target, **context: Any) -> HttpResponse:
-        context = {
-            **self.page_context(request),
-            "action": action,
-            "target": target,
-            "count": action.count(target),
-            **context,
-        }
-        return TemplateResponse(request, "admin/django_batches/batch/confirm.html", context)
+        common = {**self.page_context(request), "action": action, "target": target, "count": action.count(target)}
+        return TemplateResponse(request, "admin/django_batches/batch/confirm.html", common | context)
 
 
 def _child_effect(action: Action, target: Target) -> str:

@@ -38,35 +38,12 @@ class JobRow:
     duration: str
     headline: str
     """The first line of the error."""
-    children: Sequence[tuple[Batch, str, str]] = ()
+    children: Sequence[tuple[Batch, str, str]]
     """The first child batches opened by its last run: (batch, state, label)."""
-    more_children: int = 0
-
-    @property
-    def can_retry(self) -> bool:
-        return self.job.status in RETRYABLE
-
-    @property
-    def can_cancel(self) -> bool:
-        return self.job.status in WAITING_HERE
-
-    @property
-    def failed_by_child(self) -> bool:
-        return self.job.error_type == FAILED_BY_CHILD
-
-    @classmethod
-    def of(cls, job: BatchJob, now: datetime, children: Sequence[Batch] = (), more_children: int = 0) -> "JobRow":
-        """`job` must come from `without_payloads`."""
-        mask_arguments = partial(masked_arguments, job.func, is_callback=bool(job.event))
-        return cls(
-            job,
-            arguments=_shown(job, "arguments", mask_arguments),
-            result=_shown(job, "result", masked_result),
-            duration=duration((job.finished_at or now) - job.started_at) if job.started_at else "",
-            headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
-            children=[(batch, state(batch), str(STATES[state(batch)])) for batch in children],
-            more_children=more_children,
-        )
+    more_children: int
+    can_retry: bool
+    can_cancel: bool
+    failed_by_child: bool
 
 
 def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]") -> list[JobRow]:
@@ -82,7 +59,20 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
     for job in jobs:
         children = opened.get(job.pk, [])
         shown = [batches[child.batch_id] for child in children[:MAX_CHILDREN] if child.batch_id in batches]
-        rows.append(JobRow.of(job, now, shown, len(children[MAX_CHILDREN:])))
+        mask_arguments = partial(masked_arguments, job.func, is_callback=bool(job.event))
+        row = JobRow(
+            job,
+            arguments=_shown(job, "arguments", mask_arguments),
+            result=_shown(job, "result", masked_result),
+            duration=duration((job.finished_at or now) - job.started_at) if job.started_at else "",
+            headline=next((line for line in job.error.splitlines() if line.strip()), job.error_type),
+            children=[(batch, state(batch), str(STATES[state(batch)])) for batch in shown],
+            more_children=len(children[MAX_CHILDREN:]),
+            can_retry=job.status in RETRYABLE,
+            can_cancel=job.status in WAITING_HERE,
+            failed_by_child=job.error_type == FAILED_BY_CHILD,
+        )
+        rows.append(row)
     return rows
 
 

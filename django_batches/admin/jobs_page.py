@@ -4,9 +4,8 @@ Each filter reads an index of its own. There is none for succeeded jobs: Postgre
 ten of a million. So one page scans at most `SCAN_LIMIT` positions, and says if it stopped early.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
@@ -24,6 +23,8 @@ from ..states import JobStatus
 from .action_views import ActingMixin, parse_number
 from .job_rows import jobs_and_callbacks, rows_of, without_payloads
 from .panels import counters
+
+T = TypeVar("T")
 
 PAGE_SIZE = 50
 SCAN_LIMIT = 50_000
@@ -47,16 +48,14 @@ class JobsQuery:
     @classmethod
     def of(cls, request: HttpRequest) -> "JobsQuery":
         query = request.GET
-        status = query.get("status", "") if query.get("status") in STATUSES else ""
         fingerprint = query["fingerprint"].replace("\0", "") if "fingerprint" in query else None
-        after = parse_number(query.get("after"))
-        return cls(
-            "failed" if fingerprint is not None else status,
-            fingerprint,
-            query.get("job", ""),
-            -1 if after is None else after,
-            parse_number(query.get("before")),
-        )
+        status = "failed" if fingerprint is not None else query.get("status", "")
+        after, before = (parse_number(query.get(name)) for name in ("after", "before"))
+        known_status = status if status in STATUSES else ""
+        return cls(known_status, fingerprint, query.get("job", ""), -1 if after is None else after, before)
+
+    def includes(self, position: int) -> bool:
+        return position < self.before if self.before is not None else position > self.after
 
     def url(self, **changes: Any) -> str:
         """The query string for another page of the same jobs."""
@@ -94,19 +93,19 @@ def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]
     jobs = without_payloads(batch.jobs.all())
     if query.job:
         return list(without_payloads(jobs_and_callbacks([batch], query.job))), None
-    if query.fingerprint is not None:
-        return _page(jobs.filter(status=JobStatus.FAILED, fingerprint=query.fingerprint), query), None
-    if query.status in ("failed", "cancelled"):
-        return _page(jobs.filter(status=query.status), query), None
-    if query.status == "in_flight":
-        positions = jobs_in_flight([batch]).values_list("position", flat=True)[:10_000]
-        return _at_positions(jobs, positions, query), None
-    if query.status == "waiting":
-        return _page(jobs.filter(pk__in=tree.waiting_jobs(batch).values("pk")), query), None
     if query.status == "to_run":
         return _to_run(batch, jobs, query), None
     if query.status == "succeeded":
         return _scan(batch, jobs.filter(status=JobStatus.SUCCEEDED), query)
+    if query.fingerprint is not None:
+        jobs = jobs.filter(status=JobStatus.FAILED, fingerprint=query.fingerprint)
+    elif query.status == "in_flight":
+        positions = jobs_in_flight([batch]).values_list("position", flat=True)[:10_000]
+        jobs = jobs.filter(position__in=_cut(sorted(filter(query.includes, positions)), query))
+    elif query.status == "waiting":
+        jobs = jobs.filter(pk__in=tree.waiting_jobs(batch).values("pk"))
+    elif query.status:
+        jobs = jobs.filter(status=query.status)
     return _page(jobs, query), None
 
 
@@ -117,13 +116,8 @@ def _page(jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
     return list(jobs.filter(position__gt=query.after).order_by("position")[: PAGE_SIZE + 1])
 
 
-def _at_positions(jobs: BatchJobQuerySet, positions: Iterable[int], query: JobsQuery) -> list[BatchJob]:
-    """The page of the jobs at these few positions."""
-    if query.before is not None:
-        chosen = sorted(position for position in positions if position < query.before)[-(PAGE_SIZE + 1) :]
-    else:
-        chosen = sorted(position for position in positions if position > query.after)[: PAGE_SIZE + 1]
-    return list(jobs.filter(position__in=chosen).order_by("position"))
+def _cut(found: list[T], query: JobsQuery) -> list[T]:
+    return found[-(PAGE_SIZE + 1) :] if query.before is not None else found[: PAGE_SIZE + 1]
 
 
 def _to_run(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
@@ -131,8 +125,7 @@ def _to_run(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> list[Batc
     found = _page(jobs.filter(status=JobStatus.SCHEDULED), query)
     for _key, queue in due_queues([batch]):
         found += _page(jobs.filter(status=JobStatus.CREATED, queue=queue), query)
-    found.sort(key=lambda job: job.position)
-    return found[-(PAGE_SIZE + 1) :] if query.before is not None else found[: PAGE_SIZE + 1]
+    return _cut(sorted(found, key=lambda job: job.position), query)
 
 
 def _scan(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> tuple[list[BatchJob], int | None]:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from ..models import Batch, BatchJob
-from ..models.throughput_and_eta import Throughput, throughputs
+from ..models.throughput_and_eta import throughputs
 from ..monitoring import tree
 from ..monitoring.diagnosis import diagnose
 from ..monitoring.finding import Finding
@@ -53,7 +53,7 @@ def panels(admin: PermissionsMixin, request: HttpRequest, batch: Batch) -> dict[
     context = admin.job_context(request, batch)
     return {
         **context,
-        "shown": snapshot(batch, throughputs([batch], now).get(batch.pk, Throughput()), now),
+        "shown": snapshot(batch, throughputs([batch], now).get(batch.pk), now),
         "counters": counters(batch),
         "tree": related_batches.tree_of(batch, visible, now),
         "findings": _without_hidden(diagnose(batch), batch, visible),

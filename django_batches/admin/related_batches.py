@@ -1,8 +1,9 @@
 """The batches related to a batch: its ancestors, and the tree of batches below it, cut to a few per level."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from ..models import Batch
-from ..models.throughput_and_eta import Throughput, throughputs
+from ..models.throughput_and_eta import throughputs
 from ..monitoring import tree
 from ..monitoring.progress import snapshot
 from ..monitoring.tree import Child, Opener
@@ -21,13 +22,15 @@ MAX_LEVELS = 3
 MAX_PER_LEVEL = 20
 """Batches of a level that are shown."""
 NEAREST = 4
-"""Ancestors that are shown, besides the topmost one."""
+"""Relateds that are shown, besides the topmost one."""
 
 
 @dataclass
 class Related:
     batch: Batch
     opener: Opener
+    left_out: int = 0
+    """Relateds between this one and the next that are not shown."""
 
     @property
     def opened_by(self) -> str:
@@ -37,19 +40,13 @@ class Related:
         return _("job #%(position)s") % {"position": self.opener.position}
 
 
-@dataclass
-class Ancestor(Related):
-    left_out: int = 0
-    """Batches between this one and the next that are not shown."""
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Node(Related):
     shown: dict[str, Any]
     """The snapshot of the batch."""
-    count: int = 0
+    children: "list[Node]"
+    count: int
     """The number of its child batches, at most `tree.MAX_CHILDREN`."""
-    children: "list[Node]" = field(default_factory=list)
 
     @property
     def more(self) -> int:
@@ -61,30 +58,24 @@ class Tree:
     """The batches below a batch."""
 
     children: list[Node]
-    count: int
+    more: int
+    """Child batches that are not in `children`."""
+    is_cut: bool
+    """Whether there may be more child batches than were counted."""
     totals: list[tuple[str, str, int]]
     """Its own child batches by status: (status, label, number)."""
     shown: dict[str, dict[str, Any]]
     """The snapshots of all batches in the tree by id."""
 
-    @property
-    def more(self) -> int:
-        return self.count - len(self.children)
 
-    @property
-    def is_cut(self) -> bool:
-        """Whether there may be more child batches than were counted."""
-        return self.count >= tree.MAX_CHILDREN
-
-
-def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Ancestor]:
+def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Related]:
     """The topmost and the nearest ancestors, from the top, except those that are not in `visible`."""
     openers = tree.ancestors(batch)
     if not openers:
         return []
     chosen = [*openers[:NEAREST], *openers[NEAREST:][-1:]]
     batches = visible.in_bulk([opener.owner_id for opener in chosen])
-    found = [Ancestor(batches[opener.owner_id], opener) for opener in reversed(chosen) if opener.owner_id in batches]
+    found = [Related(batches[opener.owner_id], opener) for opener in reversed(chosen) if opener.owner_id in batches]
     if len(found) == len(chosen):
         found[0].left_out = len(openers) - len(chosen)
     return found
@@ -100,18 +91,18 @@ def tree_of(batch: Batch, visible: "QuerySet[Batch]", now: datetime) -> Tree | N
     throughput = throughputs(batches.values(), now)
     counts = Counter(child.opener.owner_id for level in levels for child in level)
     nodes: dict[UUID, Node] = {}
-    below: dict[UUID, list[Node]] = {}
-    for child in (child for level in shown for child in level):
+    below: dict[UUID, list[Node]] = defaultdict(list)
+    for child in chain.from_iterable(shown):
         if found := batches.get(child.batch_id):
-            data = snapshot(found, throughput.get(found.pk, Throughput()), now)
-            nodes[found.pk] = Node(found, child.opener, data, counts[found.pk])
-            below.setdefault(child.opener.owner_id, []).append(nodes[found.pk])
-    for key, node in nodes.items():
-        node.children = below.get(key, [])
+            data = snapshot(found, throughput.get(found.pk), now)
+            node = Node(found, child.opener, shown=data, children=below[found.pk], count=counts[found.pk])
+            below[child.opener.owner_id].append(node)
+            nodes[found.pk] = node
     by_status = Counter(child.status for child in levels[0])
     totals = [(str(name), str(label), by_status[name]) for name, label in BatchStatus.choices if by_status[name]]
     snapshots = {str(key): node.shown for key, node in nodes.items()}
-    return Tree(below.get(batch.pk, []), counts[batch.pk], totals, snapshots)
+    children, count = below[batch.pk], counts[batch.pk]
+    return Tree(children, count - len(children), count >= tree.MAX_CHILDREN, totals, snapshots)
 
 
 def _levels(batch: Batch, visible: "QuerySet[Batch]") -> list[list[Child]]:
