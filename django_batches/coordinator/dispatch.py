@@ -5,7 +5,7 @@ stays small whatever the size of a batch.
 """
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
@@ -60,7 +60,8 @@ class Flow:
         count, seconds = self.length - length, now - self.since
         if not length and self.taken:
             # It became empty at an unknown time, maybe long ago, if nothing was due meanwhile.
-            seconds = min(seconds, count * self._seconds() / self._count())
+            total, total_seconds = self._total()
+            seconds = min(seconds, count * total_seconds / total)
         if count > 0 and seconds < HORIZON:
             self.taken.append((now, seconds, count))
         if self.length != length or not length:
@@ -75,24 +76,20 @@ class Flow:
         self.taken.clear()
         self.length = 0
 
-    def rate(self, workers: int) -> float:
-        """Jobs that end per second; those that the workers have just taken have only started."""
-        return max(0, self._count() - workers) / max(self._seconds(), SHORTEST)
-
-    def _seconds(self) -> float:
-        return sum(seconds for _, seconds, _ in self.taken)
-
-    def _count(self) -> int:
-        return sum(count for _, _, count in self.taken)
-
     def room(self, workers: int) -> int:
         """How many jobs to add: 0 while the queue is more than half full, so that claims are few and large."""
-        target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * self.rate(workers)))
+        count, seconds = self._total()
+        # Jobs that end per second; those that the workers have just taken have only started.
+        rate = max(0, count - workers) / max(seconds, SHORTEST)
+        target = max(FLOOR * max(1, workers), int(SECONDS_OF_WORK * rate))
         # Only ours: otherwise a queue that always has RQ jobs would never get a batch job.
         own = max(0, self.length - self.others)
         if own * 2 > min(target, claiming.WINDOW):
             return 0
         return min(target - own, MAX_CLAIM)
+
+    def _total(self) -> tuple[int, float]:
+        return sum(count for _, _, count in self.taken), sum(seconds for _, seconds, _ in self.taken)
 
 
 class Dispatcher:
@@ -102,7 +99,7 @@ class Dispatcher:
         self._redis = redis
         self._lease = lease
         self._scripts = Scripts(redis)
-        self._flows: dict[str, Flow] = {}
+        self._flows: defaultdict[str, Flow] = defaultdict(Flow)
 
     def dispatch_callbacks(self) -> int:
         """Dispatches all due callbacks; returns how many."""
@@ -122,16 +119,15 @@ class Dispatcher:
     def dispatch_jobs(self) -> int:
         """Dispatches as many of the jobs known to wait as the queues have room for; returns how many."""
         queues = [queue for queue, flow in self._flows.items() if not flow.frontier.is_reached]
-        if not queues:
-            return 0
-        return sum(self._fill(queue, room) for queue, room in self._rooms(queues).items() if room)
+        rooms = self._rooms(queues) if queues else {}
+        return sum(self._fill(queue, room) for queue, room in rooms.items() if room)
 
     def look_everywhere(self) -> None:
         """Makes the next dispatch scan all queues from their start."""
         for flow in self._flows.values():
             flow.frontier.is_reached = True
         for queue in frontier.queues():
-            self._flow(queue).frontier.restart()
+            self._flows[queue].frontier.restart()
 
     def forget_rates(self) -> None:
         """For jobs that were returned without running: that is faster than workers run jobs."""
@@ -142,10 +138,7 @@ class Dispatcher:
         """Notes that jobs wait from these places on."""
         for batch_id, position, queue in places:
             for name in list(self._flows) if queue is None else [queue]:
-                self._flow(name).frontier.include(batch_id, position)
-
-    def _flow(self, queue: str) -> Flow:
-        return self._flows.setdefault(queue, Flow())
+                self._flows[name].frontier.include(batch_id, position)
 
     def _rooms(self, queues: list[str]) -> dict[str, int]:
         keys = self._scripts.keys
@@ -157,7 +150,7 @@ class Dispatcher:
         now = time.monotonic()
         rooms = {}
         for queue, length, workers in zip(queues, found[::2], found[1::2], strict=True):
-            flow = self._flow(queue)
+            flow = self._flows[queue]
             flow.look(length, now)
             if now > flow.counted_at + RECOUNT and (flow.others or not flow.room(workers)):
                 flow.others, flow.counted_at = self._others_in(queue, length), now
@@ -179,8 +172,7 @@ class Dispatcher:
         except IntegrityError:
             # A CHECK refuses counters that differ from their rows, and would block all batches of the queue.
             batches = flow.frontier.find_batches(queue)
-            repaired = [key for key in batches if repairing.repair_counters(key, skip_locked=True)]
-            if not repaired:
+            if not [key for key in batches if repairing.repair_counters(key, skip_locked=True)]:
                 raise
             return 0
         self._push(queue, claimed)
@@ -188,16 +180,10 @@ class Dispatcher:
         return len(claimed)
 
     def _push(self, queue: str, claimed: list[Claimed], *, front: bool = False) -> None:
-        jobs = [
-            Pushed(
-                self._scripts.keys.rq_id(job.id, job.dispatch),
-                dumps(job),
-                f"{job.batch_id.hex}{1 if job.event else 0}",
-                job.timeout,
-                job.func,
-            )
-            for job in claimed
-        ]
+        jobs = []
+        for job in claimed:
+            rq_id, owner = self._scripts.keys.rq_id(job.id, job.dispatch), f"{job.batch_id.hex}{1 if job.event else 0}"
+            jobs.append(Pushed(rq_id, dumps(job), owner, job.timeout, job.func))
         parts = _parts(jobs)
         for part in reversed(parts) if front else parts:
             if not self._scripts.push(self._lease.token, queue, part, front=front):

@@ -63,23 +63,15 @@ class Lease:
                 except IntegrityError:  # another coordinator was first
                     return False
             elif row.expires_at > now and row.holder != self.holder:
-                self._check_namespace(row.namespace)
+                if row.namespace != self._other_namespace and (text := other_namespace(row.namespace)):
+                    logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
+                self._other_namespace = row.namespace
                 return False
             token = max(row.token, newest_token) + 1
-            leases.filter(pk=NAME).update(
-                holder=self.holder,
-                token=token,
-                expires_at=now + timedelta(seconds=SECONDS),
-                namespace=settings().NAMESPACE,
-            )
+            values = {"holder": self.holder, "token": token, "namespace": settings().NAMESPACE}
+            leases.filter(pk=NAME).update(**values, expires_at=now + timedelta(seconds=SECONDS))
         self.token = token
         return True
-
-    def _check_namespace(self, namespace: str) -> None:
-        if namespace != self._other_namespace:
-            self._other_namespace = namespace
-            if text := other_namespace(namespace):
-                logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
 
     def __call__(self) -> datetime:
         """Checks and extends the lease; returns the database's time."""

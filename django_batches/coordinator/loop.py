@@ -6,7 +6,6 @@ A one-second poll guarantees progress; wake-ups only make it faster.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -45,24 +44,6 @@ SCAN_COST = 3
 LONGEST_SHARE = 10.0
 """Seconds after which it scans again in any case."""
 FENCE_TTL = 86_400
-
-
-@dataclass
-class Turn:
-    """What one turn of the loop has read, and what follows from it."""
-
-    read: int
-    """Entries of the outcome stream."""
-    is_woken: bool
-    """A wake-up did not name the jobs that wait, so anything may be due."""
-    recorded: Recorded
-    polls: bool
-    has_callbacks: bool
-    """Callbacks are due that the outcomes' transaction did not claim."""
-
-    @property
-    def checks_everything(self) -> bool:
-        return self.polls or self.is_woken
 
 
 class Coordinator:
@@ -110,57 +91,52 @@ class Coordinator:
 
     def turn(self) -> int:
         """Runs each step that is due; returns how many entries of the outcome stream it read."""
-        turn = self._apply_outcomes()
-        self._rewind_stream(turn)
-        self._promote_scheduled_jobs(turn)
-        self._notify_parents(turn)
-        self._dispatch_new_callbacks(turn)
+        read, is_woken, recorded = self._apply_outcomes()
+        polls, has_callbacks = self._poll.is_due(), recorded.claimable_callbacks > 0
+        # Only at the end: more outcomes of locked batches than one read returns would block all others.
+        if polls or (self._recorder.postponed and self._recorder.is_at_end and self._rewind.is_due()):
+            self._recorder.rewind()
+        if polls:
+            self._dispatcher.include(claiming.promote_due(self._lease))
+        if polls or recorded.is_for_parents:
+            while children.notify_parents(self._lease):
+                has_callbacks = True
+        if has_callbacks:
+            self._dispatcher.dispatch_callbacks()
         # Before the dispatch, which looks only where it knows of waiting jobs.
-        self._note_waiting_jobs(turn)
+        self._note_waiting_jobs(recorded)
         # Right after the wake-up: a creator that adds chunk after chunk soon has the batch locked again.
-        self._dispatch(polls=turn.polls, is_woken=turn.is_woken)
-        self._continue_operations(turn)
-        self._dispatch_all_callbacks(turn)
-        if turn.polls:
+        self._dispatch(polls=polls, is_woken=is_woken)
+        # Not for every chunk of added jobs: these are a dozen statements.
+        if polls or is_woken or recorded.failed_too_often:
+            self._continue_operations()
+        if polls or is_woken:
+            self._dispatcher.dispatch_callbacks()
+        if polls:
             self._maintain()
-        self._log_recovery()
-        return turn.read
+        if self._trouble:
+            logger.warning("%s has recovered: Redis and the database are back.", self.name)
+            self._trouble = ""
+        return read
 
-    def _apply_outcomes(self) -> Turn:
-        """Waits for outcomes, a wake-up or the poll, and applies the outcomes."""
-        wait = min(self._poll.remaining, self._rewind.remaining if self._recorder.has_postponed else POLL)
+    def _apply_outcomes(self) -> tuple[int, bool, Recorded]:
+        """Waits for outcomes, a wake-up or the poll, and applies the outcomes.
+
+        Returns how many entries it read, and whether a wake-up did not name the jobs that wait: anything may be due.
+        """
+        wait = min(self._poll.remaining, self._rewind.remaining if self._recorder.postponed else POLL)
         self._recorder.linger()
         entries, wake_ups = self._recorder.read(0 if self._should_stop() else int(wait * 1000))
         recorded = self._recorder.record(entries, claims=CALLBACKS)
         self._dispatcher.push_callbacks(recorded.claimed)
         if recorded.has_on_hold:
             self._dispatcher.forget_rates()
-        has_callbacks = recorded.claimable_callbacks > 0
-        return Turn(len(entries), bool(wake_ups), recorded, self._poll.is_due(), has_callbacks)
+        return len(entries), bool(wake_ups), recorded
 
-    def _rewind_stream(self, turn: Turn) -> None:
-        # Only at the end: more outcomes of locked batches than one read returns would block all others.
-        if turn.polls or (self._recorder.has_postponed and self._recorder.is_at_end and self._rewind.is_due()):
-            self._recorder.rewind()
-
-    def _promote_scheduled_jobs(self, turn: Turn) -> None:
-        if turn.polls:
-            self._dispatcher.include(claiming.promote_due(self._lease))
-
-    def _notify_parents(self, turn: Turn) -> None:
-        if turn.polls or turn.recorded.is_for_parents:
-            while children.notify_parents(self._lease):
-                turn.has_callbacks = True
-
-    def _dispatch_new_callbacks(self, turn: Turn) -> None:
-        if turn.has_callbacks:
-            self._dispatcher.dispatch_callbacks()
-
-    def _note_waiting_jobs(self, turn: Turn) -> None:
+    def _note_waiting_jobs(self, recorded: Recorded) -> None:
         for batch_id, position, queues in self._recorder.added:
             self._dispatcher.include((batch_id, position, queue) for queue in queues)
-        self._dispatcher.include(turn.recorded.put_back)
-        self._dispatcher.include(self._reconciler.requeued)
+        self._dispatcher.include([*recorded.put_back, *self._reconciler.requeued])
         self._reconciler.requeued = []
 
     def _dispatch(self, *, polls: bool, is_woken: bool) -> None:
@@ -176,22 +152,19 @@ class Coordinator:
             self._scan_at = start + min(SCAN_COST * took / SHARE, LONGEST_SHARE)
         self._dispatcher.dispatch_jobs()
 
-    def _continue_operations(self, turn: Turn) -> None:
+    def _continue_operations(self) -> None:
         """Continues cancels and retries that were requested or interrupted, and applies them to child batches."""
-        # Not for every chunk of added jobs: these are a dozen statements.
-        if turn.checks_everything or turn.recorded.failed_too_often:
-            self._sync_batches_on_hold()
-            cancelling.continue_cancels()
-            children.cancel_children()
-            retrying.continue_retries()
-
-    def _dispatch_all_callbacks(self, turn: Turn) -> None:
-        if turn.checks_everything:
-            self._dispatcher.dispatch_callbacks()
+        self._sync_batches_on_hold()
+        cancelling.continue_cancels()
+        children.cancel_children()
+        retrying.continue_retries()
 
     def _maintain(self) -> None:
         """Repairs, timeouts, deletions, pruning and metrics. At polls only."""
-        self._accept_reconcile_request()
+        if self._recorder.reconcile_requested:
+            self._recorder.reconcile_requested = False
+            for timer in (self._reconcile, self._upkeep, self._deletions, self._counters):
+                timer.soon()
         self._reconciler.act()
         if self._running.is_due():
             self._reconciler.mark_running()
@@ -208,12 +181,6 @@ class Coordinator:
                 repairing.repair_counters(batch_id, skip_locked=True)
         self._recorder.counts[totals.REPAIRS] += repairing.repairs()
         totals.add(self._redis, self._recorder.counts)
-
-    def _accept_reconcile_request(self) -> None:
-        if self._recorder.reconcile_requested:
-            self._recorder.reconcile_requested = False
-            for timer in (self._reconcile, self._upkeep, self._deletions, self._counters):
-                timer.soon()
 
     def _compare_with_redis(self) -> None:
         self._reconciler.look()
@@ -241,10 +208,10 @@ class Coordinator:
         members: Any = self._redis.smembers(self._keys.on_hold)
         present = set(members)  # bytes: a member may not be text
         wanted = {key.hex.encode() for key in cancelling.batches_on_hold()}
-        if wanted - present:
-            self._redis.sadd(self._keys.on_hold, *(wanted - present))
-        if present - wanted:
-            self._redis.srem(self._keys.on_hold, *(present - wanted))
+        if missing := wanted - present:
+            self._redis.sadd(self._keys.on_hold, *missing)
+        if surplus := present - wanted:
+            self._redis.srem(self._keys.on_hold, *surplus)
 
     def _begin(self) -> None:
         # At once, not with the first push: an older coordinator that wakes up must not push any more.
@@ -281,8 +248,3 @@ class Coordinator:
         if self._trouble != trouble:
             logger.error("%s %s (%s: %s); retrying.", self.name, trouble, type(error).__name__, error)
             self._trouble = trouble
-
-    def _log_recovery(self) -> None:
-        if self._trouble:
-            logger.warning("%s has recovered: Redis and the database are back.", self.name)
-            self._trouble = ""

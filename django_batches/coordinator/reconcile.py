@@ -26,7 +26,7 @@ from ..transport.client import Keys, known_queues
 from ..transport.outcomes import Kind, Outcome, own_error, rq_time, vanished
 from ..transport.vanished import VanishReason
 from .lease import Lease
-from .record import Recorder, follow_up
+from .record import Recorder
 from .suspects import Suspects
 
 PAGE = 1_000
@@ -89,9 +89,8 @@ class Reconciler:
         for start in range(0, len(verdicts), PAGE):
             part = verdicts[start : start + PAGE]
             recorded = applying.record([outcome for outcome, _ in part], self._lease)
-            follow_up(recorded)
+            self._recorder.follow_up(recorded)
             self.requeued += recorded.put_back
-            self._recorder.count(recorded.done)
             done = {outcome.execution for outcome in recorded.done}
             self._remove([(*outcome.execution, queue) for outcome, queue in part if outcome.execution in done])
         return len(verdicts)
@@ -145,63 +144,46 @@ class Reconciler:
     def _judge(self, page: list[InFlight], suspects: dict[str, float]) -> list[tuple[Outcome, str]]:
         # The lists before the hashes: a job taken between the two reads is seen as started.
         waiting = self._waiting({row.queue for row in page})
-        rows = [row for row in page if self._rq_id(row) not in waiting]
+        rows = [(row, rq_id) for row in page if (rq_id := self._rq_id(row)) not in waiting]
         pipeline = self._redis.pipeline(transaction=False)
-        for row in rows:
-            rq_id = self._rq_id(row)
+        for row, rq_id in rows:
             pipeline.hmget(self._keys.job(rq_id), "status", "started_at")
             pipeline.zrange(self._keys.executions(rq_id), 0, -1)
             pipeline.exists(self._keys.execution(rq_id, row.dispatch))
         found = pipeline.execute()
         verdicts = []
-        for index, row in enumerate(rows):
+        for index, (row, rq_id) in enumerate(rows):
             (status, started), executions, has_lease = found[3 * index : 3 * index + 3]
-            if has_lease or self._has_rq_lease(row, executions):
+            # Without our lease, a plain RQ worker may run it.
+            if has_lease or any(self._redis.exists(self._keys.execution(rq_id, key.decode())) for key in executions):
                 continue
-            if status in _SUSPICIOUS and not self._is_second_look(self._rq_id(row), suspects):
-                continue
+            if status in _SUSPICIOUS:
+                suspects[rq_id] = self.suspects.since.get(rq_id, time.monotonic())
+                if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
+                    continue
             outcome = self._outcome(row, status)
             if outcome.kind != Kind.VANISHED:
                 outcome.started_at = rq_time(started)
             verdicts.append((outcome, row.queue))
         return verdicts
 
-    def _has_rq_lease(self, row: InFlight, executions: list[bytes]) -> bool:
-        """Whether a plain RQ worker runs it."""
-        rq_id = self._rq_id(row)
-        return any(self._redis.exists(self._keys.execution(rq_id, execution.decode())) for execution in executions)
-
-    def _is_second_look(self, rq_id: str, suspects: dict[str, float]) -> bool:
-        suspects[rq_id] = self.suspects.since.get(rq_id, time.monotonic())
-        return time.monotonic() - suspects[rq_id] >= SECOND_LOOK
-
     def _outcome(self, row: InFlight, status: bytes | None) -> Outcome:
         """The outcome of a job without a lease, by its status in RQ."""
-        match status:
-            case None:
-                return row.outcome(Kind.VANISHED, **vanished(VanishReason.GONE))
-            case b"queued":
-                return row.outcome(Kind.VANISHED, **vanished(VanishReason.TAKEN))
-            case b"started":
-                return _ended(row, Kind.INTERRUPTED, "Its worker was lost while it ran.")
-            case b"stopped":
-                return _ended(row, Kind.STOPPED, "It was stopped on request.")
-            case b"canceled":
-                return _ended(row, Kind.CANCELLED, "It was cancelled in RQ.")
-            case b"failed" if self._was_abandoned(row):
-                return _ended(row, Kind.INTERRUPTED, "Its worker was lost while it ran.")
-            case b"failed":
-                return _ended(row, Kind.KILLED, "WorkerKilled: its work horse died while it ran.")
-        name = status.decode(errors="replace")
+        if status == b"failed" and self._was_abandoned(row):
+            status = b"started"
+        if status in _ENDED:
+            kind, error = _ENDED[status]
+            return row.outcome(kind, **own_error(kind, error))
+        if status in _NOT_STARTED:
+            return row.outcome(Kind.VANISHED, **vanished(_NOT_STARTED[status]))
+        name = (status or b"").decode(errors="replace")
         return row.outcome(Kind.VANISHED, **vanished(VanishReason.UNEXPECTED_STATUS, name))
 
     def _was_abandoned(self, row: InFlight) -> bool:
         """Whether RQ failed it because its host was lost. If not, its work horse was killed: `run` never raises."""
         results: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
-        with suppress(ValueError, zlib.error):
-            return bool(results) and b"AbandonedJobError" in zlib.decompress(
-                b64decode(results[0][1].get(b"exc_string", b""))
-            )
+        with suppress(IndexError, ValueError, zlib.error):
+            return b"AbandonedJobError" in zlib.decompress(b64decode(results[0][1].get(b"exc_string", b"")))
         return False
 
     def _waiting(self, queues: set[str]) -> set[str]:
@@ -230,6 +212,10 @@ class Reconciler:
 _SUSPICIOUS = (None, b"queued", b"started")
 """Statuses of jobs that may be between two steps: they count as lost only after a second look."""
 
-
-def _ended(row: InFlight, kind: Kind, error: str) -> Outcome:
-    return row.outcome(kind, **own_error(kind, error))
+_ENDED = {
+    b"started": (Kind.INTERRUPTED, "Its worker was lost while it ran."),
+    b"stopped": (Kind.STOPPED, "It was stopped on request."),
+    b"canceled": (Kind.CANCELLED, "It was cancelled in RQ."),
+    b"failed": (Kind.KILLED, "WorkerKilled: its work horse died while it ran."),
+}
+_NOT_STARTED = {None: VanishReason.GONE, b"queued": VanishReason.TAKEN}

@@ -52,9 +52,9 @@ class Recorder:
         """Every outcome up to here was read, and applied unless it was postponed."""
         self.is_at_end = True
         """The last read reached the end of the stream."""
-        self._postponed: set[UUID] = set()
+        self.postponed: set[UUID] = set()
+        """Batches with outcomes that wait because the batch was locked, since the last rewind."""
         self._postponed_before: set[UUID] = set()
-        """Batches with postponed outcomes: since the last rewind, and before it."""
         self._has_reached_end = True
         """Since the last rewind."""
         self.reconcile_requested = False
@@ -68,12 +68,7 @@ class Recorder:
         self._position = "0-0"
         # If this pass has not reached the end, batches that the last pass postponed may still wait beyond.
         before = set() if self._has_reached_end else self._postponed_before
-        self._postponed, self._postponed_before, self._has_reached_end = set(), self._postponed | before, False
-
-    @property
-    def has_postponed(self) -> bool:
-        """Whether outcomes wait because their batch was locked."""
-        return bool(self._postponed)
+        self.postponed, self._postponed_before, self._has_reached_end = set(), self.postponed | before, False
 
     def linger(self) -> None:
         """Group commit: after a large transaction, lets more outcomes arrive until an executor becomes idle."""
@@ -90,9 +85,8 @@ class Recorder:
         streams: Any = {self._keys.outcomes: self._position, self._keys.wake_ups: self._last_wake_up}
         found: Any = self._redis.xread(streams, count=self._count, block=max(1, block))
         wake_ups = self._read_wake_ups(_entries(found, self._keys.wake_ups))
-        entries = [
-            (entry, fields[1] if fields[0] == b"o" else b"") for entry, fields in _entries(found, self._keys.outcomes)
-        ]
+        outcomes = _entries(found, self._keys.outcomes)
+        entries = [(entry, text if name == b"o" else b"") for entry, (name, text, *_) in outcomes]
         self.is_at_end = len(entries) < self._count
         self._has_reached_end |= self.is_at_end
         if entries:
@@ -125,12 +119,9 @@ class Recorder:
 
     def record(self, entries: list[tuple[bytes, bytes]], *, claims: int = 0) -> applying.Recorded:
         """Applies the outcomes of one read and deletes them from the stream; `claims` as in `applying.record`."""
-        outcomes, unreadable = [], []
-        for entry, text in entries:
-            if outcome := _loads(entry, text):
-                outcomes.append(outcome)
-            else:
-                unreadable.append(entry)
+        found = [(entry, _loads(entry, text)) for entry, text in entries]
+        outcomes = [outcome for _, outcome in found if outcome]
+        unreadable = [entry for entry, outcome in found if not outcome]
         recorded = applying.record(outcomes, self._lease, claims=claims) if outcomes else applying.Recorded()
         done = unreadable + [outcome.entry_id for outcome in recorded.done if outcome.entry_id]
         if done:
@@ -138,14 +129,24 @@ class Recorder:
             self._redis.xdel(self._keys.outcomes, *done)
         for job_id, dispatch, queue in recorded.superseded:
             self._scripts.withdraw(self._keys.rq_id(job_id, dispatch), queue)
-        self._postponed |= {outcome.batch_id for outcome in recorded.postponed}
-        self.count(recorded.done)
-        follow_up(recorded)
+        self.postponed |= {outcome.batch_id for outcome in recorded.postponed}
+        self.follow_up(recorded)
         return recorded
 
-    def count(self, outcomes: list[Outcome]) -> None:
-        """Counts applied outcomes for the metrics."""
-        self.counts += Counter(str(outcome.kind) for outcome in outcomes)
+    def follow_up(self, recorded: applying.Recorded) -> None:
+        """After the transaction: counts outcomes, cancels orphans, and logs what no worker could log."""
+        self.counts += Counter(str(outcome.kind) for outcome in recorded.done)
+        if recorded.given_up:
+            children.cancel_orphans(recorded.given_up)
+        for change in recorded.failures:
+            outcome, text = change.outcome, "Job %s of batch %s failed for good (%s): %s"
+            error = change.reason or outcome.error
+            jobs_logger.error(text, outcome.job_id, outcome.batch_id, outcome.kind, error)
+        silent = [outcome for outcome in recorded.done if outcome.kind is Kind.VANISHED and not outcome.was_logged]
+        if vanished := {outcome.job_id: outcome for outcome in silent if outcome.job_id in recorded.given_up}:
+            for job_id, func in database.jobs().filter(pk__in=vanished).values_list("pk", "func"):
+                outcome = vanished[job_id]
+                jobs_logger.warning("Job %s (%s) was not started (%s): %s", job_id, func, outcome.reason, outcome.error)
 
     def has_come_to(self, entry: bytes) -> bool:
         """Whether everything up to this entry was read, and applied unless it was postponed."""
@@ -156,7 +157,7 @@ class Recorder:
         oldest: Any = self._redis.xrange(self._keys.outcomes, count=1)
         if not oldest or order(oldest[0][0]) > order(entry):
             return set()
-        return self._postponed | self._postponed_before if self.has_come_to(entry) else None
+        return self.postponed | self._postponed_before if self.has_come_to(entry) else None
 
     def last_id(self) -> bytes:
         """The newest id of the stream, even if its entry is deleted."""
@@ -192,20 +193,3 @@ def _loads(entry: bytes, text: bytes) -> Outcome | None:
     except ValueError:
         logger.exception("Entry %s of the outcome stream (%d bytes) cannot be read.", entry.decode(), len(text))
         return Outcome.salvaged(text, entry)
-
-
-def follow_up(recorded: applying.Recorded) -> None:
-    """After the transaction: cancels orphans, and logs what no worker could log."""
-    if recorded.given_up:
-        children.cancel_orphans(recorded.given_up)
-    for change in recorded.failures:
-        outcome = change.outcome
-        jobs_logger.error(
-            "Job %s of batch %s failed for good (%s): %s",
-            outcome.job_id, outcome.batch_id, outcome.kind, change.reason or outcome.error,
-        )  # fmt: skip
-    silent = [outcome for outcome in recorded.done if outcome.kind is Kind.VANISHED and not outcome.was_logged]
-    if vanished := {outcome.job_id: outcome for outcome in silent if outcome.job_id in recorded.given_up}:
-        for job_id, func in database.jobs().filter(pk__in=vanished).values_list("pk", "func"):
-            outcome = vanished[job_id]
-            jobs_logger.warning("Job %s (%s) was not started (%s): %s", job_id, func, outcome.reason, outcome.error)

@@ -294,7 +294,7 @@ def test_plain_rq_jobs_are_counted_again_even_if_there_is_room(road, redis):
         Queue("default", connection=redis).enqueue(tasks.ok)
     fill(3)
     assert road.dispatch() == 3
-    flow = road.dispatcher._flow("default")
+    flow = road.dispatcher._flows["default"]
     assert (flow.others, flow.length) == (20, 23)
     redis.ltrim("rq:queue:default", 20, -1)
     flow.counted_at -= dispatch.RECOUNT
