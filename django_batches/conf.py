@@ -20,7 +20,6 @@ OLDEST = timedelta(days=36_525)
 """The longest retention: a date much longer ago cannot be represented."""
 RETENTION = {"succeeded": timedelta(days=7), "failed": timedelta(days=30), "cancelled": timedelta(days=7)}
 """How long ended batches are kept, by status."""
-SHORTEST_TOKEN = 16
 LARGEST_PAYLOAD = 64 * 1024 * 1024
 """The largest MAX_PAYLOAD in bytes. We do not write longer messages to Redis."""
 
@@ -133,12 +132,6 @@ def _keys() -> str:
     return ", ".join(repr(key) for key in RETENTION)
 
 
-def _token(token: Any) -> str:
-    if not isinstance(token, str) or (token and len(token) < SHORTEST_TOKEN):
-        raise ValueError(f'write a string of at least {SHORTEST_TOKEN} characters, or "" for none')
-    return token
-
-
 def _default_namespace() -> str:
     database = django_settings.DATABASES.get("default", {})
     name = re.sub(r"[^A-Za-z0-9]", "", str(database.get("NAME", "")).rsplit("/", 1)[-1])[:20]
@@ -147,29 +140,25 @@ def _default_namespace() -> str:
     return f"{name}{blake2s(place.encode(), digest_size=3).hexdigest()}"
 
 
-def _text(fix: str, pattern: str = ".*") -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+def _rule(fix: str, is_valid: Callable[[Any], Any], convert: Callable[[Any], Any] = lambda value: value) -> Any:
+    def check(value: Any) -> Any:
+        if not is_valid(value):
             raise ValueError(fix)
-        return value
+        return convert(value)
 
     return check
 
 
-def _names(fix: str) -> Callable[[Any], tuple[str, ...]]:
-    def check(value: Any) -> tuple[str, ...]:
+def _text(fix: str, pattern: str) -> Any:
+    return _rule(fix, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
+
+
+def _names(fix: str) -> Any:
+    def is_valid(value: Any) -> bool:
         is_list = isinstance(value, list | tuple | set | frozenset)
-        if not is_list or not all(isinstance(item, str) and re.search(r"[^\W_]", item) for item in value):
-            raise ValueError(fix)
-        return tuple(value)
+        return is_list and all(isinstance(item, str) and re.search(r"[^\W_]", item) for item in value)
 
-    return check
-
-
-def _payload(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_PAYLOAD:
-        raise ValueError(f"write a whole number of bytes from 1 to {LARGEST_PAYLOAD:,}; store larger data elsewhere")
-    return value
+    return _rule(fix, is_valid, tuple)
 
 
 def _seconds(value: Any) -> int:
@@ -188,13 +177,16 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "NAMESPACE": _text("use letters and digits only, at most 40", "[A-Za-z0-9]{0,40}"),
     "ALLOWED_FUNCTIONS": _names("write a list of dotted paths, as in ['reports.build']"),
     "DEFAULT_TIMEOUT": _seconds,
-    "MAX_PAYLOAD": _payload,
+    "MAX_PAYLOAD": _rule(
+        f"write a whole number of bytes from 1 to {LARGEST_PAYLOAD:,}; store larger data elsewhere",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_PAYLOAD,
+    ),
     "ON_FAILURE": _PATH,
     "RQ_SERIALIZER": _text("write 'pickle', 'json', or the dotted path of a serializer", ".+"),
     "OPEN_TIMEOUT": _seconds,
     "STATUS_PERMISSION": _PATH,
     "RETENTION": _retention,
-    "METRICS_TOKEN": _token,
+    "METRICS_TOKEN": _text('write a string of at least 16 characters, or "" for none', "|.{16,}"),
     "SENSITIVE_KWARGS": _names("write a list of names, as in ['password', 'iban'], or () to mask nothing"),
 }
 """Converts each value, or raises `ValueError` with the fix."""

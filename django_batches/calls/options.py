@@ -129,17 +129,12 @@ def _timeout(value: Seconds | None) -> int:
     return whole_seconds(settings().DEFAULT_TIMEOUT if value is None else value, "timeout")
 
 
-def _max_attempts(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-        raise ValueError(f"max_attempts: {value!r} must be a whole number, 1 or more.")
-    return value
-
-
-def count(value: int | None, name: str, least: int) -> int | None:
-    """A limit that may be None; raises `ValueError`."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31):
-        raise ValueError(f"{name}: {value!r} must be a whole number, {least} or more, or None.")
-    return value
+def whole_number(value: Any, name: str, least: int, *, or_none: bool = False) -> Any:
+    """An integer of at least `least`, or None if that is allowed; raises `ValueError`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if (value is None and or_none) or (is_whole and least <= value < 2**31):
+        return value
+    raise ValueError(f"{name}: {value!r} must be a whole number, {least} or more{', or None' * or_none}.")
 
 
 def _no_retry(value: ErrorTypes) -> str:
@@ -171,7 +166,7 @@ def _backoff(value: Backoff) -> str:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": _queue,
     "timeout": _timeout,
-    "max_attempts": _max_attempts,
+    "max_attempts": lambda value: whole_number(value, "max_attempts", 1),
     "backoff": _backoff,
     "no_retry": _no_retry,
 }

@@ -6,9 +6,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
-
 from .. import database
+from .decorators import twin
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -45,17 +44,10 @@ def current_batch() -> "Batch | None":
     return database.batches().filter(pk=run.batch_id).first() if run else None
 
 
-async def acurrent_batch() -> "Batch | None":
-    """Asynchronous twin of `current_batch`."""
-    return await sync_to_async(current_batch)()
-
-
-async def acurrent_job() -> "BatchJob | None":
-    """Asynchronous twin of `current_job`."""
-    return await sync_to_async(current_job)()
-
-
 def current_job() -> "BatchJob | None":
     """Loads the running job or callback from the database. None outside of jobs and callbacks."""
     run = running.get()
     return database.jobs().filter(pk=run.job_id).first() if run else None
+
+
+acurrent_batch, acurrent_job = twin(current_batch), twin(current_job)

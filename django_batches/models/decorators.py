@@ -1,14 +1,13 @@
-"""Decorators for the verbs of batches, jobs and querysets."""
+"""Decorators for verbs."""
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from inspect import isfunction
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import sync_to_async
 
 P = ParamSpec("P")
-S = TypeVar("S")
 T = TypeVar("T")
 Owner = TypeVar("Owner", bound=type)
 
@@ -22,11 +21,11 @@ def alters_data(owner: Owner) -> Owner:
     return owner
 
 
-def twin(verb: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Returns the asynchronous twin of a method, which runs it in Django's thread for synchronous code."""
+def twin(verb: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Returns the asynchronous twin of a function or method, which runs it in Django's thread for synchronous code."""
 
     @wraps(verb)
-    async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await sync_to_async(verb)(self, *args, **kwargs)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await sync_to_async(verb)(*args, **kwargs)
 
     return call

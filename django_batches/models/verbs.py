@@ -10,7 +10,7 @@ from asgiref.sync import sync_to_async
 
 from .. import database
 from ..calls.arguments import check_metadata
-from ..calls.options import Backoff, ErrorTypes, Options, Seconds, count, seconds, text, whole_seconds
+from ..calls.options import Backoff, ErrorTypes, Options, Seconds, seconds, text, whole_number, whole_seconds
 from ..exceptions import BatchError
 from ..transitions import cancelling, creating, retrying
 from .adding import Adder, AddingVerbs
@@ -79,8 +79,8 @@ class BatchVerbs(AddingVerbs):
         batch = cast("type[Batch]", cls)(
             description=text(description, "description"),
             metadata=check_metadata({} if metadata is None else metadata),
-            concurrency=count(concurrency, "concurrency", 1),
-            max_failures=count(max_failures, "max_failures", 0),
+            concurrency=whole_number(concurrency, "concurrency", 1, or_none=True),
+            max_failures=whole_number(max_failures, "max_failures", 0, or_none=True),
             key="" if key is None else text(key, "key", 200),
             parent_id=run.job_id if run else None,
             parent_dispatch=run.dispatch if run else None,
