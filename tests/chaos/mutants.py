@@ -88,7 +88,7 @@ MUTANTS = [
         "transport/scripts/push.lua",
         "if token < newest then return -1 end\n",
         "",
-        "--seconds 50 --points 60 --match 'coordinator: EVALSHA in scripts.Scripts.push hung'",
+        "--seconds 50 --points 60 --match 'coordinator: EVALSHA in transport.scripts.Scripts.push hung'",
     ),
     Mutant(
         "a failure callback is not recorded as scheduled",
