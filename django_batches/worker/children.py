@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ..transport.outcomes import Kind
@@ -58,13 +59,11 @@ class Children(dict[int, Child]):
 
     def pop_ended(self) -> Iterator[tuple[Child, int]]:
         """Removes the children that have ended; yields each with its exit code."""
-        while True:
-            try:
+        with suppress(ChildProcessError):
+            while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if child := next((child for child in self.values() if child.pid == pid), None):
-                del self[child.slot]
-                yield child, os.waitstatus_to_exitcode(status)
+                if pid == 0:
+                    return
+                if child := next((child for child in self.values() if child.pid == pid), None):
+                    del self[child.slot]
+                    yield child, os.waitstatus_to_exitcode(status)

@@ -16,10 +16,10 @@ from ..transport.client import client
 from ..transport.message import Message
 from ..transport.outcomes import Outcome
 from ..transport.scripts import Scripts, Taken
+from . import rq_jobs
 from .cleanup import Cleanup
 from .options import Options
 from .processes import resident_memory
-from .rq_jobs import RQJobs
 from .slots import RunningJob, SlotTable
 
 logger = logging.getLogger("django_batches")
@@ -50,23 +50,23 @@ class Executor:
         self._scripts = Scripts(self._redis)
         self._last_wake_up: Any = "0-0"
         self._cleanup = Cleanup()
-        self._rq_jobs = RQJobs(name, slots, slot)
+        self._redis_for_rq = client()
         self._jobs_started = 0
         self._taken = Taken("idle")
         self._outcome: Outcome | None = None
         self._called_at = 0.0
-        """Start of the last call to Redis."""
         self._working_time = 0.0
         """Seconds not reported to RQ yet."""
         self._reported_at = 0.0
         self._is_tainted = False
-        """A job may have broken this process, so it must be replaced."""
 
     def run(self) -> None:
         """Works until it must stop or be replaced."""
         while (kind := self.step()) != "exit":
-            if kind in ("idle", "suspended"):
-                self._idle(kind)
+            if kind == "suspended":
+                time.sleep(0.5)
+            elif kind == "idle":
+                self._wait_for_wake_up()
 
     def step(self) -> str:
         """Takes a job, if there is one, and runs it. Returns "job", "rq", "idle", "suspended" or "exit"."""
@@ -79,7 +79,7 @@ class Executor:
             self._working_time += time.monotonic() - begun
         elif kind == "rq":
             self._start()
-            if self._rq_jobs.run(taken):
+            if rq_jobs.run(taken, self._name, self._redis_for_rq, self._slots, self._slot):
                 self._clean_up()
         elif kind == "retired" or should_exit:
             kind = "exit"
@@ -92,17 +92,13 @@ class Executor:
         self._slots.write(self._slot, job)
 
     def _should_exit(self) -> bool:
-        limit = self._options.max_jobs_per_child
-        is_spent = limit is not None and self._jobs_started >= limit
-        return self._is_tainted or is_spent or self._is_too_large() or self._should_stop() or self._is_orphan()
-
-    def _is_too_large(self) -> bool:
-        """Replaces the process early, so that no job is killed for the memory that earlier jobs have left."""
-        limit = self._options.max_memory_per_child
-        return limit is not None and self._jobs_started > 0 and resident_memory(os.getpid()) > FULL * limit
-
-    def _should_stop(self) -> bool:
-        return self._slots.should_stop(self._slot)
+        jobs, memory = self._options.max_jobs_per_child, self._options.max_memory_per_child
+        if self._is_tainted or self._slots.should_stop[self._slot] or self._is_orphan():
+            return True
+        if jobs and self._jobs_started >= jobs:
+            return True
+        # Early, so that no job is killed for the memory that earlier jobs have left.
+        return bool(memory and self._jobs_started and resident_memory(os.getpid()) > FULL * memory)
 
     def _is_orphan(self) -> bool:
         return os.getppid() != self._supervisor
@@ -121,7 +117,7 @@ class Executor:
                     os._exit(1)
                 if outcome is not None and not is_recorded and pause > 1.0:
                     is_recorded = record_directly(outcome)
-                if (outcome is None or is_recorded) and self._should_stop():
+                if (outcome is None or is_recorded) and self._slots.should_stop[self._slot]:
                     return Taken("retired")
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
@@ -173,10 +169,7 @@ class Executor:
             return True
         return taken.pushed_at < self._connected_at + MARGIN or taken.pushed_at < taken.now - STALE
 
-    def _idle(self, kind: str) -> None:
-        if kind == "suspended":
-            time.sleep(0.5)
-            return
+    def _wait_for_wake_up(self) -> None:
         try:
             found: Any = self._redis.xread({self._scripts.keys.wake: self._last_wake_up}, block=IDLE_BLOCK)
         except (RedisError, OSError):

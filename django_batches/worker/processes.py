@@ -17,7 +17,6 @@ SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*SHUTDOWN_SIGNALS, signal.SIGCHLD, signal.SIGALRM)
 """The signals that the supervisor blocks and waits for."""
 _PR_SET_PDEATHSIG = 1
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def fork(work: Callable[[], None], name: str) -> int:
@@ -84,7 +83,7 @@ def wait_for_signal(seconds: float) -> int:
 def resident_memory(pid: int) -> int:
     """Resident memory of a process in bytes; 0 if it has ended or the system has no /proc (only Linux has it)."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 
@@ -93,7 +92,5 @@ def describe_exit(code: int) -> str:
     """The exit code of a process in words; a negative one is the signal that killed it."""
     if code >= 0:
         return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal, which has no name
-        return f"signal {-code}"
+    names = {signum.value: signum.name for signum in signal.Signals}  # none for most real-time signals
+    return f"signal {names.get(-code, -code)}"

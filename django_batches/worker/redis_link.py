@@ -17,7 +17,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 from ..coordinator.timer import Every
 from ..transport.client import Keys, known_queues, quick_client
 from ..transport.scripts import Scripts, stamp
-from .children import Child, Children
+from .children import Children, KillReason
 
 logger = logging.getLogger("django_batches")
 
@@ -41,15 +41,14 @@ class RedisLink:
         self._children = children
         self.renewal = Every(RENEW)
         self._away_since: float | None = None
-        self.to_reap: list[Child] = []
-        """Executors that have died, each with its kill reason."""
+        self.to_reap: list[tuple[str, KillReason]] = []
+        """The names of the executors that have died, each with its kill reason."""
 
-    def exchange(self, *, is_shutting_down: bool) -> list[tuple[str, dict[str, Any]]]:
-        """Does what is due. Returns the commands that have arrived, each a tuple (executor, payload)."""
-        commands: list[tuple[str, dict[str, Any]]] = []
+    def exchange(self, *, is_shutting_down: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Does what is due. Yields the commands that have arrived, each a tuple (executor, payload)."""
         try:
             self._reap()
-            commands += self._commands()
+            yield from self._commands()
             if self.renewal.is_due():
                 self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())
                 self._register()
@@ -62,15 +61,13 @@ class RedisLink:
             self._pubsub.close()
             self._redis.connection_pool.disconnect()  # the server may have become a replica
             self.renewal.soon(1.0)
-        return commands
 
     def _reap(self) -> None:
         while self.to_reap:
-            child, reason = self.to_reap[0], self.to_reap[0].kill_reason
-            assert reason
-            self._scripts.reap(child.name, reason.kind, reason.error, reason.stopped)
+            name, reason = self.to_reap[0]
+            self._scripts.reap(name, reason.kind, reason.error, reason.stopped)
             if self._pubsub.subscribed:
-                self._pubsub.unsubscribe(PUBSUB_CHANNEL_TEMPLATE % child.name)
+                self._pubsub.unsubscribe(PUBSUB_CHANNEL_TEMPLATE % name)
             del self.to_reap[0]
 
     def _commands(self) -> Iterator[tuple[str, dict[str, Any]]]:

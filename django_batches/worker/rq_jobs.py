@@ -13,7 +13,6 @@ from rq.executions import Execution
 from rq.job import Job
 
 from ..conf import settings
-from ..transport.client import client
 from ..transport.scripts import Taken
 from .processes import die_with
 from .slots import RunningJob, SlotTable
@@ -24,42 +23,35 @@ STOP = signal.SIGUSR1
 """Makes an executor stop the RQ job that it runs."""
 
 
-class RQJobs:
-    """Runs the RQ jobs of one executor: in a fork each, with RQ's retries, dependents and callbacks."""
+def run(taken: Taken, name: str, redis: Redis, slots: SlotTable, slot: int) -> bool:
+    """Runs a job in a fork, with RQ's retries, dependents and callbacks. RQ increases the timeouts of `redis`.
 
-    def __init__(self, name: str, slots: SlotTable, slot: int) -> None:
-        self._name = name
-        self._slots = slots
-        self._slot = slot
-        self._redis: Redis | None = None
+    Returns False if the job is gone or cannot be read.
+    """
+    connections.close_all()  # before the fork: two processes must not share a connection
+    serializer = settings().RQ_SERIALIZER
+    queue = Queue(taken.queue, connection=redis, serializer=serializer)
+    try:
+        job = Job.fetch(taken.rq_id, connection=redis, serializer=serializer)
+    except NoSuchJobError:
+        redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
+        return False
+    except Exception as error:
+        # It stays in the intermediate queue, which RQ's maintenance cleans.
+        logger.warning("RQ job %s cannot be read: %s", taken.rq_id, error)
+        return False
+    worker = _ForkingWorker([queue], name=name, connection=redis, serializer=serializer)
 
-    def run(self, taken: Taken) -> bool:
-        """Returns False if the job is gone or cannot be read."""
-        connections.close_all()  # before the fork: two processes must not share a connection
-        redis = self._redis = self._redis or client()  # a client of its own: RQ raises its timeouts
-        serializer = settings().RQ_SERIALIZER
-        queue = Queue(taken.queue, connection=redis, serializer=serializer)
-        try:
-            job = Job.fetch(taken.rq_id, connection=redis, serializer=serializer)
-        except NoSuchJobError:
-            redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
-            return False
-        except Exception as error:
-            # It stays in the intermediate queue, which RQ's maintenance cleans.
-            logger.warning("RQ job %s cannot be read: %s", taken.rq_id, error)
-            return False
-        worker = _ForkingWorker([queue], name=self._name, connection=redis, serializer=serializer)
+    def stop(signum: int, frame: object) -> None:
+        # RQ sets horse_pid to 0 when the horse has ended; killing group 0 would kill the supervisor too.
+        if worker.horse_pid:
+            worker._stopped_job_id = job.id
+            worker.kill_horse()
 
-        def stop(signum: int, frame: object) -> None:
-            # RQ sets horse_pid to 0 when the horse has ended; killing group 0 would kill the supervisor too.
-            if worker.horse_pid:
-                worker._stopped_job_id = job.id
-                worker.kill_horse()
-
-        signal.signal(STOP, stop)
-        self._slots.write(self._slot, RunningJob(taken.rq_id, taken.queue, time.monotonic(), 0.0))
-        worker.execute_job(job, queue)
-        return True
+    signal.signal(STOP, stop)
+    slots.write(slot, RunningJob(taken.rq_id, taken.queue, time.monotonic(), 0.0))
+    worker.execute_job(job, queue)
+    return True
 
 
 class _ForkingWorker(Worker):

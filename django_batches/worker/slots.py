@@ -11,14 +11,9 @@ import struct
 from dataclasses import dataclass
 from zlib import crc32
 
-_JOB = struct.Struct("<d d 200s 400s")
-_CHECKSUM = struct.Struct("<Q")
-_RECORD = _CHECKSUM.size + _JOB.size
-_NUMBER = struct.Struct("<Q")
-_STOP, _STARTED, _RESERVED = range(_RECORD, _RECORD + 3 * _NUMBER.size, _NUMBER.size)
-"""Offsets of the numbers that follow the record."""
-_SLOT = _RECORD + 3 * _NUMBER.size
-_READS = 100
+_RECORD = struct.Struct("<L d d 200s 400s")
+"""Checksum of the rest, start, timeout, RQ id, queue."""
+_CHECKSUM = 4
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,8 @@ class RunningJob:
 
 
 def _record(job: RunningJob) -> bytes:
-    body = _JOB.pack(job.started, job.timeout, job.rq_id.encode(), job.queue.encode())
-    return _CHECKSUM.pack(crc32(body)) + body
+    body = _RECORD.pack(0, job.started, job.timeout, job.rq_id.encode(), job.queue.encode())[_CHECKSUM:]
+    return crc32(body).to_bytes(_CHECKSUM, "little") + body
 
 
 _EMPTY = _record(RunningJob("", "", 0.0, 0.0))
@@ -46,24 +41,26 @@ class SlotTable:
 
     def __init__(self, slots: int, max_jobs: int | None = None) -> None:
         self.all = range(slots)
-        self._memory = mmap.mmap(-1, slots * _SLOT)
+        self._records = mmap.mmap(-1, slots * _RECORD.size)
+        self.should_stop = memoryview(mmap.mmap(-1, slots)).cast("?")
+        """By slot: whether its child should exit after its current work."""
+        self.started = memoryview(mmap.mmap(-1, slots * 8)).cast("Q")
+        """By slot: how many jobs were started, by its former executors too."""
+        self._reserved = memoryview(mmap.mmap(-1, slots)).cast("?")
         self._budget = multiprocessing.get_context("fork").Semaphore(max_jobs) if max_jobs else None
         for slot in self.all:
             self.clear(slot)
 
     def write(self, slot: int, job: RunningJob | None) -> None:
         """Only the executor of this slot may call it."""
-        begin = slot * _SLOT
-        self._memory[begin : begin + _RECORD] = _record(job) if job else _EMPTY
+        self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size] = _record(job) if job else _EMPTY
 
     def read(self, slot: int) -> RunningJob | None:
         """The job that the executor of this slot runs, or None."""
-        begin = slot * _SLOT
-        for _ in range(_READS):
-            record = self._memory[begin : begin + _RECORD]
-            body = record[_CHECKSUM.size :]
-            if _CHECKSUM.unpack_from(record) == (crc32(body),):
-                started, timeout, rq_id, queue = _JOB.unpack(body)
+        for _ in range(100):
+            record = self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size]
+            checksum, started, timeout, rq_id, queue = _RECORD.unpack(record)
+            if checksum == crc32(record[_CHECKSUM:]):
                 name = rq_id.rstrip(b"\0").decode()
                 return RunningJob(name, queue.rstrip(b"\0").decode(), started, timeout) if name else None
         return None  # its process died while it wrote
@@ -73,39 +70,21 @@ class SlotTable:
         if self._budget is None:
             return True
         is_reserved = self._budget.acquire(block=False)
-        self._set(slot, _RESERVED, is_reserved)
+        self._reserved[slot] = is_reserved
         return is_reserved
 
     def count(self, slot: int) -> None:
         """The executor of this slot has started a job."""
-        self._set(slot, _STARTED, self.started(slot) + 1)
-        self._set(slot, _RESERVED, 0)
+        self.started[slot] += 1
+        self._reserved[slot] = False
 
     def give_back(self, slot: int) -> None:
         """Frees the reservation of this slot if no job was started."""
-        if self._budget is not None and self._get(slot, _RESERVED):
-            self._set(slot, _RESERVED, 0)
+        if self._budget is not None and self._reserved[slot]:
+            self._reserved[slot] = False
             self._budget.release()
-
-    def started(self, slot: int) -> int:
-        """How many jobs were started in this slot, by its former executors too."""
-        return self._get(slot, _STARTED)
 
     def clear(self, slot: int) -> None:
         """Prepares a slot for its next child; the supervisor calls it when the last one has ended."""
-        self._memory[slot * _SLOT : slot * _SLOT + _RECORD] = _EMPTY
-        self._set(slot, _STOP, 0)
-        self._set(slot, _RESERVED, 0)
-
-    def stop(self, slot: int) -> None:
-        """Makes the child of this slot exit after its current work."""
-        self._set(slot, _STOP, 1)
-
-    def should_stop(self, slot: int) -> bool:
-        return bool(self._get(slot, _STOP))
-
-    def _get(self, slot: int, offset: int) -> int:
-        return int(_NUMBER.unpack_from(self._memory, slot * _SLOT + offset)[0])
-
-    def _set(self, slot: int, offset: int, number: int) -> None:
-        _NUMBER.pack_into(self._memory, slot * _SLOT + offset, number)
+        self.write(slot, None)
+        self.should_stop[slot] = self._reserved[slot] = False

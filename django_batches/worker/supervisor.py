@@ -5,6 +5,7 @@ a child at once and runs no code in a signal handler.
 """
 
 import gc
+import itertools
 import logging
 import math
 import os
@@ -42,7 +43,7 @@ class Supervisor:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._name = f"{options.name or socket.gethostname()}.{os.getpid()}.{secrets.token_hex(2)}"
-        self._executors_started = 0
+        self._executor_numbers = itertools.count(1)
         self._slots = SlotTable(FIRST_EXECUTOR + options.workers, options.max_jobs)
         self._children = Children(self._slots)
         self._redis = RedisLink(options.queues, self._children)
@@ -81,8 +82,7 @@ class Supervisor:
         # Before the wait: RQ must know an executor when its first job starts.
         for executor, payload in self._redis.exchange(is_shutting_down=self._is_shutting_down):
             self._obey(executor, payload)
-        received = wait_for_signal(TICK)
-        if received in SHUTDOWN_SIGNALS:
+        if (received := wait_for_signal(TICK)) in SHUTDOWN_SIGNALS:
             self._request_shutdown(signal.Signals(received).name)
         if time.monotonic() > self._grace_ends:
             self._interrupt("the grace period is over")
@@ -105,11 +105,10 @@ class Supervisor:
                     return
 
     def _start_child(self, slot: int) -> None:
-        role = {COORDINATOR: "coordinator", MAINTENANCE: "maintenance"}.get(slot)
-        if role is None:
-            self._executors_started += 1
+        role = {COORDINATOR: "coordinator", MAINTENANCE: "maintenance"}.get(slot) or next(self._executor_numbers)
+        name, supervisor = f"{self._name}.{role}", os.getpid()
+        if slot >= FIRST_EXECUTOR:
             self._redis.renewal.soon()
-        name, supervisor = f"{self._name}.{role or self._executors_started}", os.getpid()
         self._slots.clear(slot)
         self._children[slot] = Child(fork(lambda: self._work(slot, name, supervisor), name), slot, name)
 
@@ -118,9 +117,9 @@ class Supervisor:
         options, slots = self._options, self._slots
         if slot == COORDINATOR:
             burst = Burst(options.queues, slots) if options.burst else None
-            Coordinator(name, lambda: slots.should_stop(slot) or bool(burst and burst.is_over())).run()
+            Coordinator(name, lambda: slots.should_stop[slot] or bool(burst and burst.is_over())).run()
         elif slot == MAINTENANCE:
-            rq_maintenance.run(options.queues, lambda: slots.should_stop(slot))
+            rq_maintenance.run(options.queues, lambda: slots.should_stop[slot])
         else:
             Executor(options, slots, slot, name, supervisor).run()
 
@@ -137,12 +136,10 @@ class Supervisor:
             self._not_before[child.slot] = time.monotonic() + (TICK if child.slot == COORDINATOR else SHORT_LIFE)
         if child.slot >= FIRST_EXECUTOR:
             self._slots.give_back(child.slot)  # or the worker starts one job less than --max-jobs, and waits forever
-            if child.kill_reason is None:
-                error = f"its process died: {describe_exit(code)}" if code else "its process ended."
-                # If it has exited without an error and runs no job, any job that it has taken was not started.
-                kind = Kind.KILLED if code or self._slots.read(child.slot) else Kind.VANISHED
-                child.kill_reason = KillReason(kind, error)
-            self._redis.to_reap.append(child)
+            error = f"its process died: {describe_exit(code)}" if code else "its process ended."
+            # If it has exited without an error and runs no job, any job that it has taken was not started.
+            kind = Kind.KILLED if code or self._slots.read(child.slot) else Kind.VANISHED
+            self._redis.to_reap.append((child.name, child.kill_reason or KillReason(kind, error)))
 
     def _enforce_limits(self) -> None:
         limit = self._options.max_memory_per_child
@@ -184,7 +181,7 @@ class Supervisor:
 
     def _exit_after_max_jobs(self) -> None:
         if self._options.max_jobs and not self._is_shutting_down:
-            started = sum(self._slots.started(slot) for slot in self._slots.all)
+            started = sum(self._slots.started)
             if started >= self._options.max_jobs:
                 logger.info("%s has started %d jobs and exits.", self._name, started)
                 self._is_shutting_down = True
@@ -202,9 +199,9 @@ class Supervisor:
         """Stops the coordinator last, when it can apply the outcomes of all executors."""
         for slot in self._children:
             if slot != COORDINATOR:
-                self._slots.stop(slot)
+                self._slots.should_stop[slot] = True
         if COORDINATOR in self._children and not self._children.executors() and not self._redis.to_reap:
-            self._slots.stop(COORDINATOR)
+            self._slots.should_stop[COORDINATOR] = True
             wake_coordinator()
 
     def _kill_unresponsive(self) -> None:

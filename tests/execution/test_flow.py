@@ -363,7 +363,7 @@ def test_a_job_that_is_not_started_does_not_use_the_budget(road, redis, keys):
     redis.hset(b"rq:job:" + second, "batches_pushed_at", 0)  # so long ago that the row is checked
     BatchJob.objects.filter(position=1).update(dispatch=7)
     assert [executor.step() for _ in range(3)] == ["job"] * 3
-    assert road.slots.started(1) == 1 and budget.get_value() == 1
+    assert road.slots.started[1] == 1 and budget.get_value() == 1
     assert executor.step() == "idle" and budget.get_value() == 1
 
 

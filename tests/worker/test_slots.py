@@ -15,11 +15,11 @@ def test_a_slot_returns_what_was_written():
     for job in JOBS:
         slots.write(1, job)
         assert [slots.read(0), slots.read(1)] == [None, job]
-    slots.stop(1)
+    slots.should_stop[1] = True
     slots.count(1), slots.count(1)
-    assert (slots.should_stop(0), slots.should_stop(1), slots.started(0), slots.started(1)) == (False, True, 0, 2)
+    assert (*slots.should_stop, *slots.started) == (False, True, 0, 2)
     slots.clear(1)
-    assert (slots.read(1), slots.should_stop(1), slots.started(1)) == (None, False, 2)
+    assert (slots.read(1), slots.should_stop[1], slots.started[1]) == (None, False, 2)
 
 
 def test_a_reader_never_sees_a_mixture_of_two_jobs():
