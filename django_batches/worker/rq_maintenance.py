@@ -41,15 +41,16 @@ def run(queues: Sequence[str], should_stop: Callable[[], bool]) -> None:
 
 
 def _run(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) -> None:
-    scheduler: RQScheduler | None = None
+    """Also returns if RQ knows other queues than before, and `queues` names none."""
+    names, serializer = list(queues) or known_queues(redis), settings().RQ_SERIALIZER
     locks, registries = Every(LOCKS), Every(REGISTRIES)
+    scheduler = RQScheduler(names, connection=redis, logging_level=logging.WARNING, serializer=serializer)
+    scheduler.register_birth()
     try:
         while not should_stop():
-            if locks.is_due() or scheduler is None:
-                names = list(queues) or known_queues(redis)
-                if scheduler is None or scheduler._queue_names != set(names):
-                    _end(scheduler)
-                    scheduler = _scheduler(redis, names)
+            if locks.is_due():
+                if not queues and known_queues(redis) != names:
+                    return
                 scheduler.acquire_locks()
                 scheduler.heartbeat()
             scheduler.enqueue_scheduled_jobs()
@@ -57,7 +58,8 @@ def _run(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) -
                 _clean(names)
             time.sleep(INTERVAL)
     finally:
-        _end(scheduler)
+        scheduler.release_locks()  # or its queues have no scheduler until the locks expire
+        scheduler.register_death()
 
 
 def _clean(names: Sequence[str]) -> None:
@@ -78,15 +80,3 @@ def _clean(names: Sequence[str]) -> None:
         close_old_connections()
     finally:
         redis.connection_pool.disconnect()
-
-
-def _scheduler(redis: Redis, names: list[str]) -> RQScheduler:
-    scheduler = RQScheduler(names, connection=redis, logging_level=logging.WARNING, serializer=settings().RQ_SERIALIZER)
-    scheduler.register_birth()
-    return scheduler
-
-
-def _end(scheduler: RQScheduler | None) -> None:
-    if scheduler is not None:
-        scheduler.release_locks()  # or its queues have no scheduler until the locks expire
-        scheduler.register_death()
