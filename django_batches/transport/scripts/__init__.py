@@ -57,9 +57,8 @@ class Taken(NamedTuple):
     queue: str = ""
     message: bytes = b""
     pushed_at: float = 0.0
-    """By Redis' clock."""
     now: float = 0.0
-    """By Redis' clock."""
+    """Both times are by Redis' clock."""
 
     def __repr__(self) -> str:
         return f"Taken({self.kind} {self.rq_id})"
@@ -79,32 +78,27 @@ class _FastScript:
         self._connection: Any = None
 
     def __call__(self, args: Sequence[Any]) -> Any:
-        if self._connection is None:
-            self._connection = self._pool.get_connection()
+        connection = self._connection = self._connection or self._pool.get_connection()
         try:
-            return self._send("EVALSHA", self._sha, 0, *args)
-        except NoScriptError:
-            return self._send("EVAL", self._text, 0, *args)
-
-    def _send(self, *command: Any) -> Any:
-        try:
-            self._connection.send_command(*command)
-            return self._connection.read_response()
-        except NoScriptError:
-            raise
+            try:
+                connection.send_command("EVALSHA", self._sha, 0, *args)
+                return connection.read_response()
+            except NoScriptError:
+                connection.send_command("EVAL", self._text, 0, *args)
+                return connection.read_response()
         except BaseException:
             # The reply may still arrive, and the next call would take it for its own. Or the server is a replica now.
-            broken, self._connection = self._connection, None
-            broken.disconnect()
-            self._pool.release(broken)
+            self._connection = None
+            connection.disconnect()
+            self._pool.release(connection)
             raise
 
 
 class Scripts:
     """The scripts, bound to a client."""
 
-    def __init__(self, redis: Redis, keys: Keys | None = None) -> None:
-        self.keys = keys or Keys()
+    def __init__(self, redis: Redis) -> None:
+        self.keys = Keys()
         self._prefixes = [self.keys.RQ, self.keys.own, self.keys.rq_ids]
         self._push, self._renew, self._reap, self._withdraw = (
             redis.register_script(_text(name)) for name in ("push", "renew", "reap", "withdraw")
@@ -118,16 +112,9 @@ class Scripts:
         return int(self._push(args=[*self._prefixes, *head, *per_job])) >= 0
 
     def turn(
-        self,
-        worker: str,
-        queues: Sequence[str],
-        *,
-        take: bool = True,
-        finished: str = "",
-        outcome: Outcome | None = None,
-        queue: str = "",
-        seconds: float = 0.0,
-    ) -> Taken:
+        self, worker: str, queues: Sequence[str], *, take: bool = True,
+        finished: str = "", queue: str = "", outcome: Outcome | None = None, seconds: float = 0.0,
+    ) -> Taken:  # fmt: skip
         """Finishes the last job and takes the next. Adds `seconds` to the executor's working time."""
         result = "successful" if outcome is not None and outcome.kind == Kind.SUCCEEDED else "failed"
         end = [finished, outcome.dumps() if outcome else "", queue, result, f"{seconds:.6f}" if seconds else "0"]
