@@ -59,7 +59,7 @@ class Settings:
 
     STATUS_PERMISSION: str = ""
     """Dotted path of `def may_see(request, batch) -> bool`, which permits the status view and `{% batch_progress %}`.
-    A function of an installed app (or of ALLOWED_FUNCTIONS). By default nobody may use them."""
+    A function of an installed app (or of ALLOWED_FUNCTIONS). By default no user may use them."""
 
     RETENTION: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(RETENTION))
     """How long ended batches are kept, by status: seconds, a timedelta, or None for ever. Missing keys keep their

@@ -47,7 +47,7 @@ def _unreachable(alias: str, error: Exception) -> CheckMessage:
     if isinstance(error, AuthenticationError | NoPermissionError):
         hint = f'Correct the user and the password in CACHES["{alias}"]["LOCATION"]: redis://user:password@host:6379/1'
         return Error(text, hint=hint, id="django_batches.E008")
-    hint = f'Start it, or correct CACHES["{alias}"]["LOCATION"]. Batches can be opened meanwhile; no job starts.'
+    hint = f'Start it, or correct CACHES["{alias}"]["LOCATION"]. Batches can be opened, but no job starts.'
     return Warning(text, hint=hint, id="django_batches.W004")
 
 

@@ -76,7 +76,7 @@ def test_a_user_without_config_gets_the_checks_that_it_has_permission_for():
 def test_a_server_that_does_not_respond_is_a_warning(asked_once):
     begun = time.monotonic()
     problems = found(f"redis://127.0.0.1:{free_port()}/0")
-    assert problems.keys() == {"W004"} and "Batches can be opened meanwhile; no job starts." in problems["W004"]
+    assert problems.keys() == {"W004"} and "Batches can be opened, but no job starts." in problems["W004"]
     assert found("redis://192.0.2.1:6379/0").keys() == {"W004"}
     assert time.monotonic() - begun < 4.5  # the workers wait for 5 s
 
