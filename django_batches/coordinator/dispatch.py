@@ -71,11 +71,6 @@ class Flow:
     def pushed(self, count: int, now: float) -> None:
         self.length, self.since = self.length + count, now
 
-    def forget(self) -> None:
-        """Forgets the rate; the next look only sets the length."""
-        self.taken.clear()
-        self.length = 0
-
     def room(self, workers: int) -> int:
         """How many jobs to add: 0 while the queue is more than half full, so that claims are few and large."""
         count, seconds = self._total()
@@ -132,7 +127,8 @@ class Dispatcher:
     def forget_rates(self) -> None:
         """For jobs that were returned without running: that is faster than workers run jobs."""
         for flow in self._flows.values():
-            flow.forget()
+            flow.taken.clear()
+            flow.length = 0  # so that the next look only sets it
 
     def include(self, places: Iterable[Place]) -> None:
         """Notes that jobs wait from these places on."""

@@ -1,7 +1,7 @@
 """Deletes batches that are older than the setting RETENTION, in small steps."""
 
 import time
-from datetime import timedelta
+from collections.abc import Iterator
 
 from .. import database
 from ..conf import settings
@@ -22,22 +22,21 @@ class Pruner:
     def turn(self) -> bool:
         """Prunes in one short transaction, or a few very short ones. Returns False once nothing is left."""
         deadline = time.monotonic() + BUDGET
-        for status, age in settings().RETENTION.items():
-            if age is not None and self._walk(status, age, deadline):
+        for _ in self._steps():
+            if time.monotonic() >= deadline:
                 return True
         self._after = {}
         return False
 
-    def _walk(self, status: str, age: timedelta, deadline: float) -> bool:
-        """Returns False if no batch of this status is left."""
-        before = database.dialect().now() - age
-        while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
-            for group in pruning.groups(pruning.deletable(page)):
-                pruning.prune(group, before, in_full=False)
-                self._after[status] = group[-1]
-                if time.monotonic() >= deadline:
-                    return True
-            self._after[status] = page[-1]
-            if time.monotonic() >= deadline:
-                return True
-        return False
+    def _steps(self) -> Iterator[None]:
+        for status, age in settings().RETENTION.items():
+            if age is None:
+                continue
+            before = database.dialect().now() - age
+            while page := pruning.ended_before(status, before, self._after.get(status), PAGE):
+                for group in pruning.groups(pruning.deletable(page)):
+                    pruning.prune(group, before, in_full=False)
+                    self._after[status] = group[-1]
+                    yield
+                self._after[status] = page[-1]
+                yield

@@ -133,10 +133,8 @@ class Reconciler:
 
     def _pages(self) -> Iterator[list[InFlight]]:
         after: UUID | None = None
-        while True:
-            page = [InFlight(*row) for row in claiming.in_flight(after, PAGE)]
-            if page:
-                yield page
+        while page := [InFlight(*row) for row in claiming.in_flight(after, PAGE)]:
+            yield page
             if len(page) < PAGE:
                 return
             after = page[-1].job_id

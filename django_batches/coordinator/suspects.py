@@ -1,7 +1,6 @@
 """Jobs that are absent from Redis, and since when: each coordinator hands them over to the next.
 
-A job is lost if two looks do not find it. If coordinators changed faster than that and each started anew, a lost job
-would never run again.
+If coordinators changed faster than the second look comes and each started anew, a lost job would never run again.
 """
 
 import time
@@ -29,32 +28,28 @@ class Suspects:
 
         Not if the server has restarted: a restored one has old suspects, which may run now.
         """
-        kept: Any = redis.hgetall(Keys().suspects)
-        found = {rq_id.decode(errors="replace"): since for rq_id, since in kept.items()}
-        if found.pop(SERVER, b"").decode(errors="replace") != _run_id(redis):
+        found: Any = redis.hgetall(Keys().suspects)
+        run_id, offset = _server(redis)
+        if found.pop(SERVER.encode(), b"").decode(errors="replace") != run_id:
             return
-        offset = time.monotonic() - _now(redis)
         self.since = {}
         for rq_id, since in found.items():
             with suppress(ValueError):  # others may write to this key
-                self.since[rq_id] = float(since) + offset
+                self.since[rq_id.decode(errors="replace")] = float(since) - offset
 
     def hand_over(self, redis: Redis) -> None:
         """Writes them to Redis."""
-        key, offset = Keys().suspects, _now(redis) - time.monotonic()
+        key, (run_id, offset) = Keys().suspects, _server(redis)
         fields: dict[Any, Any] = {rq_id: f"{since + offset:.3f}" for rq_id, since in self.since.items()}
         pipeline = redis.pipeline()
         pipeline.delete(key)
-        pipeline.hset(key, mapping=fields | {SERVER: _run_id(redis)})
+        pipeline.hset(key, mapping=fields | {SERVER: run_id})
         pipeline.expire(key, TTL)
         pipeline.execute()
 
 
-def _now(redis: Redis) -> float:
-    seconds, microseconds = redis.time()
-    return float(seconds) + float(microseconds) / 1e6
-
-
-def _run_id(redis: Redis) -> str:
+def _server(redis: Redis) -> tuple[str, float]:
+    """Its run id, and by how many seconds its clock is ahead of the monotonic one."""
     server: Any = redis.info("server")
-    return str(server["run_id"])
+    seconds, microseconds = redis.time()
+    return str(server["run_id"]), float(seconds) + float(microseconds) / 1e6 - time.monotonic()

@@ -1,6 +1,8 @@
 """Turns the return value or the exception of a job's function into an outcome."""
 
 import logging
+import traceback as tracebacks
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -8,7 +10,7 @@ from django.db import Error
 from rq import Retry
 
 from .. import database
-from ..calls.arguments import dump_result
+from ..calls.arguments import MAX_ERROR, MAX_TRACEBACK, clean, clean_name, dump_result
 from ..calls.functions import exists, resolve
 from ..calls.options import seconds, type_path
 from ..exceptions import BatchCancelled, BatchError, FunctionNotAllowed
@@ -16,12 +18,13 @@ from ..models.context import Running
 from ..models.verbs import BatchVerbs
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome, fingerprint
-from .errors import describe
 
 if TYPE_CHECKING:
     from ..models import Batch
 
 logger = logging.getLogger("django_batches.jobs")
+
+_OUR_FOLDER = str(Path(__file__).parent.parent)
 
 
 def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
@@ -82,7 +85,9 @@ def outcome_of_exception(message: Message, error: BaseException) -> Outcome:
         # A rolling deploy: another worker may have the code already.
         logger.warning("Job %s must wait: %s cannot be imported here (%s).", message.job_id, message.func, error)
         return message.outcome(Kind.MISSING, **describe(error, message.func))
-    return _failure(message, error, is_final=isinstance(error, FunctionNotAllowed) or _is_excluded(error, message))
+    # By name, also of base classes: the types in the database are not imported.
+    is_excluded = any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
+    return _failure(message, error, is_final=is_excluded or isinstance(error, FunctionNotAllowed))
 
 
 def _is_of_own_batch(error: BatchCancelled, message: Message) -> bool:
@@ -101,11 +106,6 @@ def _is_of_own_batch(error: BatchCancelled, message: Message) -> bool:
         return False
 
 
-def _is_excluded(error: BaseException, message: Message) -> bool:
-    """Compares names, also those of base classes: the types in the database are not imported."""
-    return any(type_path(kind) in message.no_retry for kind in type(error).__mro__)
-
-
 def _is_importable(path: str) -> bool:
     try:
         resolve(path)
@@ -119,11 +119,36 @@ def _is_importable(path: str) -> bool:
 def _failure(message: Message, error: BaseException, *, is_final: bool) -> Outcome:
     is_final = is_final or message.attempts + 1 >= message.max_attempts
     fields = describe(error, message.func)
-    log = logger.error if is_final else logger.warning
     attempt = f"attempt {message.attempts + 1} of {message.max_attempts}"
-    log(
-        "Job %s of batch %s failed (%s, %s): %s",
-        message.job_id, message.batch_id, message.func, attempt, fields["error"],
-        exc_info=error,
-    )  # fmt: skip
+    args = message.job_id, message.batch_id, message.func, attempt, fields["error"]
+    level = logging.ERROR if is_final else logging.WARNING
+    logger.log(level, "Job %s of batch %s failed (%s, %s): %s", *args, exc_info=error)
     return message.outcome(Kind.FAILED, is_final=is_final, was_logged=is_final, **fields)
+
+
+def describe(error: BaseException, place: str) -> dict[str, str]:
+    """The fields of an outcome for an exception, even if its `__str__` raises.
+
+    `place` replaces the location in the fingerprint if the traceback has none outside this package.
+    """
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception as unprintable:
+        text = f"<its message cannot be printed: {type(unprintable).__name__}>"
+    frames = tracebacks.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if not frame.filename.startswith(_OUR_FOLDER)] or list(frames)
+    if ours:
+        place = f"{ours[-1].filename}:{ours[-1].name}:{ours[-1].lineno}"
+    try:
+        lines = "".join(tracebacks.format_exception(error))
+    except Exception:
+        lines = "".join(tracebacks.format_list(frames)) + f"{name}: {text}"
+    short = text.partition("\n")[0] if len(text) > MAX_ERROR else text
+    return {
+        "error_type": clean_name(name),
+        "error": clean(f"{kind.__qualname__}: {short}" if short else kind.__qualname__, MAX_ERROR),
+        "traceback": clean(lines, MAX_TRACEBACK),
+        "fingerprint": fingerprint(name, place),
+    }

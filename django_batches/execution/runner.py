@@ -17,6 +17,7 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import Error
 from django.utils import timezone
 from redis import Redis
@@ -92,11 +93,8 @@ def check_row(message: Message, worker: str) -> Outcome | None:
 def _is_current(message: Message) -> bool:
     # Plain SQL: a queryset takes three times as long, and a new executor checks every job of its first seconds.
     statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
-    found = database.execute(
-        f"SELECT 1 FROM {database.JOB} WHERE id = %s AND dispatch = %s AND status IN ({statuses})",
-        [database.parameter(message.job_id), message.dispatch],
-    )
-    return bool(found)
+    statement = f"SELECT 1 FROM {database.JOB} WHERE id = %s AND dispatch = %s AND status IN ({statuses})"
+    return bool(database.execute(statement, [database.parameter(message.job_id), message.dispatch]))
 
 
 def _not_started(message: Message, reason: VanishReason, detail: object = "", worker: str = "") -> Outcome:
@@ -114,13 +112,11 @@ def unreadable(rq_id: str, error: Exception) -> Outcome | None:
     """
     logger.error("The message of job %s cannot be read (%s); nothing was run.", rq_id, error)
     job_id, dispatch = Keys().parse(rq_id)
+    row = database.jobs().filter(pk=job_id, dispatch=dispatch)
     try:
-        found = database.jobs().filter(pk=job_id, dispatch=dispatch).values_list("batch_id", "callback_of_id").first()
-    except Error:
+        batch_id, callback_of_id = row.values_list("batch_id", "callback_of_id").get()
+    except (Error, ObjectDoesNotExist):
         return None  # the reconciler finds the job
-    if found is None:
-        return None
-    batch_id, callback_of_id = found
     text = f"Its message in Redis cannot be read ({error}): its row is broken, or another version has written it."
     fields = own_error("unreadable", text)
     return Outcome(Kind.MISSING, job_id, dispatch, batch_id or callback_of_id, callback_of_id is None, **fields)
@@ -185,16 +181,12 @@ def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
     running.set(run)
     open_block.set(None)  # the caller's, for example around drain()
     function = resolve(message.func)
-    args = message.args
-    if message.is_callback:
-        args = [_batch_of(message), *args]
+    args = [_batch_of(message), *message.args] if message.is_callback else message.args
     if task:
         args = [*task.begin(), *args]
     with alarm(message.timeout):
-        if iscoroutinefunction(function):
-            value = async_to_sync(function)(*args, **message.kwargs)
-        else:
-            value = function(*args, **message.kwargs)
+        call = async_to_sync(function) if iscoroutinefunction(function) else function
+        value = call(*args, **message.kwargs)
     return task.normalised(value) if task else value
 
 

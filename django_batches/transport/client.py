@@ -134,13 +134,10 @@ def client(**options: Any) -> Redis:
             f'CACHES["{alias}"]["LOCATION"] is not the address of a Redis server ({error}). '
             'An example: "redis://localhost:6379/1".'
         ) from error
-    defaults = {
-        "socket_connect_timeout": 5.0,
-        "socket_timeout": 10.0,
-        "retry": Retry(ExponentialBackoff(base=0.05, cap=0.5), 3),
-    }
+    timeouts = {"socket_connect_timeout": 5.0, "socket_timeout": 10.0}
+    retry = Retry(ExponentialBackoff(base=0.05, cap=0.5), 3)
     # The cache may return text; our code and RQ's read bytes.
-    kwargs = {**pool.connection_kwargs, **defaults, **options, "decode_responses": False}
+    kwargs = {**pool.connection_kwargs, **timeouts, "retry": retry, **options, "decode_responses": False}
     return Redis(connection_pool=ConnectionPool(connection_class=pool.connection_class, **kwargs))
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 MAX_HEAD = 65_536
 """Bytes of a message besides the arguments."""
 _TYPES = [str, str, int, str, str, int, int, int, list, list]
-"""The types of a message's items."""
 
 
 def dumps(job: "Claimed") -> str:
@@ -55,10 +54,9 @@ class Message:
         batch, job, callback, event, func, timeout, attempts, max_attempts, no_retry, (args, kwargs) = values
         if not (type(args) is list and type(kwargs) is dict and 1 <= timeout < 2**31):
             raise ValueError("its arguments or its timeout are invalid")
-        dispatch = int(rq_id.rpartition("-")[2])
         return cls(
             UUID(batch), UUID(job), bool(callback), event, func, timeout, attempts, max_attempts, no_retry,
-            args, kwargs, dispatch,
+            args, kwargs, int(rq_id.rpartition("-")[2]),
         )  # fmt: skip
 
     def outcome(self, kind: Kind, **fields: Any) -> Outcome:

@@ -103,7 +103,7 @@ class Outcome:
                 f"{_PLAIN}{self.job_id.hex} {self.dispatch} {self.batch_id.hex} {0 if self.is_job_of_batch else 1}"
                 f" {self.started_at.timestamp()!r} {self.finished_at.timestamp()!r} {self.result or ''}\n{self.worker}"
             )
-        data = {name: value for name in _LOADERS if (value := getattr(self, name)) not in _EMPTY}
+        data = {name: value for name in _LOADERS if (value := getattr(self, name)) not in (None, "")}
         return json.dumps(data, separators=(",", ":"), allow_nan=False, default=_dumps)
 
     @classmethod
@@ -200,8 +200,6 @@ def _time(timestamp: float) -> datetime:
 def _dumps(value: UUID | datetime) -> str | float:
     return value.hex if isinstance(value, UUID) else value.timestamp()
 
-
-_EMPTY = (None, "")
 
 _LOADERS: dict[str, Callable[[Any], Any]] = {
     "kind": Kind,

@@ -1,7 +1,7 @@
 """Queries Redis about the workers, with short timeouts because a user waits for the answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from django.core.exceptions import ImproperlyConfigured
 from redis.exceptions import RedisError
@@ -53,10 +53,10 @@ class ProbeCache:
         self._result: ProbeResult | None = None
 
     def __call__(self, queues: Sequence[str]) -> ProbeResult:
-        known = self._result.workers if self._result else {}
-        unknown = [queue for queue in queues if queue not in known]
         result = self._result
+        known = result.workers if result else {}
+        unknown = [queue for queue in queues if queue not in known]
         if result is None or (unknown and not result.error):
             new = probe_workers(unknown)
-            result = self._result = ProbeResult(new.error, new.is_suspended, known | new.workers)
-        return ProbeResult(result.error, result.is_suspended, {queue: result.workers.get(queue, 0) for queue in queues})
+            result = self._result = replace(new, workers=known | new.workers)
+        return replace(result, workers={queue: result.workers.get(queue, 0) for queue in queues})
