@@ -479,7 +479,7 @@ class Migration(migrations.Migration):
                     ("retry_position", None),
                 ),
                 fields=["parent"],
-                name="batch_to_report",
+                name="batch_to_notify",
             ),
         ),
         migrations.AddIndex(

@@ -149,7 +149,7 @@ class Batch(BatchVerbs, models.Model):
             # coordinator: ended children whose parent has to be notified
             models.Index(
                 fields=["parent"],
-                name="batch_to_report",
+                name="batch_to_notify",
                 condition=Q(is_awaited=True, finished_at__isnull=False, open_callbacks=0, retry_position=None),
             ),
             # prune: ended batches by status, the oldest first; metrics, reconcile: batches that ended recently
