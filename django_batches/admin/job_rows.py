@@ -50,8 +50,8 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
     """The rows of jobs from `without_payloads`. Only child batches in `visible` are shown."""
     opened = tree.opened_by(visible, jobs)
     failed = [(job.pk, job.dispatch) for job in jobs if job.error_type == FAILED_BY_CHILD and job.pk in opened]
-    for key, reasons in unsuccessful(failed).items() if failed else ():
-        causes = {reason.batch_id for reason in reasons}
+    for key, failed_children in unsuccessful(failed).items() if failed else ():
+        causes = {child.pk for child in failed_children}
         opened[key] = [child for child in opened[key] if child.batch_id in causes] or opened[key]
     shown_keys = [child.batch_id for children in opened.values() for child in children[:MAX_CHILDREN]]
     batches = visible.in_bulk(shown_keys) if shown_keys else {}

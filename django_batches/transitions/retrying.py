@@ -186,7 +186,7 @@ def _retry_rows(batch: "Batch", failed: "list[BatchJob]", include_cancelled: boo
 
     Returns how many, and the first row whose children cannot be retried now; leaves that one and those after it.
     """
-    below = RetriedChildren.lock(failed)
+    below = RetriedChildren(failed)
     blocked = next((job for job in failed if not below.reserve(job)), None)
     free = failed[: failed.index(blocked)] if blocked else failed
     waiting = [job for job in free if below.by_job.get(job.pk)]

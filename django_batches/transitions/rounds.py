@@ -7,7 +7,6 @@ in one tree cannot wait for each other.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -42,16 +41,13 @@ def reopen(batch: "Batch") -> None:
     if batch.finished_at:
         is_of_all = batch.retry_position is not None
         changes |= {
+            **dict.fromkeys(("finished_at", "first_failure_id", "cancelled_at", "overdue_at")),
             "status": BatchStatus.RUNNING,
-            "finished_at": None,
             "round": batch.round + 1,
-            "first_failure_id": None,
-            "cancelled_at": None,
             # Stays if the cancelled jobs stay cancelled: the next retry of all failed jobs takes them, too.
             "gave_up": batch.gave_up and not (is_of_all and batch.retry_cancelled),
             "reason": "",
             "sealed_at": batch.sealed_at or timezone.now(),
-            "overdue_at": None,
             "deadline_at": batch.deadline and database.dialect().now() + timedelta(seconds=batch.deadline),
         }
     try:
@@ -116,54 +112,47 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
     batch_status.update_batches([tally], timezone.now())
 
 
-@dataclass
 class RetriedChildren:
     """The children of ended jobs, locked unless another transaction holds them."""
 
-    children: "dict[UUID, Batch]"
-    by_job: dict[UUID, list[UUID]]
-    """Per job its children of the run that returned."""
-    keys: set[str]
-    """Keys that are in use, by batches that have not ended or by reserved children."""
-
-    @classmethod
-    def lock(cls, jobs: "Iterable[BatchJob]") -> "RetriedChildren":
-        """Never waits: the batch above is locked already, and a retry on its way up locks in the other order."""
+    def __init__(self, jobs: "Iterable[BatchJob]") -> None:
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
-        by_job: dict[UUID, list[UUID]] = defaultdict(list)
-        if not runs:
-            return cls({}, by_job, set())
+        self.by_job: dict[UUID, list[UUID]] = defaultdict(list)
+        """Per job its children of the run that returned."""
         found = database.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
         for pk, parent_id, dispatch in found:
             if runs[parent_id] == dispatch:
-                by_job[parent_id].append(pk)
-        children = database.lock_batches([pk for keys in by_job.values() for pk in keys], skip_locked=True)
-        named = {child.key for child in children.values() if child.key}
-        alive = database.batches().filter(key__in=named, finished_at=None) if named else database.batches().none()
-        return cls(children, by_job, set(alive.values_list("key", flat=True)))
+                self.by_job[parent_id].append(pk)
+        ids = [pk for children in self.by_job.values() for pk in children]
+        # Never waits: the batch above is locked already, and a retry on its way up locks in the other order.
+        self._children = database.lock_batches(ids, skip_locked=True) if ids else {}
+        named = {child.key for child in self._children.values() if child.key}
+        alive = database.batches().filter(key__in=named, finished_at=None)
+        self._keys = set(alive.values_list("key", flat=True))
+        """Keys that are in use, by batches that have not ended or by reserved children."""
 
     def reserve(self, job: "BatchJob") -> bool:
         """Reserves the keys of the children of a job; returns whether the children can be retried now.
 
         They cannot if one of them is locked, has not ended or is being deleted, or if its key is in use.
         """
-        children = [self.children.get(pk) for pk in self.by_job.get(job.pk, [])]
+        children = [self._children.get(pk) for pk in self.by_job[job.pk]]
         free = [child for child in children if child and child.finished_at and not child.deleting_at]
         if len(free) < len(children):
             return False
         keys = {child.key for child in free if child.status != BatchStatus.SUCCEEDED} - {""}
-        if keys & self.keys:
+        if keys & self._keys:
             return False
-        self.keys |= keys
+        self._keys |= keys
         return True
 
     def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
         """Begins a retry in the unsuccessful children of the jobs; the coordinator continues it."""
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:
-            ids = [child.batch_id for child in failed.get(job.pk) or []]
+            ids = [child.pk for child in failed.get(job.pk, [])]
             for pk in ids:
-                self._retry(self.children[pk], include_cancelled)
+                self._retry(self._children[pk], include_cancelled)
             # If all succeeded, the result was too large: await one, so that the result is measured again.
             database.batches().filter(pk__in=ids or self.by_job[job.pk][:1]).update(is_awaited=True)
 
