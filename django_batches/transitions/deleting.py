@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db.models import F, Q
@@ -15,12 +14,8 @@ from ..exceptions import BatchError
 from ..states import IN_FLIGHT, JobStatus
 from .steps import contain_errors, within_budget
 
-if TYPE_CHECKING:
-    from ..models import Batch
-
 _AWAITED = Q(is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING])
-BUDGET = 0.02
-"""Seconds of a coordinator's turn after which it begins no further chunk: outcomes wait meanwhile."""
+BUDGET = 0.02  # seconds of a coordinator's turn after which it begins no further chunk: outcomes wait meanwhile
 TOGETHER, LIMIT = 20, 100
 """Batches of a tree that one chunk deletes, and deletions that one query of the coordinator finds."""
 
@@ -69,58 +64,41 @@ def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
     """
     with database.atomic():
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
-        if batch is None:
-            return False
-        if not batch.deleting_at:
-            if reason := _why_not(batch, ended_before):
-                raise BatchError(f"{reason} Nothing was deleted.")
-            database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
+        if batch is None or batch.deleting_at:
+            return batch is not None
+        reason = ""
+        if database.batches().filter(_AWAITED, pk=batch_id).exists():
+            reason = f"The job that opened batch {batch_id} takes its outcome: wait until that job has ended."
+        elif not batch.finished_at:
+            reason = f"Batch {batch_id} has not ended: cancel it and wait."
+        elif batch.open_callbacks:
+            reason = f"Batch {batch_id} has callbacks that have not ended: wait for them."
+        elif ended_before and batch.finished_at >= ended_before:
+            reason = f"Batch {batch_id} was retried and has ended again."
+        if reason:
+            raise BatchError(f"{reason} Nothing was deleted.")
+        database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
     return True
-
-
-def _why_not(batch: "Batch", ended_before: datetime | None) -> str:
-    if database.batches().filter(_AWAITED, pk=batch.pk).exists():
-        return f"The job that opened batch {batch.pk} takes its outcome: wait until that job has ended."
-    if not batch.finished_at:
-        return f"Batch {batch.pk} has not ended: cancel it and wait."
-    if batch.open_callbacks:
-        return f"Batch {batch.pk} has callbacks that have not ended: wait for them."
-    if ended_before and batch.finished_at >= ended_before:
-        return f"Batch {batch.pk} was retried and has ended again."
-    return ""
 
 
 def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
     if not _mark(batch_id, skip_locked=skip_locked):
         return 0
-    total = _delete_jobs(batch_id)
-    with database.atomic_with_lock_timeout() if skip_locked else database.atomic():
-        total += _delete_rest([batch_id])
-    return total
-
-
-def _delete_jobs(batch_id: UUID) -> int:
-    """Deletes the jobs of a batch, each chunk in its own transaction; returns how many."""
     jobs = database.jobs().filter(batch=batch_id)
     last = jobs.order_by("-position").values_list("position", flat=True).first()
     total, size = 0, database.CHUNK
-    # By ranges of positions: a query for the next rows would step over all deleted ones each time.
+    # By ranges of positions, each in its own transaction: a query for the next rows would step over all deleted ones.
     for start in range(0, 0 if last is None else last + 1, size):
         total += jobs.filter(position__range=(start, start + size - 1))._raw_delete(database.alias())
-    return total
+    with database.atomic_with_lock_timeout() if skip_locked else database.atomic():
+        return total + delete_at_once([batch_id])
 
 
 def delete_at_once(ids: list[UUID]) -> int:
-    """Deletes small ended batches in the caller's transaction; returns how many job rows.
-
-    The caller has locked them and checked that they may be deleted.
-    """
-    return database.jobs().filter(batch__in=ids)._raw_delete(database.alias()) + _delete_rest(ids)
-
-
-def _delete_rest(ids: list[UUID]) -> int:
-    """Deletes everything of the batches but their jobs; returns how many callbacks."""
-    total = database.jobs().filter(callback_of__in=ids)._raw_delete(database.alias())
+    """Deletes locked or marked batches in the caller's transaction; returns how many job rows."""
+    total = 0
+    for rows in (database.jobs().filter(batch__in=ids), database.jobs().filter(callback_of__in=ids)):
+        total += rows._raw_delete(database.alias())
     for name in ("TimeBucket", "FailureGroup"):
         database.related(name).filter(batch__in=ids)._raw_delete(database.alias())
     _collect(ids).delete()
