@@ -4,7 +4,6 @@ Plain SQL for the results of one batch: a queryset takes four times as long, and
 """
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db.models import Count, Sum
@@ -13,13 +12,9 @@ from django.db.models.functions import Length
 from .. import database
 from ..conf import settings
 from ..states import Event
-from . import batch_status
+from .batch_status import registers
 
-if TYPE_CHECKING:
-    from ..models import Batch
-
-PAGE = 2_000
-"""Results that one query reads: constant memory for any number."""
+PAGE = 2_000  # results that one query reads: constant memory for any number
 
 
 def pages(batch_id: UUID) -> Iterator[list[str | None]]:
@@ -45,39 +40,29 @@ def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
 
     Leaves out batches that are being deleted: some of their results are gone.
     """
-    wanted = database.batches().filter(pk__in=list(batch_ids), deleting_at=None)
-    batches = list(wanted.only("registered_callbacks", "round"))
-    with_callback = [batch.pk for batch in batches if _has_callback(batch)]
-    firsts = database.jobs().filter(callback_of__in=with_callback, event=Event.SUCCESS, position=0)
+    found = database.batches().filter(pk__in=list(batch_ids), deleting_at=None).only("registered_callbacks", "round")
+    rounds = {batch.pk: batch.round for batch in found if registers(batch, Event.SUCCESS)}
+    firsts = database.jobs().filter(callback_of__in=list(rounds), event=Event.SUCCESS, position=0)
     of_callbacks = {
-        (key, number): text
-        for key, number, text in (firsts.values_list("callback_of", "round", "result_text") if with_callback else ())
+        key: text
+        for key, number, text in firsts.values_list("callback_of_id", "round", "result_text")
+        if key and number == rounds[key]
     }
-    texts: dict[UUID, list[str]] = {batch.pk: [] for batch in batches if not _has_callback(batch)}
-    jobs = database.jobs().filter(batch__in=list(texts)).order_by("batch_id", "position")
-    for key, text in jobs.values_list("batch_id", "result_text") if texts else ():
-        texts[key].append(text or "null")
-    lists = {key: f"[{','.join(parts)}]" for key, parts in texts.items()}
-    return {batch.pk: lists.get(batch.pk) or of_callbacks.get((batch.pk, batch.round)) for batch in batches}
+    lists: dict[UUID, list[str]] = {batch.pk: [] for batch in found if batch.pk not in rounds}
+    jobs = database.jobs().filter(batch__in=list(lists)).order_by("batch_id", "position")
+    for key, text in jobs.values_list("batch_id", "result_text"):
+        lists[key].append(text or "null")
+    return of_callbacks | {key: f"[{','.join(texts)}]" for key, texts in lists.items()}
 
 
 def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
     """Batches whose list of results would exceed MAX_PAYLOAD, each with an error message."""
     limit = settings().MAX_PAYLOAD
     batches = database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks")
-    lists = [batch.pk for batch in batches if not _has_callback(batch)]
-    if not lists:
-        return {}
-    sizes = database.jobs().filter(batch__in=lists).order_by().values("batch_id")
+    jobs = database.jobs().filter(batch__in=[batch.pk for batch in batches if not registers(batch, Event.SUCCESS)])
+    sizes = jobs.order_by().values("batch_id").annotate(size=Sum(Length("result_text")) + Count("pk"))
     return {
-        size["batch_id"]: (
-            f"The results of its child batch have {size['bytes']} bytes in all, above MAX_PAYLOAD ({limit}): give it "
-            "an on_success callback that returns what is needed of batch.results()."
-        )
-        for size in sizes.annotate(bytes=Sum(Length("result_text")) + Count("pk"))
-        if size["bytes"] and size["bytes"] > limit
+        batch_id: f"The results of its child batch have {size} bytes in all, above MAX_PAYLOAD ({limit}): give it an "
+        "on_success callback that returns what is needed of batch.results()."
+        for batch_id, size in sizes.filter(size__gt=limit).values_list("batch_id", "size")
     }
-
-
-def _has_callback(batch: "Batch") -> bool:
-    return batch_status.registers(batch, Event.SUCCESS)
