@@ -5,7 +5,6 @@ it if its batch is in `batches_on_hold`.
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db.models import Q
@@ -18,9 +17,6 @@ from .batch_status import Tally
 from .creating import wake_on_commit
 from .statistics import count_ended
 from .steps import contain_errors, within_budget
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 LIMIT = 100  # batches that one query of the coordinator finds
 
@@ -52,9 +48,8 @@ def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quie
             return 0
         if not batch.cancelled_at:
             database.write_fields(batch, cancelled_at=now, reason=reason, retry_position=None, gave_up=False)
-        ended = _cancel_chunk(batch, now)
         wake_on_commit(batch_id)
-    return ended
+        return _cancel_chunk(Tally(batch), now)
 
 
 def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
@@ -63,17 +58,15 @@ def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None or batch.finished_at or not batch.cancelled_at:
             return 0
-        return _cancel_chunk(batch, timezone.now())
+        return _cancel_chunk(Tally(batch), timezone.now())
 
 
-def _cancel_chunk(batch: "Batch", now: datetime) -> int:
-    waiting = database.jobs().filter(batch=batch, status__in=WAITING_HERE)
+def _cancel_chunk(tally: Tally, now: datetime) -> int:
+    waiting = database.jobs().filter(batch=tally.batch, status__in=WAITING_HERE)
     ids = list(waiting.order_by("position").values_list("pk", flat=True)[: database.CHUNK])
     ended = _cancel_rows(ids, now)
-    tally = Tally(batch)
     tally.ended(JobStatus.CANCELLED, ended)
-    if ended:
-        count_ended({batch.pk: (0, 0, ended)}, now)
+    count_ended({tally.batch.pk: (0, 0, ended)} if ended else {}, now)
     batch_status.update_batches([tally], now)
     return ended
 

@@ -86,7 +86,8 @@ def prune(group: list[Ended], before: datetime, *, in_full: bool = True) -> int:
         if all(batch.is_small for batch in group):
             return _prune_together(group, before, in_full)
         for batch in group:
-            if batch.has_children and not _is_unreferenced(deleting.tree(batch.id)):
+            tree = deleting.tree(batch.id) if batch.has_children else []
+            if len(foreign_keys.unreferenced(database.batches().filter(pk__in=tree))) < len(tree):
                 return 0
             is_quick = batch.total <= database.CHUNK and not batch.has_children
             if in_full:
@@ -111,8 +112,3 @@ def _prune_together(group: list[Ended], before: datetime, in_full: bool) -> int:
         if ids:
             deleting.delete_at_once(ids)
     return len(ids)
-
-
-def _is_unreferenced(tree: list[UUID]) -> bool:
-    """Whether no row of the project holds a batch of the tree."""
-    return len(foreign_keys.unreferenced(database.batches().filter(pk__in=tree))) == len(tree)

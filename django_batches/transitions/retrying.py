@@ -25,16 +25,13 @@ from .steps import contain_errors, level_by_level, within_budget
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
-
 _NEW: dict[str, Any] = {
     "status": JobStatus.CREATED,
     **dict.fromkeys(("attempts", "losses"), 0),
     **dict.fromkeys(("started_at", "finished_at", "waited_at", "returned_batch", "result_text")),
     **dict.fromkeys(("error_type", "error", "traceback", "fingerprint", "worker"), ""),
 }
-_NEEDED = (
-    "batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type",
-)  # fmt: skip
+_NEEDED = ("batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type")
 PATIENCE, PAUSE = 5.0, 0.05
 """Seconds for which a retry waits for child batches that another transaction has locked, and between two attempts."""
 LIMIT = 500  # retries that one query of the coordinator finds
