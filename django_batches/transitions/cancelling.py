@@ -12,8 +12,7 @@ from django.utils import timezone
 
 from .. import database
 from ..states import WAITING_HERE, JobStatus
-from . import batch_status
-from .batch_status import Tally
+from .batch_status import Tally, update_batches
 from .creating import wake_on_commit
 from .statistics import count_ended
 from .steps import contain_errors, within_budget
@@ -67,7 +66,7 @@ def _cancel_chunk(tally: Tally, now: datetime) -> int:
     ended = _cancel_rows(ids, now)
     tally.ended(JobStatus.CANCELLED, ended)
     count_ended({tally.batch.pk: (0, 0, ended)} if ended else {}, now)
-    batch_status.update_batches([tally], now)
+    update_batches([tally], now)
     return ended
 
 
@@ -95,7 +94,7 @@ def cancel_job(job_id: UUID) -> bool:
             wake_on_commit()
         else:
             tally.open_callbacks = -1
-        batch_status.update_batches([tally], now)
+        update_batches([tally], now)
     return True
 
 
@@ -142,7 +141,7 @@ def mark_overdue(now: datetime) -> int:
             batch = database.lock_batch(batch_id, skip_locked=True)
             if batch is not None and not batch.finished_at and not batch.overdue_at:
                 database.batches().filter(pk=batch_id).update(overdue_at=now)
-                batch_status.update_batches([Tally(batch, is_overdue=True)], now)
+                update_batches([Tally(batch, is_overdue=True)], now)
     return len(ids)
 
 

@@ -44,10 +44,17 @@ _WHY = {
 
 def notify_parents(fence: Callable[[], datetime] = timezone.now) -> int:
     """Notifies waiting jobs of their ended children, and ends jobs that await no other; returns how many children."""
-    owner, after = Coalesce("parent__batch_id", "parent__callback_of_id"), UUID(int=0)
-    ended = _unnotified().order_by("pk").values_list("pk", "parent_id", owner)
+    owner_id, after = Coalesce("parent__batch_id", "parent__callback_of_id"), UUID(int=0)
+    ended = _unnotified().order_by("pk").values_list("pk", "parent_id", owner_id)
     while notices := list(ended.filter(pk__gt=after)[:LIMIT]):
-        if count := _notify_or_repair(notices, fence):
+        try:
+            count = _notify(notices, fence)
+        except IntegrityError:
+            # A CHECK refuses counters that differ from their rows: unrepaired, they would stop all other notices.
+            if not [owner for _, _, owner in notices if repairing.repair_counters(owner, skip_locked=True)]:
+                raise
+            count = _notify(notices, fence)
+        if count:
             return count
         # All batches of this page are locked; do not let them block the next page.
         after = notices[-1][0]
@@ -63,16 +70,6 @@ def _unnotified() -> "QuerySet[Batch]":
     """Batches that have ended with their callbacks and are not being retried, and whose parents wait for them."""
     settled = database.batches().filter(finished_at__isnull=False, open_callbacks=0, retry_position=None)
     return settled.filter(is_awaited=True, parent__status=JobStatus.WAITING)
-
-
-def _notify_or_repair(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
-    try:
-        return _notify(notices, fence)
-    except IntegrityError:
-        # A CHECK refuses counters that differ from their rows: unrepaired, they would stop all other notices.
-        if not [owner for _, _, owner in notices if repairing.repair_counters(owner, skip_locked=True)]:
-            raise
-        return _notify(notices, fence)
 
 
 def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
@@ -133,10 +130,7 @@ def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Ch
 
 
 def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[Batch]]":
-    """Per parent (job, dispatch) its children that failed, were cancelled, or whose success callback did not succeed.
-
-    Leaves out parents without such children.
-    """
+    """Per parent (job, dispatch) the children, if any, that failed or were cancelled, or whose success callback did."""
     runs = dict(parents)
     fields = ("parent_id", "parent_dispatch", "status", "round", "description")
     children = database.batches().filter(parent_id__in=runs).order_by("pk").only(*fields)

@@ -16,8 +16,7 @@ from .steps import contain_errors, within_budget
 
 _AWAITED = Q(is_awaited=True, parent_dispatch=F("parent__dispatch"), parent__status__in=[*IN_FLIGHT, JobStatus.WAITING])
 BUDGET = 0.02  # seconds of a coordinator's turn after which it begins no further chunk: outcomes wait meanwhile
-TOGETHER, LIMIT = 20, 100
-"""Batches of a tree that one chunk deletes, and deletions that one query of the coordinator finds."""
+TOGETHER, LIMIT = 20, 100  # batches of a tree that one chunk deletes, and deletions that one query finds
 
 
 def delete(batch_id: UUID, ended_before: datetime | None = None) -> int:
@@ -58,10 +57,7 @@ def begin_deletion(batch_id: UUID, ended_before: datetime | None = None, *, skip
 
 
 def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: bool = False) -> bool:
-    """Marks an ended batch as being deleted; False if it is gone or, with `skip_locked`, locked.
-
-    Nothing moves it from then on: a retry is refused, and all else moves only batches that have not ended.
-    """
+    """Marks an ended batch as being deleted; False if it is gone or, with `skip_locked`, locked."""
     with database.atomic():
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None or batch.deleting_at:
@@ -77,6 +73,7 @@ def _mark(batch_id: UUID, ended_before: datetime | None = None, *, skip_locked: 
             reason = f"Batch {batch_id} was retried and has ended again."
         if reason:
             raise BatchError(f"{reason} Nothing was deleted.")
+        # Nothing moves it from then on: a retry is refused, and all else moves only batches that have not ended.
         database.batches().filter(pk=batch_id).update(deleting_at=timezone.now(), first_failure=None)
     return True
 
@@ -96,20 +93,16 @@ def _delete_one(batch_id: UUID, *, skip_locked: bool = False) -> int:
 
 def delete_at_once(ids: list[UUID]) -> int:
     """Deletes locked or marked batches in the caller's transaction; returns how many job rows."""
-    total = 0
-    for rows in (database.jobs().filter(batch__in=ids), database.jobs().filter(callback_of__in=ids)):
-        total += rows._raw_delete(database.alias())
+    jobs, using = database.jobs(), database.alias()
+    total = jobs.filter(batch__in=ids)._raw_delete(using) + jobs.filter(callback_of__in=ids)._raw_delete(using)
     for name in ("TimeBucket", "FailureGroup"):
-        database.related(name).filter(batch__in=ids)._raw_delete(database.alias())
+        database.related(name).filter(batch__in=ids)._raw_delete(using)
     _collect(ids).delete()
     return total
 
 
 def _collect(ids: list[UUID]) -> Collector:
-    """The batches and the project's rows that cascade from them; not the jobs, which may be millions.
-
-    Raises `ProtectedError` or `RestrictedError`, as `delete()` of any model does.
-    """
+    """The batches and the project's rows that cascade from them; not the jobs, which may be millions."""
     batches = database.batches().filter(pk__in=ids)
     collector = Collector(using=database.alias(), origin=batches)
     collector.collect(batches)
@@ -128,10 +121,7 @@ def continue_deletions() -> bool:
 
 
 def _delete_chunks() -> Iterator[UUID]:
-    """Yields each batch of which it deleted a chunk.
-
-    Not those that it postponed: they come first again next time, and would keep the rest from their turn.
-    """
+    """Yields each batch of which it deleted a chunk: one that it postponed must not use up the time of the rest."""
     for batch_id in unfinished_deletions():
         # A run that was given up may have opened a child since, or a row of the project may point to the batch by now.
         with contain_errors(batch_id):

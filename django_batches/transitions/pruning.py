@@ -10,7 +10,6 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import IntegrityError, OperationalError
-from django.db.models import Q
 from django.db.models.deletion import ProtectedError, RestrictedError
 
 from .. import database
@@ -18,8 +17,6 @@ from ..database import foreign_keys
 from ..exceptions import BatchError
 from . import deleting
 
-_UNUSED = Q(open_callbacks=0, parent=None, deleting_at=None)
-"""Ended batches that nothing of this app needs: a child batch is deleted with the batch above it."""
 SMALL, PER_BATCH = 1_000, 40
 """What one transaction deletes at most, and the cost of a batch without jobs, both in jobs."""
 
@@ -31,17 +28,12 @@ class Ended:
     finished_at: datetime
     id: UUID
     total: int
-    is_child: bool = False
-    """It is deleted with the batch above it."""
+    is_child: bool = False  # it is deleted with the batch above it
     has_children: bool = False
 
     @property
-    def cost(self) -> int:
-        return self.total + PER_BATCH
-
-    @property
     def is_small(self) -> bool:
-        return self.cost <= SMALL and not self.has_children
+        return self.total + PER_BATCH <= SMALL and not self.has_children
 
 
 def ended_before(status: str, before: datetime, after: Ended | None, limit: int) -> list[Ended]:
@@ -57,7 +49,8 @@ def ended_before(status: str, before: datetime, after: Ended | None, limit: int)
 def deletable(ended: Iterable[Ended]) -> list[Ended]:
     """Those of the batches without open callbacks, a batch above, or rows of the project that hold them."""
     by_id = {batch.id: batch for batch in ended}
-    ids = foreign_keys.unreferenced(database.batches().filter(_UNUSED, pk__in=list(by_id)))
+    unused = database.batches().filter(open_callbacks=0, parent=None, deleting_at=None, pk__in=list(by_id))
+    ids = foreign_keys.unreferenced(unused)
     of_jobs = database.batches().filter(parent__batch__in=ids).values_list("parent__batch", flat=True)
     of_callbacks = database.batches().filter(parent__callback_of__in=ids).values_list("parent__callback_of", flat=True)
     tops = {*of_jobs, *of_callbacks}
@@ -68,7 +61,7 @@ def groups(ended: Iterable[Ended]) -> Iterator[list[Ended]]:
     """Groups the batches for deletion: small ones in one transaction, each other one alone."""
     group: list[Ended] = []
     for batch in ended:
-        fits = batch.is_small and sum(each.cost for each in group) + batch.cost <= SMALL
+        fits = batch.is_small and sum(each.total + PER_BATCH for each in [*group, batch]) <= SMALL
         if group and not (fits and group[-1].is_small):
             yield group
             group = []

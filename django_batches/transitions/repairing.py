@@ -12,8 +12,7 @@ from django.utils import timezone
 
 from .. import database
 from ..states import BATCH_ENDED
-from . import batch_status
-from .batch_status import Tally
+from .batch_status import Tally, can_end, update_batches
 
 logger = logging.getLogger("django_batches")
 
@@ -49,12 +48,11 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
     with database.atomic():
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         # Again: outcomes may have been committed between the statement above and the lock.
-        found = drift(batch_id) if batch else {}
-        if batch is None or not found:
+        if batch is None or not (found := drift(batch_id)):
             return False
         logger.error("The counters of batch %s differ from its rows by %s; repaired.", batch_id, found)
         database.write_fields(batch, **{name: getattr(batch, name) + by for name, by in found.items()})
-        batch_status.update_batches([Tally(batch)], timezone.now())
+        update_batches([Tally(batch)], timezone.now())
     global _repairs
     _repairs += 1
     return True
@@ -87,7 +85,7 @@ def end_batches() -> int:
     for batch_id in batches_to_end():
         with database.atomic():
             batch = database.lock_batch(batch_id, skip_locked=True)
-            if batch is not None and batch_status.can_end(batch):
-                batch_status.update_batches([Tally(batch)], timezone.now())
+            if batch is not None and can_end(batch):
+                update_batches([Tally(batch)], timezone.now())
                 count += 1
     return count

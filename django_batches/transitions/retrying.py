@@ -16,8 +16,7 @@ from django.utils import timezone
 from .. import database
 from ..exceptions import BatchCancelled, BatchError
 from ..states import JobStatus
-from . import batch_status
-from .batch_status import Tally
+from .batch_status import Tally, update_batches
 from .creating import wake_on_commit
 from .rounds import WAITING_AGAIN, RetriedChildren, await_again, reopen, reset_jobs
 from .steps import contain_errors, level_by_level, within_budget
@@ -82,7 +81,7 @@ def _next_chunk(batch: "Batch | None") -> tuple[int, bool]:
         total, more, position = total + callbacks, blocked is not None, batch.total
     database.write_fields(batch, retry_position=position if more else None)
     if not more:
-        batch_status.update_batches([Tally(batch)], timezone.now())
+        update_batches([Tally(batch)], timezone.now())
     wake_on_commit()
     return total, more
 
@@ -107,11 +106,10 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     # A slice is evaluated once: after its first rows are reset, it would return the next ones.
     keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
     again = database.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
-    jobs, callbacks = again.filter(batch__isnull=False), again.filter(batch=None)
     total = 0
-    for rows, owner in ((jobs, "batch_id"), (callbacks, "callback_of_id")):
-        for batch_id in list(rows.order_by().values_list(owner, flat=True).distinct()):
-            total += _retry_chosen(batch_id, rows.filter(**{owner: batch_id}))
+    for owner in ("batch_id", "callback_of_id"):
+        ids = again.exclude(**{owner: None}).order_by().values_list(owner, flat=True).distinct()
+        total += sum(_retry_chosen(batch_id, again.filter(**{owner: batch_id})) for batch_id in list(ids))
     return total
 
 
@@ -140,11 +138,9 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
 
 
 def _begin(batch: "Batch", include_cancelled: bool) -> bool:
-    """Marks the batch as being retried from its first row on; False if there is nothing to retry.
-
-    Joins a retry that has begun, unless only this one takes cancelled jobs: then it starts at the first row again.
-    """
+    """Marks the batch as being retried from its first row on; False if there is nothing to retry."""
     include_cancelled = include_cancelled or batch.gave_up
+    # Joins a retry that has begun, unless only this one takes cancelled jobs: then it starts at the first row again.
     if batch.retry_position is not None and (batch.retry_cancelled or not include_cancelled):
         return True
     if database.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
@@ -179,10 +175,7 @@ def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
 
 
 def _retry_rows(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
-    """Resets ended rows of a locked batch: they run again, or wait for the retry of their children.
-
-    Returns how many, and the first row whose children cannot be retried now; leaves that one and those after it.
-    """
+    """Resets rows up to the first whose children cannot be retried now. Returns how many, and that row."""
     below = RetriedChildren(failed)
     blocked = next((job for job in failed if not below.reserve(job)), None)
     free = failed[: failed.index(blocked)] if blocked else failed

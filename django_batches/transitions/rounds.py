@@ -17,8 +17,7 @@ from django.utils import timezone
 from .. import database
 from ..exceptions import BatchCancelled, BatchError, BatchExists
 from ..states import BatchStatus, JobStatus
-from . import batch_status
-from .batch_status import Tally
+from .batch_status import Tally, update_batches
 from .children import unsuccessful
 from .statistics import Failures, count_failures
 
@@ -39,13 +38,12 @@ def reopen(batch: "Batch") -> None:
     """
     changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
     if batch.finished_at:
-        is_of_all = batch.retry_position is not None
         changes |= {
             **dict.fromkeys(("finished_at", "first_failure_id", "cancelled_at", "overdue_at")),
             "status": BatchStatus.RUNNING,
             "round": batch.round + 1,
             # Stays if the cancelled jobs stay cancelled: the next retry of all failed jobs takes them, too.
-            "gave_up": batch.gave_up and not (is_of_all and batch.retry_cancelled),
+            "gave_up": batch.gave_up and not (batch.retry_position is not None and batch.retry_cancelled),
             "reason": "",
             "sealed_at": batch.sealed_at or timezone.now(),
             "deadline_at": batch.deadline and database.dialect().now() + timedelta(seconds=batch.deadline),
@@ -69,9 +67,8 @@ def await_again(batch: "Batch") -> None:
         if job.status == JobStatus.SUCCEEDED:
             return  # only a callback is retried, and the parent does not depend on it
         if owner.cancelled_at and job.batch_id:
-            raise BatchCancelled(
-                f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one.", batch_id=owner.pk
-            )
+            reason = f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one."
+            raise BatchCancelled(reason, batch_id=owner.pk)
         if job.dispatch != batch.parent_dispatch or not job.waited_at:
             raise BatchError(f"No job waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
         database.write_fields(batch, is_awaited=True)
@@ -97,19 +94,16 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
     """Writes `fields` to ended jobs or callbacks of a locked batch, and counts them as pending or open again."""
     if not jobs:
         return
-    tally, groups = Tally(batch), Counter[tuple[str, str]]()
-    for job in jobs:
-        if job.callback_of_id:
-            tally.open_callbacks += 1
-            continue
+    of_batch = [job for job in jobs if not job.callback_of_id]
+    tally = Tally(batch, open_callbacks=len(jobs) - len(of_batch))
+    for job in of_batch:
         tally.reopened(job.status)
-        if job.status == JobStatus.FAILED:
-            groups[job.fingerprint, job.error_type] += 1
+    groups = Counter((job.fingerprint, job.error_type) for job in of_batch if job.status == JobStatus.FAILED)
     again = database.jobs().filter(pk__in=[job.pk for job in jobs])
     again.update(**fields)
     again.filter(batch=batch).update(round=batch.round)
     count_failures([Failures(batch.pk, *group, "", -count) for group, count in groups.items()])
-    batch_status.update_batches([tally], timezone.now())
+    update_batches([tally], timezone.now())
 
 
 class RetriedChildren:
@@ -138,10 +132,8 @@ class RetriedChildren:
         """
         children = [self._children.get(pk) for pk in self.by_job[job.pk]]
         free = [child for child in children if child and child.finished_at and not child.deleting_at]
-        if len(free) < len(children):
-            return False
         keys = {child.key for child in free if child.status != BatchStatus.SUCCEEDED} - {""}
-        if keys & self._keys:
+        if len(free) < len(children) or keys & self._keys:
             return False
         self._keys |= keys
         return True
@@ -151,17 +143,14 @@ class RetriedChildren:
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:
             ids = [child.pk for child in failed.get(job.pk, [])]
-            for pk in ids:
-                self._retry(self._children[pk], include_cancelled)
+            for child in (self._children[pk] for pk in ids):
+                # A cancelled child, or one of which only the callback was cancelled, has nothing else to retry.
+                child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
+                child.retry_position = 0
+                if child.status == BatchStatus.SUCCEEDED:
+                    database.write_fields(child, retry_position=0, retry_cancelled=child.retry_cancelled)
+                    continue
+                with suppress(BatchExists):  # two children of one job with the same key: one after the other
+                    reopen(child)
             # If all succeeded, the result was too large: await one, so that the result is measured again.
             database.batches().filter(pk__in=ids or self.by_job[job.pk][:1]).update(is_awaited=True)
-
-    def _retry(self, child: "Batch", include_cancelled: bool) -> None:
-        # A cancelled child, or one of which only the callback was cancelled, has nothing else to retry.
-        child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
-        child.retry_position = 0
-        if child.status == BatchStatus.SUCCEEDED:
-            database.write_fields(child, retry_position=0, retry_cancelled=child.retry_cancelled)
-            return
-        with suppress(BatchExists):  # two children of one job with the same key: one after the other
-            reopen(child)

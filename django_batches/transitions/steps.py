@@ -14,7 +14,6 @@ from ..exceptions import BatchError
 from .repairing import repair_counters
 
 T = TypeVar("T")
-
 logger = logging.getLogger("django_batches")
 
 
