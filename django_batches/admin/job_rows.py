@@ -12,7 +12,7 @@ from django.template.defaultfilters import filesizeformat
 from django.utils.translation import gettext as _
 
 from ..calls.arguments import masked_arguments, masked_result
-from ..database.functions import OctetLength
+from ..database.base import OctetLength
 from ..models import Batch, BatchJob
 from ..models.querysets import BatchJobQuerySet
 from ..monitoring import tree

@@ -8,14 +8,8 @@ from uuid import UUID
 from .base import Columns, Dialect, Rows, Sql
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
-from .tables import APP as APP
 from .tables import BATCH as BATCH
-from .tables import BUCKET as BUCKET
-from .tables import CHUNK as CHUNK
-from .tables import FAILURE_GROUP as FAILURE_GROUP
 from .tables import JOB as JOB
-from .tables import LARGE_JOB_FIELDS as LARGE_JOB_FIELDS
-from .tables import TIME_BUDGET as TIME_BUDGET
 from .tables import USER_FIELDS as USER_FIELDS
 from .tables import alias as alias
 from .tables import atomic as atomic
@@ -28,8 +22,19 @@ from .tables import related as related
 from .tables import single_statement as single_statement
 
 if TYPE_CHECKING:
-    from ..models import Batch
+    from ..models import Batch as Batch
+    from ..models import BatchJob as BatchJob
 
+APP = "django_batches"
+BUCKET = "django_batches_timebucket"
+FAILURE_GROUP = "django_batches_failuregroup"
+
+LARGE_JOB_FIELDS = ("arguments", "traceback")
+"""The fields of a job that transitions do not read."""
+TIME_BUDGET = 2.0
+"""Seconds that one step of the coordinator may take. The next turn continues; the coordinator's lease has 15 s."""
+CHUNK = 5_000
+"""Rows that one transaction of a large cancel, retry or delete changes: short locks, a few megabytes."""
 _DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}
 
 

@@ -3,16 +3,14 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
 from django.db import Error
+from django.db.models import Func, IntegerField
 from django.utils import timezone
 
 from . import tables
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 Columns = type[tuple[Any, ...]] | dict[str, type]
 """Names and types of columns: a named tuple or a dict. The types are UUID, int, str, bool and datetime."""
@@ -29,6 +27,17 @@ class Room(NamedTuple):
     start: int
 
 
+class OctetLength(Func):
+    """The bytes of a text. PostgreSQL answers this without reading the text itself, unlike its `length()`."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        # octet_length() needs SQLite 3.43. Our texts are ASCII.
+        return super().as_sql(compiler, connection, function="LENGTH", **context)
+
+
 def types_of(columns: Columns) -> dict[str, Any]:
     """The types by name, some of them `T | None`."""
     return columns if isinstance(columns, dict) else columns.__annotations__
@@ -39,8 +48,6 @@ class Dialect:
 
     can_write_in_with: ClassVar = False
     """WITH may contain INSERT and UPDATE."""
-    skip_locked: ClassVar = ""
-    """Ends a sub-select of rows to update, so that the coordinator does not wait for locks of user code."""
 
     def values(self, columns: Columns, rows: Rows) -> Sql:
         """A table `v` of rows, with a column `v_name` per field. Its text does not depend on the number of rows."""
@@ -50,9 +57,9 @@ class Dialect:
         """A key or time as a parameter of plain SQL."""
         return value
 
-    def among(self, keys: str) -> str:
-        """The condition that a column is among the keys of a sub-select with a LIMIT."""
-        return f"IN ({keys})"
+    def first_jobs(self, condition: str) -> str:
+        """The jobs that meet a condition which ends with a LIMIT; skips rows that other transactions have locked."""
+        return f"id IN (SELECT id FROM {tables.JOB} WHERE {condition})"
 
     def jobs_to_claim(self, queue: str, rooms: Sequence[Room], limit: int) -> Sql:
         """The condition for the next jobs of a queue, in turns over the batches."""
@@ -60,15 +67,14 @@ class Dialect:
 
     def insert(self, table: str, columns: Columns, rows: Rows) -> None:
         values, params = self.values(columns, rows)
-        tables.execute(
-            f"INSERT INTO {table} ({', '.join(types_of(columns))}) SELECT * FROM {values} WHERE true", params
-        )
+        names = ", ".join(types_of(columns))
+        tables.execute(f"INSERT INTO {table} ({names}) SELECT * FROM {values} WHERE true", params)
 
-    def batch(self, batch_id: UUID) -> "Batch":
+    def batch(self, batch_id: UUID) -> "tables.Batch":
         """A batch as it is now; raises `Batch.DoesNotExist`."""
         return tables.batches().get(pk=batch_id)
 
-    def lock_batches(self, ids: Iterable[UUID], *, skip_locked: bool) -> "list[Batch]":
+    def lock_batches(self, ids: Iterable[UUID], *, skip_locked: bool) -> "list[tables.Batch]":
         found = tables.batches().filter(pk__in=list(ids)).order_by("pk").defer(*tables.USER_FIELDS)
         return list(found.select_for_update(skip_locked=skip_locked))
 

@@ -1,23 +1,19 @@
 """Foreign keys of the project that prevent the deletion of a batch or its jobs."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import models
 from django.db.models import Exists, ForeignObjectRel, OuterRef
 
-from . import tables
-
-if TYPE_CHECKING:
-    from ..models import Batch
+from . import APP, tables
 
 _SETTERS = {
     getattr(models, name, None) for name in ("SET_NULL", "SET_DEFAULT", "DB_SET_NULL", "DB_SET_DEFAULT")
 }  # the last two since Django 6.1
 
 
-def unreferenced(batches: "models.QuerySet[Batch]") -> list[UUID]:
+def unreferenced(batches: "models.QuerySet[tables.Batch]") -> list[UUID]:
     """The batches that no row of the project references, nor a job of theirs."""
     for relation, path in _relations():
         rows = relation.related_model._base_manager.using(tables.alias())
@@ -25,19 +21,13 @@ def unreferenced(batches: "models.QuerySet[Batch]") -> list[UUID]:
     return list(batches.values_list("pk", flat=True))
 
 
-def reference(batch_ids: Iterable[UUID]) -> str:
-    """A foreign key by which a row references one of these batches or a job of theirs, or an empty text."""
-    return _first(_relations(), batch_ids)
+def reference(batch_ids: Iterable[UUID], *, to_jobs_only: bool = False) -> str:
+    """A foreign key by which a row references a job or callback of these batches or, by default, one of them.
 
-
-def reference_to_jobs(batch_ids: Iterable[UUID]) -> str:
-    """A foreign key by which a row references a job or callback of these batches, or an empty text."""
-    return _first(_relations_to_jobs(), batch_ids)
-
-
-def _first(relations: list[tuple[ForeignObjectRel, str]], batch_ids: Iterable[UUID]) -> str:
+    An empty text if there is none.
+    """
     ids = list(batch_ids)
-    for relation, path in relations:
+    for relation, path in _relations_to_jobs() if to_jobs_only else _relations():
         name, model = relation.field.name, relation.related_model
         if model._base_manager.using(tables.alias()).filter(**{f"{name}{path}__in": ids}).exists():
             return f"{model._meta.label}.{name}"
@@ -62,7 +52,7 @@ def _foreign_keys(model: type[models.Model]) -> list[ForeignObjectRel]:
         for relation in model._meta.get_fields(include_hidden=True)
         if isinstance(relation, ForeignObjectRel)
         and not relation.many_to_many
-        and relation.related_model._meta.app_label != tables.APP
+        and relation.related_model._meta.app_label != APP
         and not relation.related_model._meta.auto_created  # of a ManyToManyField, whose link is deleted
     ]
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from . import dialect, tables
 from .base import Sql
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 
 class NewJob(NamedTuple):
@@ -37,7 +34,7 @@ class NewJob(NamedTuple):
         return NewJob(*self[:-1], position)  # `_replace` takes three times as long
 
 
-def batch(new: "Batch", computed: dict[str, Sql], source: str, params: list[Any]) -> dict[str, Any] | None:
+def batch(new: "tables.Batch", computed: dict[str, Sql], source: str, params: list[Any]) -> dict[str, Any] | None:
     """Inserts a batch in one statement. Returns its `computed` columns, or None if nothing was inserted.
 
     `computed` has expressions that may refer to the row of `source`, a text of FROM and WHERE with `params`.

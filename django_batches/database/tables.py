@@ -10,23 +10,15 @@ from django.db.models import Model, QuerySet
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from ..models import Batch, BatchJob
+    from ..models import Batch as Batch
+    from ..models import BatchJob as BatchJob
 
-APP = "django_batches"
 BATCH = "django_batches_batch"
 JOB = "django_batches_batchjob"
-BUCKET = "django_batches_timebucket"
-FAILURE_GROUP = "django_batches_failuregroup"
 LEASE = "django_batches_lease"
 
 USER_FIELDS = ("description", "metadata")
 """The fields of a batch that users write, as large as they like."""
-LARGE_JOB_FIELDS = ("arguments", "traceback")
-"""The fields of a job that transitions do not read."""
-TIME_BUDGET = 2.0
-"""Seconds that one step of the coordinator may take. The next turn continues; the coordinator's lease has 15 s."""
-CHUNK = 5_000
-"""Rows that one transaction of a large cancel, retry or delete changes: short locks, a few megabytes."""
 
 _models: dict[str, type[Model]] = {}
 

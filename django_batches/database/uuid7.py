@@ -27,9 +27,7 @@ def uuid7() -> UUID:
     """A new UUIDv7, greater than every earlier one of this process."""
     global _last
     with _lock:
-        now = (time.time_ns() // 1_000_000) << _COUNTER_BITS
-        _last = max(now, _last + 1)
-        stamp = _last
+        _last = stamp = max((time.time_ns() // 1_000_000) << _COUNTER_BITS, _last + 1)
     milliseconds, counter = divmod(stamp, 1 << _COUNTER_BITS)
     high, low = divmod(counter, 1 << 6)
     random = int.from_bytes(os.urandom(7))

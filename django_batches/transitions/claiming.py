@@ -7,7 +7,7 @@ not know, and it is claimed again.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from .. import database
@@ -16,9 +16,6 @@ from ..database.inserting import NewJob
 from ..states import IN_FLIGHT, JobStatus
 from .frontier import Frontier, Place
 from .steps import within_budget
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 WINDOW = 2_000
 """Jobs of one batch that may be in RQ at a time: bounds the memory of Redis, and makes pause and cancel quick."""
@@ -72,7 +69,10 @@ def claim_jobs(
         claimed = _claim(*database.dialect().jobs_to_claim(queue, rooms, limit)) if rooms else []
         counts = Counter(job.batch_id for job in claimed)
         if counts:
-            _add_in_flight(counts)
+            table, params = database.values({"id": UUID, "claimed": int}, sorted(counts.items()))
+            database.execute(
+                f"UPDATE {database.BATCH} SET in_flight = in_flight + v_claimed FROM {table} WHERE id = v_id", params
+            )
     has_room = len(claimed) < limit
     # The frontier has seen a job of each of these, so it must be before the position at which this claim started.
     too_far = [room.batch_id for room in rooms if room.start and has_room and not counts[room.batch_id]]
@@ -84,20 +84,17 @@ def claim_jobs(
     return sorted(claimed, key=lambda job: counts[job.batch_id])
 
 
-def _room(batch: "Batch") -> int:
+def _room(batch: "database.Batch") -> int:
     """How many more of its jobs may be in RQ."""
     return min(batch.concurrency or WINDOW, WINDOW) - batch.in_flight
 
 
 def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
     """Claims callbacks. They do not count for a window, and go to the front of their queue."""
-    due = (
-        f"SELECT id FROM {database.JOB} WHERE status = 'created' AND callback_of_id IS NOT NULL"
-        f" ORDER BY id LIMIT %s{database.dialect().skip_locked}"
-    )
+    due = database.dialect().first_jobs("status = 'created' AND callback_of_id IS NOT NULL ORDER BY id LIMIT %s")
     with database.atomic():
         fence()
-        return _claim(f"status = 'created' AND id {database.dialect().among(due)}", [limit])
+        return _claim(f"status = 'created' AND {due}", [limit])
 
 
 def promote_due(fence: Callable[[], datetime]) -> list[Place]:
@@ -112,15 +109,13 @@ def promote_due(fence: Callable[[], datetime]) -> list[Place]:
 
 
 def _promote_chunks(fence: Callable[[], datetime]) -> Iterator[list[tuple[Any, ...]]]:
-    due = (
-        f"SELECT id FROM {database.JOB} WHERE status = 'scheduled' AND due_at <= %s"
-        f" ORDER BY due_at LIMIT {database.CHUNK}{database.dialect().skip_locked}"
-    )
+    condition = f"status = 'scheduled' AND due_at <= %s ORDER BY due_at LIMIT {database.CHUNK}"
+    due = database.dialect().first_jobs(condition)
     while True:
         with database.atomic():
             promoted = database.execute(
-                f"UPDATE {database.JOB} SET status = 'created' WHERE status = 'scheduled'"
-                f" AND id {database.dialect().among(due)} RETURNING batch_id, position, queue",
+                f"UPDATE {database.JOB} SET status = 'created' WHERE status = 'scheduled' AND {due}"
+                " RETURNING batch_id, position, queue",
                 [database.parameter(fence())],
             )
         yield promoted
@@ -139,15 +134,13 @@ def mark_running(started: Sequence[tuple[UUID, int, datetime, str]], fence: Call
         return 0
     columns = {"id": UUID, "dispatch": int, "started_at": datetime, "worker": str}
     table, params = database.values(columns, started)
+    update = (
+        f"UPDATE {database.JOB} SET status = 'running', started_at = v_started_at, worker = v_worker FROM {table}"
+        " WHERE id = v_id AND dispatch = v_dispatch AND status = 'queued' RETURNING id"
+    )
     with database.atomic():
         fence()
-        return len(
-            database.execute(
-                f"UPDATE {database.JOB} SET status = 'running', started_at = v_started_at, worker = v_worker"
-                f" FROM {table} WHERE id = v_id AND dispatch = v_dispatch AND status = 'queued' RETURNING id",
-                params,
-            )
-        )
+        return len(database.execute(update, params))
 
 
 def _claim(condition: str, params: list[Any]) -> list[Claimed]:
@@ -158,13 +151,6 @@ def _claim(condition: str, params: list[Any]) -> list[Claimed]:
     )
     claimed = [Claimed(database.as_uuid(row[0]), row[1], database.as_uuid(row[2]), *row[3:]) for row in rows]
     return sorted(claimed, key=lambda job: job.id.int)
-
-
-def _add_in_flight(counts: Counter[UUID]) -> None:
-    table, params = database.values({"id": UUID, "claimed": int}, sorted(counts.items()))
-    database.execute(
-        f"UPDATE {database.BATCH} SET in_flight = in_flight + v_claimed FROM {table} WHERE id = v_id", params
-    )
 
 
 def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str, str, bool]]:

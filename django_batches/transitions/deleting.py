@@ -50,7 +50,7 @@ def begin_deletion(batch_id: UUID, ended_before: datetime | None = None, *, skip
     whole = tree(batch_id)
     # First: a deletion that fails later would leave half a batch behind.
     _collect(whole)
-    if holder := foreign_keys.reference_to_jobs(whole):
+    if holder := foreign_keys.reference(whole, to_jobs_only=True):
         raise BatchError(f"{holder} points to jobs of batch {batch_id}: delete those rows first. Nothing was deleted.")
     # The top alone: the batches below it have ended, and a retry of one of them would have to reopen the top.
     return whole if _mark(batch_id, ended_before, skip_locked=skip_locked) else []

@@ -256,7 +256,7 @@ def test_one_turn_continues_many_deletions(monkeypatch):
 
 def test_a_deletion_that_a_row_of_the_project_prevents_is_refused_before_it_begins(monkeypatch):
     batch = ended(60)
-    monkeypatch.setattr(foreign_keys, "reference_to_jobs", lambda ids: "shop.Note.job" if batch.pk in ids else "")
+    monkeypatch.setattr(foreign_keys, "reference", lambda ids, to_jobs_only: "shop.Note.job" if batch.pk in ids else "")
     with pytest.raises(BatchError, match=r"shop.Note.job points to jobs of batch .*: delete those rows first"):
         batch.delete()
     batch.refresh_from_db()
