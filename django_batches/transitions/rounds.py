@@ -19,7 +19,7 @@ from ..exceptions import BatchCancelled, BatchError, BatchExists
 from ..states import BatchStatus, JobStatus
 from .batch_status import Tally, update_batches
 from .children import unsuccessful
-from .statistics import Failures, count_failures
+from .statistics import count_failures
 
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
@@ -102,7 +102,7 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
     again = database.jobs().filter(pk__in=[job.pk for job in jobs])
     again.update(**fields)
     again.filter(batch=batch).update(round=batch.round)
-    count_failures([Failures(batch.pk, *group, "", -count) for group, count in groups.items()])
+    count_failures([(batch.pk, *group, "", -count) for group, count in groups.items()])
     update_batches([tally], timezone.now())
 
 
