@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import DataError, IntegrityError
@@ -24,9 +23,6 @@ from .claiming import Claimed
 from .frontier import Place
 from .job_status import Change, decide
 from .statistics import aggregate
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 logger = logging.getLogger("django_batches")
 
@@ -134,8 +130,12 @@ def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], date
 def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: int = 0) -> Recorded:
     with database.atomic():
         now = fence()
-        batches = database.lock_batches({outcome.batch_id for outcome in outcomes}, skip_locked=True)
-        ready, postponed, orphans = _sort(outcomes, batches)
+        ids = {outcome.batch_id for outcome in outcomes}
+        batches = database.lock_batches(ids, skip_locked=True)
+        missing = ids - set(batches)
+        # Locked by other transactions. The other missing ones do not exist.
+        locked = set(database.batches().filter(pk__in=missing).values_list("pk", flat=True)) if missing else missing
+        ready = [outcome for outcome in outcomes if outcome.batch_id in batches]
         tallies = {key: Tally(batch) for key, batch in batches.items()}
         won = job_updates.write(decide(ready, batches, now), tallies, now)
         late, superseded = job_updates.write_late_successes(ready, won, tallies, now)
@@ -143,8 +143,8 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         touched = [tallies[key] for key in {change.outcome.batch_id for change in won + late}]
         callbacks = batch_status.update_batches(touched, now, claims=claims)
     return Recorded(
-        done=ready + orphans,
-        postponed=postponed,
+        done=[outcome for outcome in outcomes if outcome.batch_id not in locked],
+        postponed=[outcome for outcome in outcomes if outcome.batch_id in locked],
         won=won,
         late=late,
         superseded=superseded,
@@ -154,20 +154,4 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         ended_children=[
             key for key, batch in batches.items() if batch.is_awaited and batch.finished_at and not batch.open_callbacks
         ],
-    )
-
-
-def _sort(
-    outcomes: Sequence[Outcome], batches: "dict[UUID, Batch]"
-) -> tuple[list[Outcome], list[Outcome], list[Outcome]]:
-    """The outcomes of locked batches, of batches that another transaction has locked, and of none that exists."""
-    ready = [outcome for outcome in outcomes if outcome.batch_id in batches]
-    missing = {outcome.batch_id for outcome in outcomes} - set(batches)
-    if not missing:
-        return ready, [], []
-    existing = set(database.batches().filter(pk__in=missing).values_list("pk", flat=True))
-    return (
-        ready,
-        [outcome for outcome in outcomes if outcome.batch_id in existing],
-        [outcome for outcome in outcomes if outcome.batch_id in missing - existing],
     )

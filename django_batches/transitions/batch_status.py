@@ -9,7 +9,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 from django.db.models import F
@@ -19,9 +20,6 @@ from ..database import inserting
 from ..database.inserting import NewJob
 from ..database.uuid7 import uuid7
 from ..states import IN_FLIGHT, WAITING_HERE, BatchStatus, Event, JobStatus
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 _COUNTERS = ("pending", "succeeded", "failed", "cancelled", "in_flight", "open_callbacks")
 _FIELDS: dict[str, type] = {
@@ -35,7 +33,7 @@ _FIELDS: dict[str, type] = {
 class Tally:
     """What one transaction changes about one batch, which it has locked."""
 
-    batch: "Batch"
+    batch: "database.Batch"
     pending: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -44,9 +42,7 @@ class Tally:
     open_callbacks: int = 0
     started_at: datetime | None = None
     first_failure: UUID | None = None
-    """A job that has failed for good."""
     is_overdue: bool = False
-    """The batch has missed its deadline."""
 
     def ended(self, status: str, count: int = 1) -> None:
         """`count` pending jobs have ended with `status`."""
@@ -82,7 +78,7 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
     return callbacks
 
 
-def schedule_missed_failure_callbacks(batch: "Batch", now: datetime) -> None:
+def schedule_missed_failure_callbacks(batch: "database.Batch", now: datetime) -> None:
     """Schedules failure callbacks that were registered after the failure event of a locked batch."""
     if batch.failure_round != batch.round:
         return
@@ -94,22 +90,18 @@ def schedule_missed_failure_callbacks(batch: "Batch", now: datetime) -> None:
         database.batches().filter(pk=batch.pk).update(open_callbacks=F("open_callbacks") + len(missed))
 
 
-def can_end(batch: "Batch") -> bool:
+def can_end(batch: "database.Batch") -> bool:
     """Whether no job is pending, none can be added, and no retry is under way."""
-    return (
-        batch.pending == 0
-        and batch.finished_at is None
-        and (batch.sealed_at is not None or batch.cancelled_at is not None)
-        and batch.retry_position is None
-    )
+    is_closed = batch.sealed_at is not None or batch.cancelled_at is not None
+    return batch.pending == 0 and batch.finished_at is None and is_closed and batch.retry_position is None
 
 
-def registers(batch: "Batch", event: Event) -> bool:
+def registers(batch: "database.Batch", event: Event) -> bool:
     """Whether the batch has a callback for the event."""
     return f'"event":"{event}"' in batch.registered_callbacks
 
 
-def _end(batch: "Batch", now: datetime) -> None:
+def _end(batch: "database.Batch", now: datetime) -> None:
     batch.finished_at = now
     if batch.cancelled_at and not batch.gave_up:
         batch.status = BatchStatus.CANCELLED
@@ -150,13 +142,9 @@ def _events(tally: Tally, now: datetime) -> list[Event]:
     return events
 
 
-def _all_attempted(batch: "Batch", ends: bool) -> bool:
-    if (
-        not registers(batch, Event.ATTEMPTED)
-        or batch.attempted_round == batch.round
-        or not batch.sealed_at
-        or batch.retry_position is not None
-    ):
+def _all_attempted(batch: "database.Batch", ends: bool) -> bool:
+    is_wanted = registers(batch, Event.ATTEMPTED) and batch.attempted_round != batch.round
+    if not is_wanted or not batch.sealed_at or batch.retry_position is not None:
         return False
     return ends or not any(
         database.jobs().filter(batch=batch, attempts=0, status__in=statuses).exists()
@@ -165,28 +153,21 @@ def _all_attempted(batch: "Batch", ends: bool) -> bool:
     )
 
 
-def _callbacks(batch: "Batch", event: Event, now: datetime) -> list[NewJob]:
-    if batch.registered_callbacks == "[]":
-        return []
+def _callbacks(batch: "database.Batch", event: Event, now: datetime) -> list[NewJob]:
     specs = [spec for spec in json.loads(batch.registered_callbacks) if spec["event"] == event]
     return [_callback(batch, spec, position, now) for position, spec in enumerate(specs)]
 
 
-def _callback(batch: "Batch", spec: dict[str, Any], position: int, now: datetime) -> NewJob:
-    due_at = _due_at(spec["run_after"], now)
+def _callback(batch: "database.Batch", spec: dict[str, Any], position: int, now: datetime) -> NewJob:
+    due_at, run_after = None, spec["run_after"]  # seconds after the event, or a fixed time
+    if run_after:
+        due_at = datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
     status = JobStatus.SCHEDULED if due_at else JobStatus.CREATED
     return NewJob(
         uuid7(), spec["func"], spec["arguments"], spec["queue"], spec["timeout"], spec["max_attempts"], spec["backoff"],
         spec["no_retry"], now, due_at, callback_of_id=batch.pk, event=spec["event"], round=batch.round,
         status=status.value, position=position,
     )  # fmt: skip
-
-
-def _due_at(run_after: float | str | None, now: datetime) -> datetime | None:
-    """When a callback starts: at once (None), some seconds after its event, or at a fixed time."""
-    if not run_after:
-        return None
-    return datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
 
 
 def _claim(callbacks: list[NewJob], claims: int) -> None:
@@ -197,11 +178,8 @@ def _claim(callbacks: list[NewJob], claims: int) -> None:
 
 def _update(tallies: list[Tally]) -> None:
     columns = {"id": UUID, "started_at": datetime, **dict.fromkeys(_COUNTERS, int), **_FIELDS}
-    rows = []
-    for tally in tallies:
-        moves = [getattr(tally, name) for name in _COUNTERS]
-        fields = [getattr(tally.batch, name) for name in _FIELDS]
-        rows.append((tally.batch.pk, tally.started_at, *moves, *fields))
+    moves, fields = attrgetter(*_COUNTERS), attrgetter(*_FIELDS)
+    rows = [(tally.batch.pk, tally.started_at, *moves(tally), *fields(tally.batch)) for tally in tallies]
     table, params = database.values(columns, rows)
     assignments = [f"{name} = {name} + v_{name}" for name in _COUNTERS] + [f"{name} = v_{name}" for name in _FIELDS]
     database.execute(

@@ -5,15 +5,11 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from .. import database
 from ..states import JOB_ENDED, JobStatus
 from ..transport.outcomes import Kind, Outcome, fingerprint
-
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
 
 MAX_LOSSES = 3
 """Runs whose worker was killed or lost, after which a job fails as a poison pill."""
@@ -27,9 +23,7 @@ _GIVEN_BACK = {Kind.ON_HOLD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
 
 @dataclass(slots=True)
 class Change:
-    """The next status of a job."""
-
-    # Not frozen: see Outcome.
+    """The next status of a job."""  # not frozen: see Outcome
 
     outcome: Outcome
     status: JobStatus
@@ -52,14 +46,15 @@ class Change:
         return self.status is JobStatus.SUCCEEDED and self.tried == 1
 
 
-def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, Batch]", now: datetime) -> list[Change]:
+def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, database.Batch]", now: datetime) -> list[Change]:
     """One change per (job, dispatch). Of several outcomes a success wins, otherwise the first one."""
     first: dict[tuple[UUID, int], Outcome] = {}
     for outcome in outcomes:
         known = first.get(outcome.execution)
         if known is None or (outcome.kind == Kind.SUCCEEDED and known.kind != Kind.SUCCEEDED):
             first[outcome.execution] = outcome
-    jobs = _jobs([outcome.job_id for outcome in first.values() if outcome.kind not in (Kind.SUCCEEDED, Kind.ON_HOLD)])
+    ids = [outcome.job_id for outcome in first.values() if outcome.kind not in (Kind.SUCCEEDED, Kind.ON_HOLD)]
+    jobs = database.jobs().defer(*database.LARGE_JOB_FIELDS).in_bulk(ids) if ids else {}
     awaiting = runs_with_open_children([key for key, outcome in first.items() if outcome.has_children])
     changes = []
     for outcome in first.values():
@@ -84,11 +79,6 @@ def runs_with_open_children(executions: Iterable[tuple[UUID, int]]) -> set[tuple
     return wanted & set(children.values_list("parent_id", "parent_dispatch"))
 
 
-def _jobs(ids: list[UUID]) -> "dict[UUID, BatchJob]":
-    jobs = database.jobs().filter(pk__in=ids).defer(*database.LARGE_JOB_FIELDS) if ids else ()
-    return {job.pk: job for job in jobs}
-
-
 def _returned(outcome: Outcome, has_open_children: bool) -> Change:
     if has_open_children:
         return Change(outcome, JobStatus.WAITING, tried=1)
@@ -100,7 +90,7 @@ def _returned(outcome: Outcome, has_open_children: bool) -> Change:
     return Change(outcome, JobStatus.SUCCEEDED, tried=1)
 
 
-def _unsuccessful(outcome: Outcome, job: "BatchJob", batch: "Batch", now: datetime) -> Change:
+def _unsuccessful(outcome: Outcome, job: "database.BatchJob", batch: "database.Batch", now: datetime) -> Change:
     """Another run, or failed for good."""
     lost = int(outcome.kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING))
     tried = int(outcome.kind not in _GIVEN_BACK)
@@ -143,6 +133,6 @@ def backoff_delay(backoff: str, attempt: int) -> float:
     return float(spec)
 
 
-def _given_back(batch: "Batch", outcome: Outcome) -> JobStatus:
+def _given_back(batch: "database.Batch", outcome: Outcome) -> JobStatus:
     """The next status of a job that left RQ without having run."""
     return JobStatus.CANCELLED if batch.cancelled_at and outcome.is_job_of_batch else JobStatus.CREATED

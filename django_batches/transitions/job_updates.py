@@ -88,9 +88,15 @@ def write_late_successes(
     For example, a host was frozen, its job was dispatched again, and then the first run reports its success. Returns
     the changes, and (job, dispatch, queue) of the later runs, which must not start any more.
     """
-    late = _late_successes(outcomes, won)
-    if not late:
+    if len(won) == len(outcomes):
         return [], []
+    winners = {change.outcome.execution for change in won}
+    # Not with children: those of a run that was given up are cancelled, so its work is not done.
+    late = {
+        outcome.job_id: outcome
+        for outcome in outcomes
+        if outcome.kind == Kind.SUCCEEDED and not outcome.has_children and outcome.execution not in winners
+    }
     rows = database.jobs().filter(pk__in=late).exclude(status__in=JOB_ENDED).only("dispatch", "status", "queue")
     jobs = [job for job in rows if late[job.pk].dispatch <= job.dispatch]
     written = []
@@ -102,19 +108,6 @@ def write_late_successes(
         _count(changes, tallies, statuses)
         written += changes
     return written, [(job.pk, job.dispatch, job.queue) for job in jobs if late[job.pk].dispatch < job.dispatch]
-
-
-def _late_successes(outcomes: list[Outcome], won: list[Change]) -> dict[UUID, Outcome]:
-    """The successes that did not win, by job."""
-    if len(won) == len(outcomes):
-        return {}
-    winners = {change.outcome.execution for change in won}
-    # Not with children: those of a run that was given up are cancelled, so its work is not done.
-    return {
-        outcome.job_id: outcome
-        for outcome in outcomes
-        if outcome.kind == Kind.SUCCEEDED and not outcome.has_children and outcome.execution not in winners
-    }
 
 
 def _success(change: Change, now: datetime) -> _Success:
@@ -140,18 +133,13 @@ def _row(change: Change, now: datetime) -> _Row:
     )  # fmt: skip
 
 
-def _size(rows: Sequence[tuple[Any, ...]]) -> int:
-    """Characters of all texts."""
-    return sum(len(value) for row in rows for value in row if type(value) is str)
-
-
 def _update(
     changes: list[Change], rows: Sequence[tuple[Any, ...]], assignments: str, statuses: Sequence[JobStatus]
 ) -> list[Change]:
     """Updates the rows of changes; returns the changes that won."""
     if not changes:
         return []
-    if len(changes) > 1 and _size(rows) > LARGEST:
+    if len(changes) > 1 and sum(len(value) for row in rows for value in row if type(value) is str) > LARGEST:
         middle = len(changes) // 2
         first = _update(changes[:middle], rows[:middle], assignments, statuses)
         return first + _update(changes[middle:], rows[middle:], assignments, statuses)
