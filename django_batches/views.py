@@ -25,14 +25,14 @@ __all__ = ["metrics", "status"]
 logger = logging.getLogger("django_batches")
 
 LIMIT = 100
-"""Batches per request."""
+"""The most batches that one request can name."""
 
 
-@login_not_required  # STATUS_PERMISSION decides
+@login_not_required  # the STATUS_PERMISSION function decides
 @never_cache
 @require_GET
 def status(request: HttpRequest) -> JsonResponse:
-    """`?id=…&id=…`: the batches that the STATUS_PERMISSION setting permits the user to see; 403 if there are none."""
+    """Returns the batches of `?id=…&id=…` that the STATUS_PERMISSION function lets the user see; 403 if it is none."""
     batches = [batch for batch in Batch.objects.filter(pk__in=ids_of(request)) if may_see(request, batch)]
     if not batches:
         raise PermissionDenied
@@ -40,7 +40,7 @@ def status(request: HttpRequest) -> JsonResponse:
 
 
 def ids_of(request: HttpRequest) -> list[UUID]:
-    """The ids in the query string, without invalid ones."""
+    """Returns the ids in the query string, without invalid ones."""
     ids = []
     for text in request.GET.getlist("id")[:LIMIT]:
         with suppress(ValueError):
@@ -49,7 +49,7 @@ def ids_of(request: HttpRequest) -> list[UUID]:
 
 
 def may_see(request: HttpRequest, batch: Batch) -> bool:
-    """The answer of the STATUS_PERMISSION function; False if it is not set or cannot be imported."""
+    """Calls the STATUS_PERMISSION function; returns False if none is set or it cannot be imported."""
     path = settings().STATUS_PERMISSION
     if not path:
         return False
@@ -58,7 +58,7 @@ def may_see(request: HttpRequest, batch: Batch) -> bool:
     except (FunctionNotAllowed, ImportError) as error:
         logger.error('%s["STATUS_PERMISSION"]: %s', SETTING, error)
         return False
-    # Truthy is not enough: with a missing call (`return request.user.has_perm`), everyone would be let in.
+    # Only True counts: a function that forgets a call (`return request.user.has_perm`) would let everyone in.
     return cast(object, permission(request, batch)) is True
 
 
@@ -66,7 +66,7 @@ def may_see(request: HttpRequest, batch: Batch) -> bool:
 @never_cache
 @require_GET
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The metrics, for requests with METRICS_TOKEN as bearer token and for staff who may view batches."""
+    """Returns the metrics to requests with METRICS_TOKEN as bearer token, and to staff who may view batches."""
     if not may_read_metrics(request):
         return HttpResponse("Send the METRICS_TOKEN.\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
     if not _metrics.is_available:

@@ -1,4 +1,4 @@
-"""The views of the actions: a confirmation page, then the action itself, a LogEntry and a message."""
+"""The views of the actions. They ask for confirmation, perform the action, add a LogEntry, and show a message."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +28,13 @@ from .job_rows import jobs_and_callbacks
 
 def non_atomic(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Exempts a view from ATOMIC_REQUESTS, which would run all chunks of a large action in one transaction."""
-    for alias in connections:  # a database router may keep the batches in any of them
+    for alias in connections:  # a database router may store the batches in any database
         view = transaction.non_atomic_requests(using=alias)(view)
     return view
 
 
 class ActingMixin(ConfirmingMixin):
-    """The views check the permission, and look up the batch in `get_queryset`."""
+    """Views that check the user's permission and find the batch in `get_queryset`."""
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.act_view)
@@ -60,7 +60,7 @@ class ActingMixin(ConfirmingMixin):
         return HttpResponseRedirect(self.address("changelist") if is_gone else self.address("change", batch))
 
     def batch_of(self, request: HttpRequest, object_id: UUID | str) -> Batch:
-        """The batch, if the user may view it. Raises `Http404` or `PermissionDenied` otherwise."""
+        """Returns the batch if the user may view it. Raises `Http404` or `PermissionDenied` otherwise."""
         batch = self.get_object(request, str(object_id))
         if batch is None:
             raise Http404
@@ -69,7 +69,7 @@ class ActingMixin(ConfirmingMixin):
         return batch
 
     def target_of(self, request: HttpRequest, batch: Batch) -> Target:
-        """The batch, or the job or failure group of this batch that the query string names."""
+        """Returns the batch, or the job or failure group of this batch that the query string names."""
         query, job, group = request.GET, None, None
         if key := query.get("job"):
             job = get_object_or_404(jobs_and_callbacks([batch], key))
@@ -143,7 +143,7 @@ class ActingMixin(ConfirmingMixin):
 
 
 def changelist_action(name: str) -> Callable[..., HttpResponse | None]:
-    """Makes an action of the changelist from an entry of `ACTIONS`."""
+    """Creates a changelist action from an entry of `ACTIONS`."""
     action = ACTIONS[name]
 
     def run(admin: ActingMixin, request: HttpRequest, queryset: "QuerySet[Batch]") -> HttpResponse | None:
@@ -162,7 +162,7 @@ def parse_number(text: str | None) -> int | None:
 
 
 def _options(request: HttpRequest) -> dict[str, Any]:
-    """The user's choices. The reason for a cancel names the user."""
+    """Returns the options that the user chose. The reason for a cancel names the user."""
     by = _("Cancelled by %(user)s.") % {"user": request.user.get_username()}
     reason = f"{by} {request.POST.get('reason', '').strip()[:500]}".replace("\0", "").strip()
     return {"include_cancelled": request.POST.get("include_cancelled") == "on", "reason": reason}

@@ -1,6 +1,6 @@
 """The actions on batches and jobs: when each is possible, how many jobs it affects, and what the pages say about it.
 
-One table for the buttons, the confirmation pages and the actions of the changelist.
+The buttons, the confirmation pages and the changelist actions all use these definitions.
 """
 
 from collections.abc import Callable
@@ -60,12 +60,12 @@ class Action:
     message: Callable[[int, int], str]
     """The message to the user, given the numbers of changed and of skipped jobs."""
     count: Callable[[Target], int] = lambda target: 1
-    """Returns the number of jobs it affects, from the counters of the batch."""
+    """Returns the number of jobs that the action affects, from the counters of the batch."""
     is_dangerous: bool = False
     changelist_label: Promise | str = ""
-    """The label of its action in the changelist, if it has one."""
+    """The label in the changelist; empty if the changelist does not have this action."""
     child_effect: Promise | None = None
-    """What it does to child batches; None for nothing."""
+    """Describes what the action does to child batches; None if it does nothing to them."""
 
 
 def _retried(count: int, skipped: int) -> str:

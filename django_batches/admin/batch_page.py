@@ -23,14 +23,14 @@ from .action_views import ActingMixin
 from .panels import PANELS, panels
 
 MAX_METADATA = 20_000
-"""Characters of metadata shown."""
+"""How many characters of the metadata are shown."""
 
 
 class PageMixin(ActingMixin):
     change_form_template = "admin/django_batches/batch/change_form.html"
 
     def get_fields(self, request: HttpRequest, obj: Batch | None = None) -> Any:
-        """No form fields: the page shows panels instead."""
+        """Returns no form fields, because the page shows panels instead."""
         return []
 
     def change_view(
@@ -65,14 +65,14 @@ class LiveMixin(ActingMixin):
         return [*urls, *super().get_urls()]
 
     def live_view(self, request: HttpRequest) -> JsonResponse:
-        """The batches of `?id=…&id=…` that the user may view."""
+        """Returns the snapshots of the batches in `?id=…&id=…` that the user may view."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         batches = self.get_queryset(request).filter(pk__in=ids_of(request))
         return JsonResponse({"batches": snapshots([b for b in batches if self.has_view_permission(request, b)])})
 
     def live_page(self, request: HttpRequest, object_id: UUID) -> JsonResponse:
-        """One batch, with the HTML of the panels of its page."""
+        """Returns the snapshots of a batch and of its tree, and the HTML of the panels on its page."""
         batch = self.batch_of(request, object_id)
         context = panels(self, request, batch)
         html = {name: render_to_string(template, context, request) for name, template in PANELS.items()}
@@ -88,7 +88,7 @@ def _metadata(batch: Batch) -> str:
 
 
 def _facts(batch: Batch) -> list[tuple[str, str]]:
-    """The options of the batch; those at the end only if they are set."""
+    """Lists the options of the batch. Leaves out optional ones that are not set."""
     optional = [
         (_("No retry for"), ", ".join(json.loads(batch.no_retry))),
         (_("Concurrency"), str(batch.concurrency or "")),

@@ -1,4 +1,4 @@
-"""The changelist of batches: columns, search, filters and pages. No query grows with the number of jobs."""
+"""The changelist of batches: columns, search, filters and pages. No query gets slower with the number of jobs."""
 
 from typing import Any
 from uuid import UUID
@@ -35,7 +35,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 def _column(name: str, label: Any) -> Any:
-    """A column with its own template, for batches from `get_changelist_instance`."""
+    """Creates a column with its own template, for batches that `get_changelist_instance` has prepared."""
 
     @admin.display(description=label)
     def column(self: Any, batch: Any) -> str:
@@ -72,7 +72,7 @@ class ListMixin(PermissionsMixin):
         return any(lookup == name or lookup.startswith(f"{name}__") for name in names)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Adds to each batch of the page what its columns show, in a few queries for all of them."""
+        """Adds what the columns show to each batch of the page, with a few queries for all of them."""
         changelist = super().get_changelist_instance(request)
         batches = changelist.result_list = list(changelist.result_list)
         shown, openers = snapshots(batches), tree.openers(batches)

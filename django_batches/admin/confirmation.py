@@ -20,11 +20,11 @@ from .job_rows import FAILED_BY_CHILD
 from .permissions import PermissionsMixin
 
 MAX_BATCHES = 10_000
-"""The newest batches, which the changelist counts and pages through and one action affects; filters find older ones."""
+"""How many of the newest batches the changelist counts and lists, and one action affects. Filters find older ones."""
 MAX_BELOW = 1_000
-"""Batches below a batch that are counted."""
+"""How many batches below a batch are counted."""
 SHOWN = 20
-"""Batches that are listed on the confirmation page of a changelist action."""
+"""How many batches the confirmation page of a changelist action lists."""
 
 
 def newest(batches: "QuerySet[Batch]") -> "QuerySet[Batch]":
@@ -34,7 +34,7 @@ def newest(batches: "QuerySet[Batch]") -> "QuerySet[Batch]":
 
 class ConfirmingMixin(PermissionsMixin):
     def confirmation(self, request: HttpRequest, action: Action, target: Target) -> HttpResponse:
-        """The page for one batch, or for a job or failure group of it."""
+        """Returns the page for one batch, or for a job or failure group of it."""
         return self._confirm(
             request,
             action,
@@ -72,7 +72,7 @@ class ConfirmingMixin(PermissionsMixin):
         return reverse(f"{self.admin_site.name}:django_batches_batch_{name}", args=[batch.pk] if batch else [])
 
     def page_context(self, request: HttpRequest) -> dict[str, Any]:
-        """What the templates of the admin site need."""
+        """Returns the context that the templates of the admin site need."""
         request.current_app = self.admin_site.name
         return {
             **self.admin_site.each_context(request),
@@ -87,7 +87,7 @@ class ConfirmingMixin(PermissionsMixin):
 
 
 def _child_effect(action: Action, target: Target) -> str:
-    """What the action does to child batches, with the number affected; empty if it affects none."""
+    """Describes what the action does to child batches, and to how many; empty if it affects none."""
     if action.child_effect is None:
         return ""
     if action.permission == "retry":
@@ -101,7 +101,7 @@ def _child_effect(action: Action, target: Target) -> str:
 
 
 def _affected_jobs(target: Target) -> str:
-    """The number of jobs that failed because of their child batches, from the failure groups."""
+    """Describes how many jobs failed because of their child batches, according to the failure groups."""
     if target.job:
         return _("This affects this job.") if target.job.error_type == FAILED_BY_CHILD else ""
     groups = target.batch.failure_groups.filter(error_type=FAILED_BY_CHILD)

@@ -1,4 +1,4 @@
-"""The filters of the changelist. None of them selects the distinct values of a column."""
+"""The filters of the changelist. None of them selects the distinct values of a column, which would scan the table."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -21,13 +21,13 @@ from ..monitoring import tree
 from .job_rows import jobs_and_callbacks
 
 RECENT = 1_000
-"""The newest batches, whose queues the filter offers."""
+"""How many of the newest batches the queue filter reads to find the queues that it offers."""
 STALLED = timedelta(minutes=5)
 """A batch in which no job has ended for this long has made no recent progress."""
 
 
 class LevelFilter(SimpleListFilter):
-    """Hides child batches by default, but not from a search or from the children of a batch."""
+    """Hides child batches by default, except in a search and in the list of a batch's children."""
 
     title = _("level")
     parameter_name = "level"
@@ -36,7 +36,7 @@ class LevelFilter(SimpleListFilter):
         return [("top", _("Top level")), ("child", _("Child batches")), ("all", _("All levels"))]
 
     def choices(self, changelist: Any) -> Iterator[Any]:
-        """Without Django's own "All", which would be the default."""
+        """Removes Django's own "All", which would be the default."""
         return islice(super().choices(changelist), 1, None)
 
     def value(self) -> str:
@@ -84,7 +84,7 @@ class QueueFilter(SimpleListFilter):
         return [(queue, queue) for queue in sorted({*newest, *filter(None, [self.value()])})]
 
     def queryset(self, request: HttpRequest, queryset: "QuerySet[Batch]") -> "QuerySet[Batch]":
-        queue = (self.value() or "").replace("\0", "")  # PostgreSQL rejects it
+        queue = (self.value() or "").replace("\0", "")  # PostgreSQL rejects NUL characters
         return queryset.filter(queue=queue) if queue else queryset
 
 
@@ -92,7 +92,7 @@ class OptionsFilter(SimpleListFilter):
     """A filter with a fixed set of options."""
 
     options: dict[str, tuple[Promise, Callable[[], Q]]]
-    """By value of the parameter: the label and a function that returns the condition."""
+    """For each value of the parameter: its label, and a function that returns the condition."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
         return [(value, label) for value, (label, _condition) in self.options.items()]
@@ -112,7 +112,7 @@ class DeadlineFilter(OptionsFilter):
 
 
 def _created_within(hours: int) -> Q:
-    # The id begins with the time (UUIDv7) and is the order of the changelist, so no other index is needed.
+    # A UUIDv7 begins with the time, so the index of the primary key serves this filter and the order of the list.
     moment = timezone.now() - timedelta(hours=hours)
     return Q(pk__gte=UUID(int=int(moment.timestamp() * 1000) << 80))
 

@@ -1,4 +1,4 @@
-"""A job as a row of the pages."""
+"""Turns jobs and callbacks into rows for the pages of the admin."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from ..states import WAITING_HERE, JobStatus
 from ..transitions.children import unsuccessful
 
 MAX_CHILDREN = 3
-"""Child batches shown per job."""
+"""How many child batches are shown per job."""
 MAX_SIZE = 4_000
-"""Bytes of JSON. Only the size of longer arguments and results is shown."""
+"""Limit in bytes of JSON. For longer arguments and results, only the size is shown."""
 RETRYABLE = (JobStatus.FAILED, JobStatus.CANCELLED)
 FAILED_BY_CHILD = "django_batches.child_failed"
 """The error type of a job that failed because of its child batch."""
@@ -47,7 +47,7 @@ class JobRow:
 
 
 def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]") -> list[JobRow]:
-    """The rows of jobs from `without_payloads`. Only child batches in `visible` are shown."""
+    """Returns the rows of jobs that `without_payloads` loaded. Shows only child batches in `visible`."""
     opened = tree.opened_by(visible, jobs)
     failed = [(job.pk, job.dispatch) for job in jobs if job.error_type == FAILED_BY_CHILD and job.pk in opened]
     for key, failed_children in unsuccessful(failed).items() if failed else ():
@@ -77,7 +77,7 @@ def rows_of(jobs: Sequence[BatchJob], now: datetime, visible: "QuerySet[Batch]")
 
 
 def jobs_and_callbacks(batches: Iterable[Batch], key: str) -> BatchJobQuerySet:
-    """The job or callback of the batches with this ID, or nothing."""
+    """Finds the job or callback with this ID among those of the batches. An invalid ID finds nothing."""
     try:
         return BatchJob.objects.filter(Q(batch__in=batches) | Q(callback_of__in=batches), pk=UUID(key))
     except ValueError:
@@ -85,7 +85,7 @@ def jobs_and_callbacks(batches: Iterable[Batch], key: str) -> BatchJobQuerySet:
 
 
 def without_payloads(jobs: BatchJobQuerySet) -> BatchJobQuerySet:
-    """Loads only the sizes of long arguments and results."""
+    """Loads arguments and results only up to `MAX_SIZE` characters, and their sizes."""
     return jobs.defer("arguments", "result_text").annotate(
         shown_arguments=Left("arguments", MAX_SIZE),
         size_of_arguments=OctetLength("arguments"),

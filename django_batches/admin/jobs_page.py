@@ -1,6 +1,6 @@
-"""The jobs of a batch, page by page by position: no page costs more than the first one.
+"""The jobs of a batch, in pages ordered by position. No page costs more than the first one.
 
-Each filter reads an index of its own. There is none for succeeded jobs: PostgreSQL would scan the whole batch to find
+Each filter reads an index of its own, but succeeded jobs have no index: PostgreSQL would scan the whole batch to find
 ten of a million. So one page scans at most `SCAN_LIMIT` positions, and says if it stopped early.
 """
 
@@ -41,9 +41,9 @@ class JobsQuery:
     fingerprint: str | None = None
     job: str = ""
     after: int = -1
-    """Show the first jobs with a greater position."""
+    """Show the first jobs with a position greater than this."""
     before: int | None = None
-    """Show the last jobs with a smaller position."""
+    """Show the last jobs with a position smaller than this."""
 
     @classmethod
     def of(cls, request: HttpRequest) -> "JobsQuery":
@@ -58,7 +58,7 @@ class JobsQuery:
         return position < self.before if self.before is not None else position > self.after
 
     def url(self, **changes: Any) -> str:
-        """The query string for another page of the same jobs."""
+        """Returns the query string for another page of the same jobs."""
         parameters = {"status": self.status, "fingerprint": self.fingerprint, **changes}
         return "?" + urlencode({key: value for key, value in parameters.items() if value not in (None, "")})
 
@@ -89,7 +89,7 @@ class JobsMixin(ActingMixin):
 
 
 def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]:
-    """The jobs of the page by position, and the position at which the scan stopped, if it stopped early."""
+    """Returns the jobs of the page by position, and the position at which the scan stopped, if it stopped early."""
     jobs = without_payloads(batch.jobs.all())
     if query.job:
         return list(without_payloads(jobs_and_callbacks([batch], query.job))), None
@@ -110,7 +110,7 @@ def page_of(batch: Batch, query: JobsQuery) -> tuple[list[BatchJob], int | None]
 
 
 def _page(jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
-    """The jobs of the page and one more, which shows that there are more."""
+    """Returns the jobs of the page and, if there is one, the next job: it shows that there is another page."""
     if query.before is not None:
         return list(jobs.filter(position__lt=query.before).order_by("-position")[: PAGE_SIZE + 1])[::-1]
     return list(jobs.filter(position__gt=query.after).order_by("position")[: PAGE_SIZE + 1])
@@ -121,7 +121,7 @@ def _cut(found: list[T], query: JobsQuery) -> list[T]:
 
 
 def _to_run(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> list[BatchJob]:
-    """The scheduled jobs and the created jobs of each queue, each read from an index."""
+    """Returns the scheduled jobs, and the created jobs of each queue. Each of these reads uses an index."""
     found = _page(jobs.filter(status=JobStatus.SCHEDULED), query)
     for _key, queue in due_queues([batch]):
         found += _page(jobs.filter(status=JobStatus.CREATED, queue=queue), query)
@@ -137,7 +137,7 @@ def _scan(batch: Batch, jobs: BatchJobQuerySet, query: JobsQuery) -> tuple[list[
 
 
 def _links(batch: Batch, query: JobsQuery, jobs: list[BatchJob], stopped_at: int | None) -> dict[str, str]:
-    """The links to other pages. Removes the extra job from `jobs`."""
+    """Returns the links to other pages. Removes from `jobs` the extra job that `_page` has read."""
     is_backward = query.before is not None
     has_more = len(jobs) > PAGE_SIZE
     if has_more:
@@ -157,7 +157,7 @@ def _links(batch: Batch, query: JobsQuery, jobs: list[BatchJob], stopped_at: int
 
 
 def _tabs(batch: Batch, query: JobsQuery) -> list[tuple[str, str, int, str, bool]]:
-    """The filters: (name, label, number of jobs, URL, whether it is the current one)."""
+    """Returns each filter as (name, label, number of jobs, URL, whether it is the current one)."""
     is_tab = query.fingerprint is None and not query.job
     tabs = [("", _("all"), batch.total), *sorted(counters(batch), key=lambda counter: STATUSES.index(counter[0]))]
     return [

@@ -1,4 +1,4 @@
-"""The data of the panels on the page of a batch, for the page and for its live updates."""
+"""Collects the data of the panels on the page of a batch, for the page and its live updates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from .job_rows import JobRow, rows_of, without_payloads
 from .permissions import PermissionsMixin
 
 MAX_GROUPS = 20
-"""Failure groups shown, the largest first."""
+"""How many failure groups are shown, the largest first."""
 MAX_CALLBACKS = 30
-"""Callbacks shown, those of the latest rounds first."""
+"""How many callbacks are shown, those of the latest round first."""
 PANELS = {
     name: f"admin/django_batches/batch/panels/{name}.html"
     for name in ("progress", "why", "children", "timeline", "failures", "callbacks", "milestones")
@@ -37,14 +37,14 @@ PANELS = {
 class Milestone:
     name: str
     moment: datetime | None
-    """None if it has not been reached."""
+    """None if the milestone has not been reached."""
     state: str = ""
     """The colour: failed, succeeded, cancelled, planned (the moment is in the future) or empty."""
     note: str = ""
 
 
 def panels(admin: PermissionsMixin, request: HttpRequest, batch: Batch) -> dict[str, Any]:
-    """The template context of all panels, in a constant number of queries."""
+    """Returns the template context of all panels, with a constant number of queries."""
     now = timezone.now()
     visible = admin.get_queryset(request)
     callbacks = without_payloads(batch.callbacks.all()).order_by("-round", "created_at", "event", "position")
@@ -68,13 +68,13 @@ def panels(admin: PermissionsMixin, request: HttpRequest, batch: Batch) -> dict[
 
 
 def counters(batch: Batch) -> list[tuple[str, str, int]]:
-    """Numbers that add up to the total: (value of the status filter, label, number).
+    """Returns (value of the status filter, label, number of jobs). The numbers add up to the total.
 
-    "waiting" is missing if no job waits for child batches.
+    There is no "waiting" if no job waits for child batches.
     """
     in_flight = min(batch.in_flight, batch.pending)
     left = batch.pending - in_flight
-    # A separate query, made later than that of the batch: without `min`, "to run" could become negative.
+    # This query runs later than the one for the batch. Without `min`, "to run" could become negative.
     waiting = min(tree.waiting_jobs(batch).order_by().count(), left) if left else 0
     return [
         ("succeeded", _("succeeded"), batch.succeeded),
@@ -87,7 +87,7 @@ def counters(batch: Batch) -> list[tuple[str, str, int]]:
 
 
 def milestones(batch: Batch, callbacks: Iterable[JobRow]) -> list[Milestone]:
-    """The milestones by time; those that have not been reached come last."""
+    """Returns the milestones by time. Those that have not been reached come last."""
     found = [
         Milestone(_("Created"), batch.created_at),
         Milestone(_("Sealed"), batch.sealed_at),

@@ -25,15 +25,15 @@ class PermissionsMixin(Base):
         return False
 
     def has_retry_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """Retrying a batch, a failure group, or a single job or callback."""
+        """Whether the user may retry a batch, a failure group, or a single job or callback."""
         return request.user.has_perm(f"{APP}.retry_batch")
 
     def has_cancel_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """Cancelling a batch or a single job; pausing, resuming and sealing a batch."""
+        """Whether the user may cancel a batch or a single job, and pause, resume and seal a batch."""
         return request.user.has_perm(f"{APP}.cancel_batch")
 
     def has_arguments_permission(self, request: HttpRequest, obj: Batch | None = None) -> bool:
-        """Viewing the arguments and results of jobs, which may be personal data."""
+        """Whether the user may view the arguments and results of jobs, which may be personal data."""
         return request.user.has_perm(f"{APP}.view_job_arguments")
 
     def may(self, request: HttpRequest, permission: str, batch: Batch | None = None) -> bool:
@@ -42,6 +42,6 @@ class PermissionsMixin(Base):
         return allowed and self.has_view_permission(request, batch)
 
     def job_context(self, request: HttpRequest, batch: Batch) -> dict[str, Any]:
-        """The template context of a job (`job.html`)."""
+        """Returns the context that the template of a job (`job.html`) needs."""
         may = {f"may_{name}": self.may(request, name, batch) for name in ("retry", "cancel", "arguments")}
         return {"batch": batch, "admin_name": self.admin_site.name, **may}

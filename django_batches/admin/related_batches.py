@@ -1,4 +1,4 @@
-"""The batches related to a batch: its ancestors, and the tree of batches below it, cut to a few per level."""
+"""Finds the ancestors of a batch and the tree of batches below it, of which it shows a few per level."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from ..monitoring.tree import Child, Opener
 from ..states import BatchStatus, Event
 
 MAX_LEVELS = 3
-"""Levels of the tree that are shown."""
+"""How many levels of the tree are shown."""
 MAX_PER_LEVEL = 20
-"""Batches of a level that are shown."""
+"""How many batches of each level are shown."""
 NEAREST = 4
-"""Relateds that are shown, besides the topmost one."""
+"""How many of the nearest ancestors are shown, besides the topmost one."""
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Related:
     batch: Batch
     opener: Opener
     left_out: int = 0
-    """Relateds between this one and the next that are not shown."""
+    """How many ancestors between this one and the next are not shown."""
 
     @property
     def opened_by(self) -> str:
-        """The job or callback that opened the batch, or of an ancestor the one that opened the next batch."""
+        """The job or callback that opened the batch. For an ancestor, its job or callback that opened the next one."""
         if self.opener.event:
             return _("%(event)s callback") % {"event": Event(self.opener.event).label}
         return _("job #%(position)s") % {"position": self.opener.position}
@@ -46,7 +46,7 @@ class Node(Related):
     """The snapshot of the batch."""
     children: "list[Node]"
     count: int
-    """The number of its child batches, at most `tree.MAX_CHILDREN`."""
+    """The number of child batches, at most `tree.MAX_CHILDREN`."""
 
     @property
     def more(self) -> int:
@@ -63,13 +63,13 @@ class Tree:
     is_cut: bool
     """Whether there may be more child batches than were counted."""
     totals: list[tuple[str, str, int]]
-    """Its own child batches by status: (status, label, number)."""
+    """The direct child batches by status: (status, label, number)."""
     shown: dict[str, dict[str, Any]]
     """The snapshots of all batches in the tree by id."""
 
 
 def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Related]:
-    """The topmost and the nearest ancestors, from the top, except those that are not in `visible`."""
+    """Returns the topmost and the nearest ancestors, from the top, without those that are not in `visible`."""
     openers = tree.ancestors(batch)
     if not openers:
         return []
@@ -82,7 +82,7 @@ def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Related]:
 
 
 def tree_of(batch: Batch, visible: "QuerySet[Batch]", now: datetime) -> Tree | None:
-    """The tree below a batch, or None. One query per level, one for the batches and one for their throughputs."""
+    """Returns the tree below a batch, or None. Makes one query per level, one for batches and one for throughputs."""
     levels = _levels(batch, visible)
     if not levels:
         return None
@@ -106,7 +106,7 @@ def tree_of(batch: Batch, visible: "QuerySet[Batch]", now: datetime) -> Tree | N
 
 
 def _levels(batch: Batch, visible: "QuerySet[Batch]") -> list[list[Child]]:
-    """The child batches by urgency, then those of the shown ones, and so on; one level more than is shown."""
+    """Reads the levels below a batch, each by urgency, and one more than is shown. Only follows shown batches."""
     levels: list[list[Child]] = []
     owners = [batch.pk]
     while owners and len(levels) <= MAX_LEVELS:

@@ -1,4 +1,4 @@
-"""The timeline of a batch as coordinates for an SVG: the jobs that ended in each period, failures below the line."""
+"""Draws the timeline of a batch for an SVG: the jobs that ended in each period, with failures below the line."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from ..monitoring.formatting import moment, number
 BUCKET = timedelta(seconds=TimeBucket.SECONDS)
 MAX_COLUMNS = 60
 HEIGHT, DEPTH = 100.0, 45.0
-"""The space above the line, and the most below it, in SVG units."""
+"""The space above the line, and the largest space below it, in SVG units."""
 COLUMN = 10.0
 """The width of a column in SVG units."""
 PER_BUCKET, PER_MINUTE = timedelta(hours=3), timedelta(days=4)
-"""The longest batches whose buckets are read one by one, or summed per minute; those of others are summed per hour."""
+"""Up to these lengths of a batch, its buckets are read one by one or summed per minute; beyond, summed per hour."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Timeline:
     starts: str
     ends: str
     peak: str
-    """The most jobs that ended in one column without failing."""
+    """The largest number of jobs that ended in one column without failing."""
     each: timedelta
     """The period that a column covers."""
 
 
 def draw(batch: Batch) -> Timeline | None:
-    """The timeline in at most 60 columns; None before the first job has ended."""
+    """Returns the timeline in at most `MAX_COLUMNS` columns, or None if no job has ended yet."""
     ends = batch.buckets.aggregate(first=Min("starts_at"), last=Max("starts_at"))
     if ends["first"] is None:
         return None
@@ -72,7 +72,7 @@ def _rows(batch: Batch, length: timedelta) -> Iterable[tuple[Any, ...]]:
 
 
 def _count(rows: Iterable[tuple[Any, ...]], first: datetime, each: timedelta) -> list[list[int]]:
-    """The succeeded, failed and cancelled jobs of each column."""
+    """Counts the succeeded, failed and cancelled jobs of each column."""
     counts: list[list[int]] = []
     for since, *ended in rows:
         index = max(0, (since - first) // each)
@@ -84,11 +84,11 @@ def _count(rows: Iterable[tuple[Any, ...]], first: datetime, each: timedelta) ->
 def _layout(counts: list[list[int]], first: datetime, each: timedelta) -> Timeline:
     highest = max((succeeded + cancelled for succeeded, _, cancelled in counts), default=0) or 1
     deepest = max((failed for _, failed, _ in counts), default=0)
-    # Both sides of the line have the same scale.
+    # Use the same scale on both sides of the line.
     scale = HEIGHT / max(highest, deepest * HEIGHT / DEPTH)
     columns = []
     for index, (succeeded, failed, cancelled) in enumerate(counts):
-        # A bar of a single job must be visible.
+        # Draw even a single job with a visible bar.
         up = max(1.5, succeeded * scale) if succeeded else 0.0
         grey = max(1.5, cancelled * scale) if cancelled else 0.0
         down = max(3.0, failed * scale) if failed else 0.0

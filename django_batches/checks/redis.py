@@ -1,4 +1,4 @@
-"""Checks of the Redis server in use, for `manage.py check --deploy`, which queries it once, with a short timeout."""
+"""Checks of the Redis server in use, for `manage.py check --deploy`. They query it once, with a short timeout."""
 
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
@@ -13,9 +13,9 @@ from ..conf import settings
 from ..transport.client import quick_client
 
 TIMEOUT = 1.0
-"""Seconds for connecting to Redis, and for each reply."""
+"""Timeout in seconds, for connecting to Redis and for each reply."""
 OLDEST = (6, 2)
-"""The first version with all commands that the scripts use."""
+"""The first Redis version that has all commands that the scripts use."""
 
 
 def check_redis(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
@@ -23,7 +23,7 @@ def check_redis(app_configs: Any, **kwargs: Any) -> Sequence[CheckMessage]:
         alias = settings().CACHE
         redis = quick_client(TIMEOUT)
     except ImproperlyConfigured:
-        return []  # the other checks report it
+        return []  # the checks of the settings report it
     try:
         info, save = redis.info("all"), _save_points(redis)
     except (RedisError, OSError) as error:
@@ -38,7 +38,7 @@ def _save_points(redis: Redis) -> str | None:
     try:
         found: Any = redis.config_get("save")
     except (NoPermissionError, ResponseError):
-        return None  # a user without CONFIG, as in our documentation, or a hosted server
+        return None  # the user may not call CONFIG, as in our documentation, or the host disables it
     return str(found.get("save", ""))
 
 

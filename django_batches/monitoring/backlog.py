@@ -1,4 +1,4 @@
-"""The backlog and its lag: outcomes to apply, due rows, unfinished batches. For the commands and the metrics."""
+"""Queries the backlog (outcomes to apply, due rows, unfinished batches) and its lag, for the commands and metrics."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,11 +14,14 @@ from ..transitions import frontier
 from ..transport.client import Keys
 
 OLDEST_BATCHES = 50
-"""How many batches, oldest first, are searched for the job that has waited longest."""
+"""How many of the oldest batches `oldest_due` searches for the job that has waited longest."""
 
 
 def stream(redis: Redis) -> tuple[int, float]:
-    """How many outcomes have not been applied yet, and the age of the oldest in seconds. Raises `RedisError`."""
+    """Returns the number of outcomes that are not applied yet, and the age of the oldest in seconds.
+
+    Raises `RedisError`.
+    """
     pipeline = redis.pipeline(transaction=True)
     pipeline.xlen(Keys().outcomes)
     pipeline.xrange(Keys().outcomes, count=1)
@@ -31,7 +34,7 @@ def stream(redis: Redis) -> tuple[int, float]:
 
 
 def overdue(now: datetime, by: timedelta) -> list[tuple[UUID, str]]:
-    """(job, status) of the callbacks and scheduled jobs that have been due for so long; at most 100 of each."""
+    """Returns (job id, status) of callbacks and scheduled jobs due for longer than `by`; at most 100 of each kind."""
     since = now - by
     callbacks = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False, created_at__lt=since)
     scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lt=since)
@@ -40,13 +43,13 @@ def overdue(now: datetime, by: timedelta) -> list[tuple[UUID, str]]:
 
 
 def still_overdue(rows: list[tuple[UUID, str]]) -> int:
-    """How many of the rows that `overdue` returned still have the same status."""
+    """Counts the rows from `overdue` that still have the same status."""
     now = dict(database.jobs().filter(pk__in=[pk for pk, _ in rows]).values_list("pk", "status"))
     return sum(now.get(pk) == status for pk, status in rows)
 
 
 def unfinished(limit: int) -> list[Batch]:
-    """The oldest batches that have not ended, or whose callbacks are due or in RQ; at most `limit` of each kind."""
+    """Returns the oldest batches that have not ended or have callbacks due or in RQ; at most `limit` of each kind."""
     found = list(database.batches().filter(finished_at=None).order_by("pk")[:limit])
     callbacks = database.jobs().filter(callback_of__isnull=False)
     # Two queries, because no index covers both conditions.
@@ -57,7 +60,7 @@ def unfinished(limit: int) -> list[Batch]:
 
 
 def last_progress(batch: Batch) -> datetime:
-    """When a job was last added, started or ended, to ten seconds."""
+    """Returns when a job was last added, started or ended. Ends of jobs are only known to ten seconds."""
     bucket = database.related("TimeBucket").filter(batch=batch).order_by("-starts_at")
     last: datetime | None = bucket.values_list("starts_at", flat=True).first()
     times = [batch.grown_at, batch.started_at, batch.sealed_at, batch.finished_at, last]
@@ -65,9 +68,9 @@ def last_progress(batch: Batch) -> datetime:
 
 
 def oldest_due(now: datetime) -> dict[str, float]:
-    """Seconds for which the oldest due row of each kind has waited: since it was added or, later, became due again.
+    """Returns how many seconds the oldest due row of each kind has waited since it was added or became due again.
 
-    Jobs of paused batches are not due. Index probes only, whatever the number of rows.
+    Jobs of paused batches are not due. The queries only probe indexes: their cost does not grow with the rows.
     """
     callback = database.jobs().filter(status=JobStatus.CREATED, callback_of__isnull=False).order_by("pk")
     scheduled = database.jobs().filter(status=JobStatus.SCHEDULED, due_at__lte=now).order_by("due_at")
@@ -80,7 +83,7 @@ def oldest_due(now: datetime) -> dict[str, float]:
 
 
 def _first_jobs() -> list[datetime]:
-    """When the first job of each of the oldest batches on each queue became due."""
+    """Returns when the first due job of each of the oldest batches, on each queue, became due."""
     queues = frontier.queues()
     if not queues:
         return []

@@ -1,4 +1,4 @@
-"""The child batches that a batch waits for, and which of them are blocked."""
+"""Finds the child batches that a batch waits for, and those of them that are blocked."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from .formatting import duration, number
 from .progress import STATES, state
 
 MAX_NAMED = 3
-"""Child batches that are named; the others are counted."""
+"""How many child batches the findings name. The others are only counted."""
 
 
 @dataclass(frozen=True)
 class AwaitedBatches:
-    """The child batches that a batch waits for, and those that they wait for: `tree.MAX_BATCHES` at most."""
+    """The child batches that a batch waits for, those that these wait for, and so on; at most `tree.MAX_BATCHES`."""
 
     levels: Sequence[list[Batch]] = ()
     child_count: int = 0
@@ -43,11 +43,11 @@ class AwaitedBatches:
         return [batch for level in self.levels for batch in level]
 
     def depth_of(self, batch_id: UUID) -> int:
-        """1 for its own child batches."""
+        """Returns the level of a batch in the tree: 1 for a direct child batch."""
         return next(depth for depth, level in enumerate(self.levels, 1) if any(b.pk == batch_id for b in level))
 
     def waiting_for(self) -> Iterator[Finding]:
-        """The children that the batch itself waits for."""
+        """Yields findings about the first child batches that the batch itself waits for, and the number of others."""
         first = self.levels[0][:MAX_NAMED] if self.levels else []
         for batch in first:
             yield Finding("children", "info", _waits_for(batch), batch_id=batch.pk)
@@ -58,7 +58,7 @@ class AwaitedBatches:
             yield Finding("more_children", "info", text % {"count": number(more)})
 
     def blocked(self, now: datetime) -> list[Finding]:
-        """The batches, at any level, that are paused or not sealed."""
+        """Returns findings about the batches, at any level, that are paused or not sealed."""
         levels = enumerate(self.levels, 1)
         found = [finding for depth, level in levels for batch in level if (finding := _blocked(batch, depth, now))]
         more = len(found) - MAX_NAMED
@@ -73,7 +73,7 @@ class AwaitedBatches:
 
 
 def named(batch: Batch, depth: int) -> str:
-    """The subject of a finding about a batch in the tree."""
+    """Names a batch of the tree, as the subject of a finding. A direct child batch has depth 1."""
     if depth == 1:
         return _("Its child batch “%(batch)s”") % {"batch": batch}
     return _("Its descendant “%(batch)s” (%(levels)s levels down)") % {"batch": batch, "levels": depth}

@@ -1,6 +1,6 @@
-"""Why isn't a batch progressing? The answer for the admin, the commands and the health check.
+"""Finds out why a batch isn't progressing, for the admin, the commands and the health check.
 
-Most of it comes from the rows. Redis is queried once, with short timeouts, and an outage of Redis is a finding.
+Most findings come from the rows. Redis is queried once, with short timeouts. If it is down, that is a finding too.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ CLOCK_MARGIN = timedelta(seconds=5)
 
 
 def diagnose(batch: Batch) -> list[Finding]:
-    """What keeps a batch from ending, most severe first; empty once it and its callbacks have ended."""
+    """Returns what keeps a batch from ending, most severe first; nothing once it and its callbacks have ended."""
     if batch.deleting_at:
         advice = _("If the deletion was interrupted, delete it again to complete it.")
         return [Finding("deleting", "info", _("It is being deleted, in chunks."), advice)]
@@ -53,24 +53,24 @@ def diagnose(batch: Batch) -> list[Finding]:
 
 
 def find_stuck(batches: Iterable[Batch], probe: ProbeCache | None = None) -> Iterator[tuple[Batch, list[Finding]]]:
-    """The batches that are stuck until someone intervenes, each with its errors. Paused batches are not stuck."""
+    """Yields each batch that is stuck until someone intervenes, with its errors. Paused batches are not stuck."""
     probe, now = probe or ProbeCache(), timezone.now()
     everywhere = probe(frontier.queues())
     general = [*redis_findings(everywhere), *coordinator_findings(now)]
-    # A queue that has workers blocks no batch: usually this leaves nothing to query per batch.
+    # Only a queue without workers can block a batch. Usually there is none, and `due_queues` makes no query.
     without_workers = [queue for queue, count in everywhere.workers.items() if not count]
     for batch in batches:
         if state(batch) in ("paused", "deleting"):
             continue
         needs = due_queues([batch], without_workers) | busy_queues([batch])
         workers = probe(sorted({queue for _batch, queue in needs}))
-        # Without the batches it waits for: they cost more queries and are never an error.
+        # Leave out the child batches that it waits for: they cost more queries, and are checked as batches themselves.
         if findings := [*general, *_missing_workers(batch, AwaitedBatches(), needs, workers, now)]:
             yield batch, findings
 
 
 def active_coordinator() -> Lease | None:
-    """The lease of the active coordinator, or of the last one."""
+    """Returns the lease of the active coordinator or, if there is none now, of the last one."""
     return database.related("Lease").filter(pk=lease.NAME).first()
 
 
@@ -80,7 +80,7 @@ def is_alive(holder: Lease, now: datetime) -> bool:
 
 
 def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
-    """What blocks every batch: Redis is down, or RQ's workers are suspended."""
+    """Yields what blocks every batch: Redis is down, or RQ's workers are suspended."""
     if probe.error:
         text = _("Redis does not answer (%(error)s).") % {"error": probe.error}
         yield Finding("redis", "error", text, _("No job can start. Jobs that were added are safe in the database."))
@@ -89,7 +89,7 @@ def redis_findings(probe: ProbeResult) -> Iterator[Finding]:
 
 
 def coordinator_findings(now: datetime) -> Iterator[Finding]:
-    """What blocks every batch: there is no active coordinator, or it uses other keys in Redis."""
+    """Yields what blocks every batch: there is no active coordinator, or it uses other keys in Redis."""
     holder = active_coordinator()
     advice = _("Start one: manage.py batchworker")
     if holder is None:
@@ -104,7 +104,7 @@ def coordinator_findings(now: datetime) -> Iterator[Finding]:
 def _missing_workers(
     batch: Batch, awaited: AwaitedBatches, needs: set[tuple[UUID, str]], probe: ProbeResult, now: datetime
 ) -> Iterator[Finding]:
-    """The queues without a worker that the batch needs, or a batch that it waits for."""
+    """Yields a finding for each queue without a worker that the batch needs, or that a batch it waits for needs."""
     waiting = {b.pk: b for b in (batch, *awaited.batches) if b.created_at + GRACE < now}
     for queue in sorted(queue for queue, count in probe.workers.items() if not count):
         keys = sorted(key for key, needed in needs if needed == queue and key in waiting)
@@ -119,7 +119,7 @@ def _missing_workers(
 
 
 def _stopped(batch: Batch, now: datetime) -> Iterator[Finding]:
-    """What a user has done to the batch, or has yet to do."""
+    """Yields what the batch's own state says: overdue, cancelled, paused, not sealed, or being retried."""
     if not batch.finished_at:  # neither a cancel nor a pause stops the callbacks of an ended batch
         if batch.deadline_at and batch.deadline_at < now:
             text = _("It has been overdue since %(time)s.") % {"time": moment(batch.deadline_at)}
@@ -146,7 +146,7 @@ def _stopped(batch: Batch, now: datetime) -> Iterator[Finding]:
 
 
 def _waiting(batch: Batch, now: datetime) -> Iterator[Finding]:
-    """The jobs and callbacks that it waits for."""
+    """Yields findings about the jobs and callbacks that the batch waits for."""
     started = jobs_in_flight([batch]).filter(status=JobStatus.RUNNING, started_at__isnull=False)
     rows: Any = started.values_list("started_at", "worker", "position")[:MAX_ROWS]
     running = list(rows) if batch.in_flight else []

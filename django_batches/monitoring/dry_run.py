@@ -1,4 +1,4 @@
-"""Dry run of the reconciler: what it would repair now, and why. Read-only."""
+"""The dry run of the reconciler: finds what it would repair now, and why, and changes nothing."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -34,24 +34,24 @@ class Repair:
     """An inconsistency, and what the coordinator would do about it."""
 
     code: str
-    """lost, counters, end, cancel, retry, delete or abandoned."""
+    """The kind of inconsistency: lost, counters, end, cancel, retry, delete or abandoned."""
     batch_id: UUID
     text: str
     job_id: UUID | None = None
 
 
 def planned_repairs(redis: Redis, before_second_look: Callable[[int], None] = lambda count: None) -> list[Repair]:
-    """Everything that would be repaired. Raises `RedisError` if Redis is down.
+    """Returns everything that the coordinator would repair. Raises `RedisError` if Redis is down.
 
-    If jobs have no trace in Redis, calls `before_second_look` with their number and looks again after
-    `reconcile.SECOND_LOOK` seconds, as the coordinator does.
+    If some jobs have no trace in Redis, it calls `before_second_look` with their number, waits
+    `reconcile.SECOND_LOOK` seconds and looks again, as the coordinator does.
     """
     return [*_lost(redis, before_second_look), *_batches_to_repair()]
 
 
 def _lost(redis: Redis, before_second_look: Callable[[int], None]) -> Iterator[Repair]:
-    """Jobs in flight that Redis does not have, or whose lease has expired."""
-    never_held = lease.Lease("dry run")  # so that nothing can be written with it
+    """Yields the jobs in flight that are missing in Redis, or whose lease has expired."""
+    never_held = lease.Lease("dry run")  # a lease that is not held allows no writes
     reconciler = reconcile.Reconciler(redis, never_held, record.Recorder(redis, never_held))
     reconciler.look()
     if suspects := len(reconciler.suspects.since):
@@ -65,7 +65,7 @@ def _lost(redis: Redis, before_second_look: Callable[[int], None]) -> Iterator[R
 
 
 def _reported(redis: Redis) -> set[tuple[UUID, int]]:
-    """The runs whose outcome is in the stream: they are not lost."""
+    """Returns the runs whose outcome is already in the stream, and which are therefore not lost."""
     found: set[tuple[UUID, int]] = set()
     start = "-"
     while True:
@@ -79,7 +79,7 @@ def _reported(redis: Redis) -> set[tuple[UUID, int]]:
 
 
 def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
-    """What the verdicts would do to the jobs that are still in flight."""
+    """Yields what the reconciler's verdicts would do to the jobs that are still in flight."""
     jobs = database.jobs().in_bulk([outcome.job_id for outcome in verdicts])
     batches = database.batches().in_bulk({outcome.batch_id for outcome in verdicts})
     verdicts = [outcome for outcome in verdicts if outcome.batch_id in batches]

@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID
 
 GRACE = timedelta(seconds=15)
-"""How long a new batch may wait for workers to notice its queue, or an open one for its next job."""
+"""For this long, a new batch may have no worker, and an open batch may get no new job, before either is a problem."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Finding:
 
     code: str
     level: str
-    """error: stuck until someone intervenes; warning: a user stopped it or has yet to act; info: it waits."""
+    """error: the batch is stuck until someone intervenes. warning: a user stopped it or must act. info: it waits."""
     text: str
     advice: str = ""
     batch_id: UUID | None = None

@@ -1,4 +1,4 @@
-"""Numbers, times, durations and rates as text, in the active language."""
+"""Formats numbers, times, durations and rates in the active language."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,19 +10,19 @@ from django.utils.translation import ngettext, pgettext
 
 
 def number(value: int | float, decimals: int = 0) -> str:
-    """With thousands separators."""
-    # Rounded first: `number_format` truncates.
+    """Formats a number with thousands separators."""
+    # Round first, because `number_format` truncates.
     return number_format(round(value, decimals), decimals, use_l10n=True, force_grouping=True)
 
 
 def moment(when: datetime) -> str:
-    """Date and time to the second, in the active time zone."""
+    """Formats a date and time to the second, in the active time zone."""
     local = timezone.localtime(when) if timezone.is_aware(when) else when
     return f"{date_format(local, 'SHORT_DATE_FORMAT')} {time_format(local, 'H:i:s')}"
 
 
 def duration(delta: timedelta, *, rough: bool = False) -> str:
-    """ "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; if `rough`, in words, rounded to the largest unit."""
+    """Formats a duration: "0.2 s", "12 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"; if `rough`, as words in one unit."""
     seconds = max(0.0, delta.total_seconds())
     if rough:
         return _rough(seconds)
@@ -40,7 +40,7 @@ def duration(delta: timedelta, *, rough: bool = False) -> str:
 
 
 def rate_text(per_second: float) -> str:
-    """Jobs per second, minute or hour: the first that gives at least 1."""
+    """Formats a rate as jobs per second, minute or hour: the first unit in which it is at least 1."""
     for factor, text in ((1, _("%s jobs/s")), (60, _("%s jobs/min"))):
         if (value := per_second * factor) >= 1:
             return text % number(value, 0 if value >= 10 else 1)
@@ -48,7 +48,7 @@ def rate_text(per_second: float) -> str:
 
 
 def pauses(backoff: Any) -> str:
-    """The pauses between attempts. `backoff` is seconds, a list of them, or the numbers of an `exponential(...)`."""
+    """Formats the pauses between attempts. `backoff` is seconds, a list of seconds, or the dict of an `exponential`."""
     if isinstance(backoff, dict):
         return _("%(first)s, × %(factor)s each time, at most %(limit)s") % {
             "first": duration(timedelta(seconds=backoff["first"])),

@@ -1,4 +1,4 @@
-"""The health check, for containers and monitoring: the diagnosis for all batches at once."""
+"""The health check, for containers and monitoring. It diagnoses all batches at once."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,10 +21,10 @@ from .finding import Finding
 from .formatting import duration, number
 
 MAX_BATCHES = 200
-"""Batches that are checked, oldest first."""
+"""How many unfinished batches are checked, oldest first."""
 MAX_NAMED = 3
 SECOND_LOOK = 2.5
-"""Seconds after which a due row that has not been dispatched counts as forgotten."""
+"""Seconds after which the health check looks at overdue rows again. Those still not dispatched count as forgotten."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Health:
         self._probe = probe.ProbeCache()
 
     def check(self, names: Sequence[str] = NAMES) -> list[Check]:
-        """The results of these checks, in the order of `NAMES`. If the database is down, that is the only result."""
+        """Runs these checks, in the order of `NAMES`. If the database is down, that is the only result."""
         found = [self._run("database")]
         if found[0].is_ok:
             found += [self._run(name) for name in self.NAMES[1:] if name in names]
@@ -91,7 +91,7 @@ class Health:
     def _due(self) -> tuple[bool, str]:
         rows = backlog.overdue(timezone.now(), self.threshold)
         if rows:
-            # A callback that was just retried is as old as its first round, and is dispatched within a second.
+            # A callback that was just retried keeps its old `created_at`, but is dispatched within a second.
             time.sleep(SECOND_LOOK)
         if count := backlog.still_overdue(rows):
             return False, f"{number(count)} callbacks or retries have been due for over {duration(self.threshold)}."

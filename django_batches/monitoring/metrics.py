@@ -27,7 +27,7 @@ try:
     from prometheus_client import CollectorRegistry, Metric, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
-except ImportError:  # without the extra, `text` raises
+except ImportError:  # the extra is not installed: `text` raises
     Collector = object  # type: ignore[assignment,misc]
     is_available = False
 else:
@@ -52,7 +52,7 @@ class BatchesCollector(Collector):
     """Reads the database and Redis at each scrape. If Redis is down, it returns what the database has."""
 
     def describe(self) -> "Iterable[Metric]":
-        """Nothing: registering must not query the database while the process may still be starting."""
+        """Returns no metrics, because registering must not query the database while the process is still starting."""
         return []
 
     def collect(self) -> "Iterator[Metric]":
@@ -97,7 +97,7 @@ def _jobs(now: datetime) -> "Iterator[Metric]":
     }
     text = "Jobs of the batches that have not ended, by status; to_run: due, scheduled, or waiting for child batches."
     yield _labelled(GaugeMetricFamily, "django_batches_jobs", text, "status", counts)
-    text = "Seconds for which the oldest due row has waited: job, callback, or scheduled (a job whose time has come)."
+    text = "Seconds that the oldest due row has waited, by kind: job, callback, or scheduled (a job that is now due)."
     yield _labelled(GaugeMetricFamily, "django_batches_oldest_due_seconds", text, "kind", backlog.oldest_due(now))
 
 
@@ -114,12 +114,12 @@ def _redis() -> "Iterator[Metric]":
 def _stream(entries: int, age: float) -> "Iterator[Metric]":
     text = "Outcomes that have not been applied yet."
     yield GaugeMetricFamily("django_batches_outcome_stream_entries", text, entries)
-    text = "Seconds since the oldest of them was reported."
+    text = "Seconds since the oldest outcome in the stream was reported."
     yield GaugeMetricFamily("django_batches_outcome_stream_oldest_seconds", text, age)
 
 
 def _totals(counts: Counter[str]) -> "Iterator[Metric]":
-    """Counters. They restart at 0 if Redis is emptied, which `rate()` handles."""
+    """Yields the counters from Redis. They restart at 0 if Redis is emptied, which Prometheus' `rate()` handles."""
     text = "Outcomes that were applied, by kind; callbacks included."
     outcomes = {kind.value: counts[kind.value] for kind in Kind}
     yield _labelled(CounterMetricFamily, "django_batches_outcomes", text, "kind", outcomes)

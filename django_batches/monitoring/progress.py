@@ -22,7 +22,7 @@ from .formatting import duration, number, rate_text
 WIDTH = 1_000
 """Length of a bar, in units."""
 MIN_WIDTH = 14
-"""Units of the shortest segment, so that one failure in a million is visible."""
+"""Length of the shortest segment, in units. It makes one failure in a million jobs visible."""
 STATES = {
     **dict(BatchStatus.choices),
     "paused": gettext_lazy("paused"),
@@ -42,7 +42,7 @@ class Segment:
 
 
 def state(batch: Batch) -> str:
-    """The status, or `paused`, `cancelling` or `deleting`: what the badge shows."""
+    """Returns what the badge shows: `paused`, `cancelling` or `deleting`, or else the status."""
     if batch.deleting_at:
         return "deleting"
     if batch.cancelled_at and not batch.finished_at:
@@ -51,7 +51,7 @@ def state(batch: Batch) -> str:
 
 
 def segments(batch: Batch) -> list[Segment]:
-    """The segments of its bar. The rest of the bar is jobs that wait."""
+    """Returns the segments of the batch's bar. The empty rest of the bar stands for jobs that wait."""
     counts = {
         "succeeded": batch.succeeded, "failed": batch.failed, "cancelled": batch.cancelled,
         "in_flight": min(batch.in_flight, batch.pending),
@@ -60,14 +60,14 @@ def segments(batch: Batch) -> list[Segment]:
     widths = {name: max(MIN_WIDTH, WIDTH * count // total) if count else 0 for name, count in counts.items()}
     largest = max(widths, key=lambda name: widths[name])
     widths[largest] -= max(0, sum(widths.values()) - WIDTH)
-    if batch.total and not batch.pending:  # fill up what rounding left
+    if batch.total and not batch.pending:  # fill the gap that rounding left
         widths[largest] += WIDTH - sum(widths.values())
     starts = accumulate(widths.values(), initial=0)
     return [Segment(name, counts[name], x, widths[name]) for name, x in zip(widths, starts, strict=False)]
 
 
 def timing(batch: Batch, throughput: Throughput, now: datetime) -> str:
-    """How long it took, the time left, or how long it has been running."""
+    """Formats how long the batch took or, if it has not ended, the time left or how long it has been running."""
     if batch.finished_at:
         return duration(batch.finished_at - (batch.started_at or batch.created_at))
     if (left := eta(batch, throughput)) is not None:
@@ -78,7 +78,7 @@ def timing(batch: Batch, throughput: Throughput, now: datetime) -> str:
 
 
 def summary(batch: Batch) -> str:
-    """The counts in one line, for screen readers."""
+    """Formats the counts in one line, for screen readers."""
     texts = {
         "succeeded": _("%(count)s succeeded"), "failed": _("%(count)s failed"),
         "cancelled": _("%(count)s cancelled"), "pending": _("%(count)s pending"),
@@ -88,10 +88,10 @@ def summary(batch: Batch) -> str:
 
 
 def snapshot(batch: Batch, throughput: Throughput | None = None, now: datetime | None = None) -> dict[str, Any]:
-    """What the JSON views return for a batch: the numbers, and the text to show for them."""
+    """Returns what the JSON views send for a batch: the numbers, and the texts that the page shows."""
     throughput, now = throughput or Throughput(), now or timezone.now()
     left, shown = eta(batch, throughput), state(batch)
-    percent = int(batch.progress * 100)  # rounded down: 100 means all
+    percent = int(batch.progress * 100)  # rounded down, so that 100 means all jobs
     overdue = pgettext("a batch", "ended late") if batch.finished_at else pgettext("a batch", "overdue")
     return {
         "id": str(batch.pk),
@@ -119,7 +119,7 @@ def snapshot(batch: Batch, throughput: Throughput | None = None, now: datetime |
 
 
 def snapshots(batches: Sequence[Batch]) -> dict[str, dict[str, Any]]:
-    """The snapshots of several batches, by id, in one query."""
+    """Returns the snapshots of several batches by id, with one query."""
     now = timezone.now()
     found = throughputs(batches, now)
     return {str(batch.pk): snapshot(batch, found.get(batch.pk), now) for batch in batches}

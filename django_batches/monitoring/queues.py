@@ -1,4 +1,4 @@
-"""The queues that batches need. Index probes only, whatever the number of jobs."""
+"""Finds the queues that batches need. The queries only probe indexes: their cost does not grow with the jobs."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -11,11 +11,11 @@ from ..states import IN_FLIGHT, JOB_ENDED, JobStatus
 from ..transitions import frontier
 
 MAX_ROWS = 1_000
-"""Jobs in RQ, and callbacks, whose queues are read."""
+"""How many jobs in RQ, and how many callbacks, are read to find their queues."""
 
 
 def due_queues(batches: Sequence[Batch], among: Sequence[str] | None = None) -> set[tuple[UUID, str]]:
-    """(batch, queue) for each queue on which jobs of the batch wait to be dispatched; only queues `among` these."""
+    """Returns (batch, queue) for each queue on which jobs of a batch wait for dispatch. `among` limits the queues."""
     keys = [batch.pk for batch in batches if batch.pending > batch.in_flight]
     queues = (frontier.queues() if among is None else among) if keys else []
     if not queues:
@@ -30,7 +30,7 @@ def due_queues(batches: Sequence[Batch], among: Sequence[str] | None = None) -> 
 
 
 def busy_queues(batches: Sequence[Batch]) -> set[tuple[UUID, str]]:
-    """(batch, queue) for each queue on which the batch has jobs in RQ, or callbacks that have not ended."""
+    """Returns (batch, queue) for each queue on which a batch has jobs in RQ, or callbacks that have not ended."""
     running = [batch for batch in batches if batch.in_flight]
     ended = [batch for batch in batches if batch.open_callbacks]
     callbacks = database.jobs().filter(callback_of__in=ended).exclude(status__in=[*JOB_ENDED, JobStatus.WAITING])
@@ -41,5 +41,5 @@ def busy_queues(batches: Sequence[Batch]) -> set[tuple[UUID, str]]:
 
 
 def jobs_in_flight(batches: Sequence[Batch]) -> QuerySet[BatchJob]:
-    """The jobs of the batches that are in RQ. Unordered: with an order, PostgreSQL would walk the whole batch."""
+    """Returns the jobs of the batches that are in RQ. Do not order them: PostgreSQL would walk the whole batch."""
     return database.jobs().filter(batch__in=batches, status__in=IN_FLIGHT).order_by()

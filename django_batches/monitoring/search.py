@@ -10,7 +10,7 @@ MIN_DIGITS = 4
 
 
 def digits_of(text: str) -> str:
-    """The digits of an id or of a part of one; empty if the text is neither."""
+    """Returns the hexadecimal digits of an id or of a part of an id; empty if the text is neither."""
     digits = text.replace("-", "").lower()
     return digits if MIN_DIGITS <= len(digits) <= 32 and not set(digits) - set("0123456789abcdef") else ""
 
@@ -18,5 +18,5 @@ def digits_of(text: str) -> str:
 def id_is_or_ends_with(digits: str) -> Q:
     if len(digits) == 32:
         return Q(pk=UUID(digits))
-    # PostgreSQL writes a key with hyphens, SQLite without.
+    # As text, a key has hyphens in PostgreSQL but none in SQLite.
     return Q(EndsWith(Replace(Cast("pk", CharField()), Value("-"), Value("")), Value(digits)))

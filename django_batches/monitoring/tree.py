@@ -1,7 +1,7 @@
-"""The tree of batches: the batches above a batch and below it. Read-only, and limited in size.
+"""Reads the tree of batches: the batches above and below a batch, up to a limit.
 
-Going up is one statement by primary keys. Going down is one statement per level, so that the planner knows how many
-rows to expect.
+Reading the batches above takes one statement, by primary keys. Reading those below takes one statement per level, so
+that the planner knows how many rows to expect.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,9 @@ from ..states import BatchStatus, JobStatus
 MAX_LEVELS_UP = 100
 MAX_LEVELS_DOWN = 25
 MAX_BATCHES = 200
-"""Batches that are read going down."""
+"""How many batches below a batch are read."""
 MAX_CHILDREN = 10_000
-"""Child batches that are read to count and rank them."""
+"""How many child batches are read to count and rank them."""
 
 _ANCESTORS = f"""
 WITH RECURSIVE above (job, position, event, owner, level) AS (
@@ -42,7 +42,7 @@ class Opener:
     job_id: UUID
     position: int
     event: str
-    """Of a callback; empty for a job."""
+    """The event of a callback; empty for a job."""
     owner_id: UUID
     """The batch of the job or callback."""
 
@@ -55,18 +55,18 @@ class Child:
     status: str
     is_ended: bool
     dispatch: int
-    """The run of the opener that opened it."""
+    """The dispatch number of the opener's run in which it opened this batch."""
     opener: Opener
 
 
 def ancestors(batch: Batch) -> list[Opener]:
-    """The opener of the batch, the opener of that opener's batch, and so on: nearest first."""
+    """Returns the opener of the batch, the opener of that opener's batch, and so on: nearest first."""
     rows: Any = database.execute(_ANCESTORS, [database.parameter(batch.pk), MAX_LEVELS_UP]) if batch.parent_id else []
     return [Opener(database.as_uuid(job), pos, event, database.as_uuid(owner)) for job, pos, event, owner in rows]
 
 
 def openers(batches: Iterable[Batch]) -> dict[UUID, Opener]:
-    """The opener of each child batch among the batches."""
+    """Returns the opener of each child batch among the batches, by batch id."""
     parents = {batch.parent_id for batch in batches if batch.parent_id}
     jobs = database.jobs().filter(pk__in=parents).annotate(owner=Coalesce("batch", "callback_of"))
     by_job = {row[0]: Opener(*row) for row in jobs.values_list("pk", "position", "event", "owner")}
@@ -74,13 +74,13 @@ def openers(batches: Iterable[Batch]) -> dict[UUID, Opener]:
 
 
 def child_batches(batches: QuerySet[Batch], owners: Iterable[UUID]) -> QuerySet[Batch]:
-    """Those of the batches that were opened by jobs or callbacks of the owners."""
+    """Returns those of the batches that jobs or callbacks of the owners (batch ids) opened."""
     keys = list(owners)
     return batches.filter(Q(parent__batch__in=keys) | Q(parent__callback_of__in=keys), parent__isnull=False)
 
 
 def children(batches: QuerySet[Batch]) -> list[Child]:
-    """The child batches among the batches: failed ones first, then unfinished ones; `MAX_CHILDREN` at most."""
+    """Returns the child batches among the batches: failed, then unfinished, then others; at most `MAX_CHILDREN`."""
     rows: Any = batches.order_by().values_list(
         "pk", "status", "finished_at", "parent_dispatch", "parent", "parent__position", "parent__event",
         Coalesce("parent__batch_id", "parent__callback_of_id"),
@@ -90,7 +90,7 @@ def children(batches: QuerySet[Batch]) -> list[Child]:
 
 
 def opened_by(batches: QuerySet[Batch], jobs: Iterable[BatchJob]) -> dict[UUID, list[Child]]:
-    """Per job or callback, those of the batches that its last run has opened, most urgent first."""
+    """Returns, by id of the job or callback, those of the batches that its last run opened, most urgent first."""
     runs = {job.pk: job.dispatch for job in jobs}
     found: dict[UUID, list[Child]] = {}
     for child in children(batches.filter(parent__in=list(runs))):
@@ -100,7 +100,7 @@ def opened_by(batches: QuerySet[Batch], jobs: Iterable[BatchJob]) -> dict[UUID, 
 
 
 def levels(root: UUID, among: QuerySet[Batch], limit: int = MAX_BATCHES) -> Iterator[list[Batch]]:
-    """The batches below the root, level by level, `limit` in all. A batch that is not `among` these ends its branch."""
+    """Yields the batches below the root by level, at most `limit` in all. Skips those not in `among` and all below."""
     owners = [root]
     for _ in range(MAX_LEVELS_DOWN):
         level = list(child_batches(among, owners).order_by()[:limit])
@@ -112,6 +112,6 @@ def levels(root: UUID, among: QuerySet[Batch], limit: int = MAX_BATCHES) -> Iter
 
 
 def waiting_jobs(batch: Batch) -> QuerySet[BatchJob]:
-    """The jobs of a batch that wait for their child batches. The cost grows with all awaited batches, of any parent."""
+    """Returns the jobs of a batch that wait for child batches. The cost grows with all awaited batches anywhere."""
     openers = database.batches().filter(is_awaited=True, parent__isnull=False).values("parent_id")
     return database.jobs().filter(batch=batch, status=JobStatus.WAITING, pk__in=openers)

@@ -39,13 +39,13 @@ class BatchesBackend(BaseTaskBackend):
     Priorities are refused. `QUEUES` are the queue names that a Task may have (default: "default"; an empty list allows
     any). In an open block, a Task of another backend raises `BatchError`, because the batch would not wait for it.
 
-    A result is read from the row of its job: once the row is written, and as long as the batch exists. The row has the
-    start, worker and error of the last attempt only; earlier attempts appear as "" in `worker_ids`.
+    `get_result` reads the row of the job, so it works once the row is written and as long as the batch exists. The row
+    has the start, worker and error of the last attempt only; earlier attempts appear as "" in `worker_ids`.
 
     The process that runs the job sends `task_started` in each attempt, and `task_finished` when the job has ended (the
     framework then logs a failure as an ERROR under `django.tasks`). Exceptions of receivers are logged. A job that the
     coordinator ends sends no `task_finished`: its worker was killed or lost, it waited for child batches, or it was
-    cancelled before it started. Use `batch.on_finish` if you need all of these.
+    cancelled before it started. `batch.on_finish` is called in all of these cases.
     """
 
     supports_defer = True
@@ -66,12 +66,12 @@ class BatchesBackend(BaseTaskBackend):
         block = Block.innermost()
         job = add_job(block.batch, task, *given)[0] if block else self._add_alone(task, *given)
         result = new_result(task, job.pk, *given, backend=self.alias, enqueued_at=job.created_at)
-        # Outside of the new batch's block, or jobs that a receiver enqueues would join that batch.
+        # Send the signal outside the new batch's block, or jobs that a receiver enqueues would join that batch.
         enqueued.send(type(self), task_result=result)
         return cast("TaskResult[P, R]", result)
 
     def get_result(self, result_id: str) -> "TaskResult[..., Any]":
-        """The result with this id. Raises `TaskResultDoesNotExist`."""
+        """Returns the result with this id. Raises `TaskResultDoesNotExist`."""
         try:
             job = database.jobs().filter(pk=UUID(str(result_id))).first()
             task = cast("Task[..., Any] | None", task_at(job.func)) if job else None
@@ -82,7 +82,7 @@ class BatchesBackend(BaseTaskBackend):
         return result_of(job, self._as_added(task, job), backend=self.alias)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
-        """System checks of the entry in `TASKS`."""
+        """Runs the system checks of this backend's entry in `TASKS`."""
         found: list[CheckMessage] = []
         if not apps.is_installed("django_batches"):
             hint = 'Add "django_batches" to INSTALLED_APPS.'
@@ -94,19 +94,19 @@ class BatchesBackend(BaseTaskBackend):
         try:
             Options.of(**self.options)
         except ImproperlyConfigured:
-            pass  # an error in DJANGO_BATCHES, which another check reports
+            pass  # DJANGO_BATCHES is invalid, which another check reports
         except (TypeError, ValueError) as error:
             found.append(Error(f'TASKS["{self.alias}"]["OPTIONS"]: {error}', id="django_batches.E013"))
         return found
 
     def _add_alone(self, task: "Task[P, R]", args: list[Any], kwargs: dict[str, Any]) -> BatchJob:
-        """Adds a batch of one job, in one transaction, so that no process sees it open."""
+        """Adds a batch of one job, in one transaction, so that no other process sees the batch open."""
         block = Batch.open(task.module_path, queue=task.queue_name, parent=None, **self.options)
         with database.atomic(), block as batch:
             return add_job(batch, task, args, kwargs)[0]
 
     def _as_added(self, task: "Task[..., Any]", job: BatchJob) -> "Task[..., Any]":
-        """The Task with the queue and start time of its job, if this backend allows them."""
+        """Returns the Task with the queue and start time of its job, if this backend allows them."""
         try:
             return task.using(
                 backend=self.alias,
@@ -125,7 +125,7 @@ def announce(task: "Task[..., Any]", jobs: Iterable[NewJob]) -> None:
 
 
 def refuse_others() -> None:
-    """From now on, a Task of another backend that is enqueued in an open block raises `BatchError`."""
+    """Makes sure that a Task of another backend raises `BatchError` when it is enqueued in an open block."""
     enqueued.connect(_refuse, dispatch_uid="django_batches.tasks")
 
 

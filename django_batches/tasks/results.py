@@ -1,4 +1,4 @@
-"""Rows of jobs as `TaskResult` objects of the framework."""
+"""Converts the rows of jobs to `TaskResult` objects of the framework."""
 
 import builtins
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ STATUSES = {
 def new_result(
     task: "Task[..., Any]", job_id: UUID, args: Sequence[Any], kwargs: dict[str, Any], **fields: Any
 ) -> "TaskResult[..., Any]":
-    """A result in the state READY, unless `fields` say otherwise."""
+    """Creates a result. Its status is READY, unless `fields` has another one."""
     values: dict[str, Any] = {
         **dict.fromkeys(("enqueued_at", "started_at", "last_attempted_at", "finished_at")),
         "status": TaskResultStatus.READY,
@@ -38,7 +38,7 @@ def new_result(
 
 
 def result_of(job: BatchJob, task: "Task[..., Any]", backend: str) -> "TaskResult[..., Any]":
-    """The result of a job, from its row, which has the start, the worker and the error of the last attempt only."""
+    """Creates the result of a job from its row, which has the start, worker and error of the last attempt only."""
     status = STATUSES[JobStatus(job.status)]
     result = new_result(
         task,
@@ -66,12 +66,12 @@ def change(result: "TaskResult[..., Any]", **fields: Any) -> None:
 
 
 def worker_ids(attempts: int, last: str) -> list[str]:
-    """One per attempt, because `TaskResult.attempts` is their number; empty for all but the last."""
+    """Returns one id per attempt, because `TaskResult.attempts` counts them. All but the last are empty."""
     return [""] * (attempts - 1) + [last] if attempts else []
 
 
 def task_error(error_type: str, traceback: str) -> TaskError:
-    """The error of a row; a `BatchError` if it is not an exception (a killed worker, a failed child batch)."""
+    """Creates the error of a row: a `BatchError` if no exception caused it (a killed worker, a failed child batch)."""
     if hasattr(builtins, error_type):
         path = f"builtins.{error_type}"
     elif "." not in error_type or error_type == "rq.Retry" or error_type.rpartition(".")[0] == "django_batches":

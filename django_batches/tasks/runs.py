@@ -19,7 +19,7 @@ logger = logging.getLogger("django_batches")
 
 
 class TaskRun:
-    """The context of a running Task, and the signals of its start and end. Needs no query."""
+    """Creates the context of a running Task, and sends the signals of its start and end. Makes no query."""
 
     def __init__(self, task: "Task[..., Any]", message: Message, worker: str, started_at: datetime) -> None:
         self._result = new_result(
@@ -36,20 +36,20 @@ class TaskRun:
         )
 
     def begin(self) -> list[Any]:
-        """Sends `task_started`; returns the arguments that go before all others."""
-        # Outside of the job's alarm: send_robust would swallow its exception.
+        """Sends `task_started`, and returns the arguments to pass before the job's own."""
+        # Send the signal outside the job's timeout alarm: send_robust would swallow the exception of the alarm.
         task_started.send_robust(BatchesBackend, task_result=self._result)
         return [TaskContext(task_result=self._result)] if self._result.task.takes_context else []
 
     def normalised(self, value: Any) -> Any:
-        """The return value as the framework stores it (bytes as text); unchanged if the framework would refuse it."""
+        """Returns the value as the framework stores it (bytes as text); unchanged if the framework would refuse it."""
         try:
             return normalize_json(value)
         except (TypeError, ValueError, RecursionError):
             return value
 
     def end(self, outcome: Outcome) -> None:
-        """Sends `task_finished` if the outcome ends the job. Never raises: the outcome must be reported."""
+        """Sends `task_finished` if the outcome ends the job. Never raises, because the outcome must be reported."""
         is_last_retry = outcome.kind == Kind.RETRY and self._result.attempts > (outcome.retry_max or 0)
         if outcome.kind == Kind.SUCCEEDED and not outcome.has_children:
             value = json.loads(outcome.result) if outcome.result else None

@@ -18,7 +18,7 @@ register = template.Library()
 
 @register.inclusion_tag("django_batches/progress.html", takes_context=True)
 def batch_progress(context: Context, batch: Batch | None, assets: bool = True) -> dict[str, Any]:
-    """The progress bar of a batch; nothing for None, so that a nullable foreign key needs no `{% if %}`.
+    """Renders the progress bar of a batch. Renders nothing for None, so a nullable foreign key needs no `{% if %}`.
 
     Pass `assets=False` if the page links the style sheet and the script itself.
     """

@@ -23,11 +23,11 @@ def breakable(value: str) -> SafeString:
 
 @register.filter
 def share(value: int, whole: int) -> str:
-    """The percentage of the whole, at least 1, for an attribute."""
+    """The value as a percentage of the whole, at least 1, for an HTML attribute."""
     return str(max(1, round(100 * value / max(whole, 1))))
 
 
 @register.filter
 def admin_page(site: str, name: str) -> str:
-    """The name of a URL of the batch admin on an admin site."""
+    """The URL name of a page of the batch admin, on the given admin site."""
     return f"{site}:django_batches_batch_{name}"

@@ -1,1 +1,1 @@
-"""The verbs of `manage.py batches`. Each parses its options, calls the model or a lower wing, and prints."""
+"""The verbs of `manage.py batches`. Each reads its options, calls the models or a lower layer, and prints."""

@@ -19,7 +19,7 @@ from .base import BATCH_HELP, Verb, add_batches, counted, find, find_all, printa
 
 
 class Action(Verb):
-    """Reports the result of each action; exit code 1 if one of them did nothing."""
+    """A verb that reports the result for each target; exit code 1 if it changed nothing for one of them."""
 
     def run(self, **options: Any) -> bool:
         results = []
@@ -32,12 +32,12 @@ class Action(Verb):
         return all(result["done"] for result in results)
 
     def results(self, options: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Acts on one thing after the other. Yields its name, and `done` (bool) and `text` for JSON."""
+        """Acts on each target. Yields its name and the result for JSON, with at least `done` (bool) and `text`."""
         raise NotImplementedError
 
 
 class BatchAction(Action):
-    """An action on each of several batches."""
+    """An action on one or more batches."""
 
     add_arguments = staticmethod(add_batches)
 
@@ -46,7 +46,7 @@ class BatchAction(Action):
             yield titled(batch), {"id": batch.pk, **_attempt(self.act, batch, options), "status": batch.status}
 
     def act(self, batch: Batch, options: dict[str, Any]) -> str:
-        """What was done. Raises `BatchError` if nothing was."""
+        """Acts on the batch and returns what it did, as text. Raises `BatchError` if it did nothing."""
         raise NotImplementedError
 
 

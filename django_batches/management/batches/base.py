@@ -1,4 +1,4 @@
-"""What the verbs share: finding batches by their id, and output."""
+"""The base class of the verbs, and functions that find batches by id and format the output."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from ...monitoring.search import MIN_DIGITS, digits_of, id_is_or_ends_with
 
 INDENT = "  "
 SHORT = 12
-"""Digits at the end of an id that lists show."""
+"""How many digits lists show from the end of an id."""
 MAX_NAMED = 5
 BATCH_HELP = "id of a batch, or the end or beginning of its id"
 _COLOURS = {"succeeded": "SUCCESS", "failed": "ERROR", "error": "ERROR", "cancelled": "WARNING", "warning": "WARNING"}
@@ -55,12 +55,12 @@ class Verb:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal. Without a terminal, lines are never truncated."""
+        """The columns of the terminal. Without a terminal, lines are not truncated."""
         return shutil.get_terminal_size().columns if self.stdout.isatty() else 10_000
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """The rows as lines of aligned columns, without empty columns. The columns in `right` are aligned to the right."""
+    """Formats the rows in aligned columns, without empty columns. The columns in `right` are aligned to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return [
         INDENT.join(
@@ -73,12 +73,12 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[st
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """ "1 job", "1,200 jobs"."""
+    """Formats a count with its noun: "1 job", "1,200 jobs"."""
     return f"{number(count)} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def printable(text: str) -> str:
-    """On one line, without control characters."""
+    """The text on one line, without control characters."""
     return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
 
 
@@ -87,7 +87,7 @@ def cut(text: str, width: int) -> str:
 
 
 def stamp(moment: datetime | None) -> str:
-    """Date and time to the second, in the active time zone."""
+    """Formats a date and time to the second, in the active time zone."""
     if moment is None:
         return ""
     return f"{timezone.localtime(moment) if timezone.is_aware(moment) else moment:%Y-%m-%d %H:%M:%S}"
@@ -102,12 +102,12 @@ def short(batch: Batch) -> str:
 
 
 def titled(batch: Batch) -> str:
-    """Its description and the end of its id."""
+    """Names a batch by its description and the end of its id."""
     return f"{printable(batch.description)} ({short(batch)})" if batch.description else f"Batch {short(batch)}"
 
 
 def find(text: str) -> Batch:
-    """The batch with this id. Raises `CommandError` if there is none, or more than one."""
+    """Returns the batch with this id, or part of an id. Raises `CommandError` if there is none, or more than one."""
     digits = digits_of(text)
     if not digits:
         raise CommandError(f"{text!r} is not the id of a batch: give all of it, or at least {MIN_DIGITS} digits.")
@@ -123,5 +123,5 @@ def find(text: str) -> Batch:
 
 
 def find_all(texts: list[str]) -> list[Batch]:
-    """All the batches, without duplicates. Raises `CommandError` if one is not found."""
+    """Returns all the batches, without duplicates. Raises `CommandError` if one is not found."""
     return list({batch.pk: batch for batch in map(find, texts)}.values())

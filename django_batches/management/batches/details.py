@@ -143,7 +143,7 @@ def _limits(batch: Batch) -> Iterator[str]:
 
 
 def _light(jobs: Any) -> Any:
-    """Without the fields that may hold megabytes; arguments may be personal data too."""
+    """Leaves out the fields that can hold megabytes. Arguments can also be personal data."""
     return jobs.defer("arguments", "result_text", "traceback")
 
 
@@ -152,5 +152,5 @@ def _job_data(job: BatchJob) -> dict[str, Any]:
 
 
 def _last_lines(error: str, count: int) -> list[str]:
-    """The last lines of an error, which say most."""
+    """Returns the last lines of an error, which say the most."""
     return [printable(line) for line in error.splitlines() if line.strip()][-count:] or [""]

@@ -16,7 +16,7 @@ from ...states import BatchStatus
 from .base import INDENT, Verb, aligned, cut, printable, short
 
 MAX_CHECKED = 1_000
-"""Batches that `--stuck` checks, oldest first."""
+"""How many batches `--stuck` checks, oldest first."""
 _FIELDS = (
     "queue", "round", "in_flight", "open_callbacks", "is_paused", "reason", "created_at", "sealed_at", "started_at",
     "finished_at", "cancelled_at",
@@ -78,7 +78,7 @@ class List(Verb):
 
 
 def data(batch: Batch, snapshot: dict[str, Any], findings: list[Finding] | None = None) -> dict[str, Any]:
-    """A batch as JSON."""
+    """Returns the batch as a dict for JSON."""
     numbers, fields = {name: snapshot[name] for name in _SNAPSHOT}, {name: getattr(batch, name) for name in _FIELDS}
     why = {} if findings is None else {"why": [vars(finding) for finding in findings]}
     return {**numbers, "description": batch.description, **fields, **why}

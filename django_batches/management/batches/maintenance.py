@@ -1,4 +1,4 @@
-"""`prune` and `reconcile`: the coordinator's own maintenance, now and in full."""
+"""`prune` and `reconcile`, which do at once and completely what the coordinator does regularly."""
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError
@@ -25,7 +25,7 @@ from .base import INDENT, Verb, counted, titled
 
 PAGE = 500
 MAX_CHECKED = 10_000
-"""Batches whose counters `reconcile` compares with their rows."""
+"""How many batches `reconcile` checks for counters that differ from their rows."""
 KEEP = "keep"
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
@@ -36,7 +36,7 @@ class Pruned:
     age: timedelta | None
     count: int = 0
     held: int = 0
-    """How many were old enough but had to stay."""
+    """How many were old enough, but are kept for a callback or for rows of the project."""
 
 
 class Prune(Verb):

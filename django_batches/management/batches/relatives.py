@@ -1,4 +1,4 @@
-"""For `show`: the batches above a batch, and its child batches."""
+"""The ancestors and the child batches of a batch, as `show` prints them."""
 
 from collections import Counter
 from typing import Any
@@ -12,7 +12,7 @@ MAX_PARENTS_SHOWN, MAX_CHILDREN_SHOWN = 5, 10
 
 
 class Relatives:
-    """The batches above and below a batch, from a fixed number of queries."""
+    """The batches above and below a batch, read with a fixed number of queries."""
 
     def __init__(self, batch: Batch) -> None:
         above, below = ancestors(batch), children(child_batches(Batch.objects.all(), [batch.pk]))
@@ -24,25 +24,25 @@ class Relatives:
         self.statuses = Counter(child.status for child in below)
 
     def data(self) -> dict[str, Any]:
-        """As JSON."""
+        """Returns the parents and children as a dict for JSON."""
         parents = [_data(batch, opener) for opener, batch in self.parents]
         first = [_data(batch, each.opener, total=batch.total, pending=batch.pending) for each, batch in self.children]
         return {"parents": parents, "children": {"total": self.statuses.total(), **self.statuses, "first": first}}
 
     def opened_by(self) -> str:
-        """The opener of the batch, the opener of that opener's batch, and so on."""
+        """Names the opener of the batch, the opener of that opener's batch, and so on."""
         words = [f"{_name(opener)} of {titled(batch)}" for opener, batch in self.parents]
         more = [f"and {number(self.more_above)} more above"] if self.more_above else []
         return ", opened by ".join([*words, *more])
 
     def counts(self) -> str:
-        """How many child batches there are, by status."""
+        """Formats the number of child batches, in total and by status."""
         total = self.statuses.total()
         text = f"more than {number(MAX_CHILDREN)}" if total >= MAX_CHILDREN else number(total)
         return f"{text}: {', '.join(f'{number(count)} {status}' for status, count in self.statuses.most_common())}"
 
     def rows(self) -> list[list[str]]:
-        """A row per child batch that is shown."""
+        """Returns a table row for each child batch that is shown."""
         return [
             [
                 short(batch), batch.status, f"{number(batch.total - batch.pending)} / {number(batch.total)}",

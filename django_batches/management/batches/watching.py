@@ -1,4 +1,4 @@
-"""`watch`: live bars on a terminal, plain lines elsewhere, until the batches and their callbacks have ended."""
+"""`watch`: shows live bars on a terminal, or else plain lines, until the batches and their callbacks have ended."""
 
 import time
 from argparse import ArgumentParser
@@ -20,14 +20,14 @@ try:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
-except ImportError:  # without the extra: plain lines
+except ImportError:  # the extra is not installed: `watch` prints plain lines
     has_rich = False
 else:
     has_rich = True
 
 BAR_COLUMNS = 40
 LIVE_INTERVAL, LINE_INTERVAL, DIAGNOSIS_INTERVAL = 0.25, 2.0, 5.0
-"""Seconds between refreshes of the bars, of the lines, and between diagnoses."""
+"""Seconds between two refreshes of the bars, of the lines, and of the diagnosis."""
 _COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "in_flight": "blue"}
 
 
@@ -57,12 +57,12 @@ class Watch(Verb):
             raise CommandError("Stopped watching. The batches continue.", returncode=130) from None
         if not in_time:
             self.stderr.write(f"Not ended within {options['timeout']:g} s.")
-        results = [self._result(batch) for batch in self._batches]  # not a generator: each prints its line
+        results = [self._result(batch) for batch in self._batches]  # a list, because each call prints a line
         return all(results)
 
     def _follow(self, is_live: bool, limit: float | None) -> bool:
-        """Shows the batches until all are over; False if the time limit comes first."""
-        self._refresh()  # the screen draws at once
+        """Shows the batches until all have ended. Returns False if the time limit is reached first."""
+        self._refresh()  # the screen needs data, because it draws as soon as it opens
         with self._screen() if is_live else nullcontext() as screen:
             while True:
                 self._refresh()
@@ -117,7 +117,7 @@ class Watch(Verb):
         return Group(table, *notes)
 
     def _result(self, batch: Batch) -> bool:
-        """Prints how it ended; returns whether it and its callbacks have succeeded."""
+        """Prints how the batch ended, and returns whether it and its callbacks succeeded."""
         if batch.pk in self._deleted:
             self.stderr.write(f"{titled(batch)}: it was deleted.")
             return False
@@ -135,12 +135,12 @@ class Watch(Verb):
 
 
 def _problems(batch: Batch) -> list[str]:
-    """What blocks it, without what it merely waits for."""
+    """Returns what blocks the batch, without what it merely waits for."""
     return [printable(str(finding)) for finding in diagnose(batch) if finding.level != "info"]
 
 
 def _bar(batch: Batch) -> "Text":
-    """A segment that counts any job has at least one column, as long as there is room."""
+    """Draws the bar. A segment that counts any job gets at least one column, as long as there is room."""
     bar, left = Text(), BAR_COLUMNS
     for segment in segments(batch):
         length = min(left, max(round(segment.width * BAR_COLUMNS / WIDTH), 1 if segment.count else 0))

@@ -32,7 +32,7 @@ class Command(BaseCommand):
             verb.add_arguments(subparser)
             if verb.has_json:
                 subparser.add_argument("--json", action="store_true", help="print JSON")
-            # The options of every command, after the verb too.
+            # Accept Django's common options after the verb too.
             for flag in ("--settings", "--pythonpath"):
                 subparser.add_argument(flag, **hidden)
             for flag in ("--traceback", "--no-color", "--force-color", "--skip-checks"):
