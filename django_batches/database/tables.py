@@ -5,11 +5,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
 if TYPE_CHECKING:
-    from django.db.backends.base.base import BaseDatabaseWrapper
-
     from ..models import Batch as Batch
     from ..models import BatchJob as BatchJob
 
@@ -33,7 +32,7 @@ def alias() -> str:
     return router.db_for_write(_models["Batch"])
 
 
-def connection() -> "BaseDatabaseWrapper":
+def connection() -> BaseDatabaseWrapper:
     return connections[alias()]
 
 

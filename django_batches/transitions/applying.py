@@ -41,9 +41,8 @@ class Recorded:
     postponed: list[Outcome] = field(default_factory=list)
     """Of batches that another transaction has locked: for the next round."""
     won: list[Change] = field(default_factory=list)
-    """The changes that were written, except late successes."""
+    """The changes that were written, except late successes (`late`)."""
     late: list[Change] = field(default_factory=list)
-    """Late successes that were written."""
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because of a late success."""
     scheduled: int = 0

@@ -49,10 +49,8 @@ class Change:
 def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, database.Batch]", now: datetime) -> list[Change]:
     """One change per (job, dispatch). Of several outcomes a success wins, otherwise the first one."""
     first: dict[tuple[UUID, int], Outcome] = {}
-    for outcome in outcomes:
-        known = first.get(outcome.execution)
-        if known is None or (outcome.kind == Kind.SUCCEEDED and known.kind != Kind.SUCCEEDED):
-            first[outcome.execution] = outcome
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.kind != Kind.SUCCEEDED):
+        first.setdefault(outcome.execution, outcome)
     ids = [outcome.job_id for outcome in first.values() if outcome.kind not in (Kind.SUCCEEDED, Kind.ON_HOLD)]
     jobs = database.jobs().defer(*database.LARGE_JOB_FIELDS).in_bulk(ids) if ids else {}
     awaiting = runs_with_open_children([key for key, outcome in first.items() if outcome.has_children])

@@ -1,6 +1,6 @@
 """Updates the rows of jobs in bulk: only those that still expect the outcome of this very dispatch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -49,19 +49,15 @@ class _Row(NamedTuple):
     worker: str
 
 
-def _assign(names: Iterable[str]) -> str:
-    return ", ".join(f"{name} = v_{name}" for name in names)
-
-
 _SET_SUCCESS = (
     f"status = '{JobStatus.SUCCEEDED}', attempts = attempts + 1, due_at = NULL, error_type = '', error = '',"
-    f" traceback = '', fingerprint = '', {_assign(_Success._fields[2:])}"
+    f" traceback = '', fingerprint = '', {', '.join(f'{name} = v_{name}' for name in _Success._fields[2:])}"
 )
 _SET_LATE_SUCCESS = _SET_SUCCESS.replace("attempts = attempts + 1", "attempts = 1")
 _SET = (
     "attempts = attempts + v_tried, losses = losses + v_lost, waited_at = COALESCE(v_waited_at, waited_at),"
     " returned_batch_id = CASE WHEN v_waited_at IS NULL THEN returned_batch_id ELSE v_returned END,"
-    f" {_assign(_Row._fields[6:])}"
+    f" {', '.join(f'{name} = v_{name}' for name in _Row._fields[6:])}"
 )
 
 
