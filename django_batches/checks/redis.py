@@ -55,7 +55,7 @@ def _check_kind(info: dict[str, Any]) -> Iterator[CheckMessage]:
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         hint = "Use Redis 6.2 or newer, or Valkey."
-        yield Error(f"This is Redis {version}; the queues need commands of 6.2.", hint=hint, id="django_batches.E009")
+        yield Error(f"This is Redis {version}; the queues need Redis 6.2.", hint=hint, id="django_batches.E009")
     if info.get("cluster_enabled"):
         text = "This is a node of a Redis Cluster, which refuses scripts that use several queues."
         hint = "Use a Redis server without cluster mode for the queues; for a standby, use Sentinel."

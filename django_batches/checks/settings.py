@@ -49,7 +49,7 @@ def _check_cache(alias: str) -> Iterator[CheckMessage]:
         text = (
             f'CACHES["{alias}"] distributes its keys over several servers (ShardClient), but a queue is on one server.'
         )
-        hint = "Use an alias of their own for the queues, with one LOCATION and the default CLIENT_CLASS."
+        hint = "Give the queues an alias of their own, with one LOCATION and the default CLIENT_CLASS."
         yield Error(text, hint=hint, id="django_batches.E005")
     else:
         try:
@@ -75,17 +75,17 @@ def _check_database() -> Iterator[CheckMessage]:
     if kind := database.unsupported():
         text = (
             f'The batches would be stored in "{alias}", which is {kind}: it lacks UPDATE ... RETURNING and unique '
-            "constraints with a condition, which are needed to count each job once."
+            "constraints with a condition, which the app needs to count each job exactly once."
         )
         hint = "Store them in PostgreSQL or SQLite, with a database router if necessary."
         yield Error(text, hint=hint, id="django_batches.E014")
     if not configured.get("AUTOCOMMIT", True):
         text = f'DATABASES["{alias}"] has AUTOCOMMIT = False: nothing that the worker writes would be committed.'
-        hint = "Remove it, and begin your own transactions with transaction.atomic()."
+        hint = "Remove AUTOCOMMIT, and begin your own transactions with transaction.atomic()."
         yield Error(text, hint=hint, id="django_batches.E016")
     is_sqlite = "sqlite3" in configured.get("ENGINE", "")
     if is_sqlite and configured.get("OPTIONS", {}).get("transaction_mode") != "IMMEDIATE":
-        text = "SQLite begins its transactions as readers: two concurrent writers fail with 'database is locked'."
+        text = "SQLite begins each transaction as a reader, so concurrent writers can fail with 'database is locked'."
         hint = f'DATABASES["{alias}"]["OPTIONS"] = {{"transaction_mode": "IMMEDIATE", "timeout": 20}}'
         yield Warning(text, hint=hint, id="django_batches.W002")
     if alias != DEFAULT_DB_ALIAS:
@@ -112,6 +112,6 @@ def _check_serializer(name: str) -> Iterator[CheckMessage]:
     try:
         resolve_serializer(name)
     except (ImportError, AttributeError, ValueError, TypeError, NotImplementedError) as error:
-        text = f'{SETTING}["RQ_SERIALIZER"] is {name!r}, and RQ finds no serializer there ({error}).'
+        text = f'{SETTING}["RQ_SERIALIZER"] is {name!r}, but RQ finds no serializer there ({error}).'
         hint = "Write 'pickle', 'json', or the path that you pass to `rq worker --serializer`."
         yield Error(text, hint=hint, id="django_batches.E007")

@@ -18,10 +18,7 @@ OLDEST_BATCHES = 50
 
 
 def stream(redis: Redis) -> tuple[int, float]:
-    """Returns the number of outcomes that are not applied yet, and the age of the oldest in seconds.
-
-    Raises `RedisError`.
-    """
+    """Returns the number of outcomes not applied yet, and the age of the oldest in seconds. Raises `RedisError`."""
     pipeline = redis.pipeline(transaction=True)
     pipeline.xlen(Keys().outcomes)
     pipeline.xrange(Keys().outcomes, count=1)

@@ -119,7 +119,7 @@ def _missing_workers(
 
 
 def _stopped(batch: Batch, now: datetime) -> Iterator[Finding]:
-    """Yields what the batch's own state says: overdue, cancelled, paused, not sealed, or being retried."""
+    """Yields a finding if the batch is overdue, cancelled, paused, not sealed, or being retried."""
     if not batch.finished_at:  # neither a cancel nor a pause stops the callbacks of an ended batch
         if batch.deadline_at and batch.deadline_at < now:
             text = _("It has been overdue since %(time)s.") % {"time": moment(batch.deadline_at)}

@@ -93,7 +93,7 @@ def _consequences(verdicts: list[Outcome]) -> Iterator[Repair]:
 
 
 def _batches_to_repair() -> Iterator[Repair]:
-    """Batches that could end, interrupted cancels, retries and deletions, abandoned batches, and wrong counters."""
+    """Yields unfinished ends, cancels, retries and deletions of batches, abandoned batches, and wrong counters."""
     for key in repairing.batches_to_end():
         yield Repair("end", key, "It has no pending jobs but has not ended. It would be ended.")
     for key in cancelling.unfinished_cancels():

@@ -35,7 +35,7 @@ class Check:
 
 
 class Health:
-    """Runs the checks. `threshold` is how long something may be late before a check fails."""
+    """Runs the checks. `threshold` is how late outcomes, due rows and batches may be before a check fails."""
 
     NAMES = ("database", "redis", "coordinator", "workers", "stream", "due", "stuck")
 

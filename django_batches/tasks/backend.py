@@ -86,7 +86,7 @@ class BatchesBackend(BaseTaskBackend):
         found: list[CheckMessage] = []
         if not apps.is_installed("django_batches"):
             hint = 'Add "django_batches" to INSTALLED_APPS.'
-            found.append(Error(f'TASKS["{self.alias}"] needs the app.', hint=hint, id="django_batches.E012"))
+            found.append(Error(f'TASKS["{self.alias}"] needs django_batches.', hint=hint, id="django_batches.E012"))
         if unknown := sorted(set(self.options) - set(OPTIONS)):
             hint = f"The options are: {', '.join(OPTIONS)}."
             message = f'Unknown key TASKS["{self.alias}"]["OPTIONS"]["{unknown[0]}"].'

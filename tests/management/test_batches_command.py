@@ -60,7 +60,7 @@ class TestLookup:
     @pytest.mark.parametrize(
         ("name", "words"),
         [
-            ("ffff", "No batch has an id that is, ends or begins with ffff"),
+            ("ffff", "No batch has an id that begins or ends with ffff"),
             ("fff", "at least 4 digits"),
             ("product 7", "is not the id of a batch"),
         ],
@@ -310,7 +310,7 @@ class TestStop:
         batch = batch_of(running=1, succeeded=1)
         for name, words in (
             (batch.jobs.get(status="running").pk, "no worker has started it"),
-            (batch.jobs.get(status="succeeded").position, "it is not running but succeeded"),
+            (batch.jobs.get(status="succeeded").position, "it is not running; its status is succeeded"),
             (7, "no such job"), ("9" * 30, "no such job"), ("x", "no such job"), ("²", "no such job"),
             (batch_of(running=1).jobs.get().pk, "no such job"),
         ):  # fmt: skip
@@ -408,7 +408,7 @@ class TestWatch:
 
     def test_stops_after_the_timeout(self):
         result = batches("watch", batch_of(created=1).pk, "--timeout", "0.05")
-        assert result.code == 1 and "Not ended within 0.05 s." in result.err
+        assert result.code == 1 and "The batches have not all ended within 0.05 s." in result.err
 
     def test_a_batch_that_is_deleted_meanwhile_is_not_a_success(self, monkeypatch):
         batch = batch_of(succeeded=1)

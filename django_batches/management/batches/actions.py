@@ -139,7 +139,7 @@ def _stop(batch: Batch, name: str) -> str:
     if job is None:
         raise BatchError("the batch has no such job.")
     if not job.rq_id:
-        raise BatchError(f"it is not running but {job.status}.")
+        raise BatchError(f"it is not running; its status is {job.status}.")
     try:
         send_stop_job_command(client(), job.rq_id, serializer=settings().RQ_SERIALIZER)
     except (NoSuchJobError, InvalidJobOperation):

@@ -110,11 +110,11 @@ def find(text: str) -> Batch:
     """Returns the batch with this id, or part of an id. Raises `CommandError` if there is none, or more than one."""
     digits = digits_of(text)
     if not digits:
-        raise CommandError(f"{text!r} is not the id of a batch: give all of it, or at least {MIN_DIGITS} digits.")
+        raise CommandError(f"{text!r} is not the id of a batch: give the whole id, or at least {MIN_DIGITS} digits.")
     first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
     found = list(Batch.objects.filter(Q(pk__range=(first, last)) | id_is_or_ends_with(digits))[: MAX_NAMED + 1])
     if not found:
-        raise CommandError(f"No batch has an id that is, ends or begins with {text}. See: manage.py batches list")
+        raise CommandError(f"No batch has an id that begins or ends with {text}. See: manage.py batches list")
     if len(found) > 1:
         lines = [f"  {batch.pk}  {batch.status}  {printable(batch.description)}".rstrip() for batch in found]
         lines[MAX_NAMED:] = ["  and more"] if len(found) > MAX_NAMED else []

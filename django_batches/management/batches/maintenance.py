@@ -41,9 +41,9 @@ class Pruned:
 
 class Prune(Verb):
     help = (
-        "Deletes ended batches that are older than the RETENTION setting or the options allow. A batch with unfinished "
-        "callbacks stays, and so does one that rows of the project depend on. Child batches are deleted with their "
-        "parents and are not counted. The coordinator prunes without this command too."
+        "Deletes ended batches that are older than the RETENTION setting or the options allow. Batches with unfinished "
+        "callbacks are kept, and so are those that rows of the project depend on. Child batches are deleted with their "
+        "parents and are not counted. The coordinator also prunes, without this command."
     )
 
     @staticmethod

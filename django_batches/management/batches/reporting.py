@@ -21,7 +21,7 @@ class Health(Verb):
     def add_arguments(parser: ArgumentParser) -> None:
         names = health.Health.NAMES
         parser.add_argument("--only", action="append", choices=names, help="run only this check; may be repeated")
-        text = "how long something may be late before a check fails (default 60)"
+        text = "how late outcomes, due jobs or batches may be before a check fails (default 60)"
         parser.add_argument("--threshold", type=float, default=60.0, metavar="SECONDS", help=text)
 
     def run(self, **options: Any) -> bool:

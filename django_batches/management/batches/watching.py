@@ -56,7 +56,7 @@ class Watch(Verb):
         except KeyboardInterrupt:
             raise CommandError("Stopped watching. The batches continue.", returncode=130) from None
         if not in_time:
-            self.stderr.write(f"Not ended within {options['timeout']:g} s.")
+            self.stderr.write(f"The batches have not all ended within {options['timeout']:g} s.")
         results = [self._result(batch) for batch in self._batches]  # a list, because each call prints a line
         return all(results)
 

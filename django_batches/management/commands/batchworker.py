@@ -16,19 +16,21 @@ from ...worker.supervisor import Supervisor
 
 class Command(BaseCommand):
     help = (
-        "Runs jobs in executor processes, and a coordinator. Works the named queues, or all queues. "
+        "Runs the jobs of the named queues, or of all queues, in executor processes, and runs a coordinator. "
         "On SIGTERM or Ctrl-C it finishes its running jobs and exits; a second signal interrupts them."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add = parser.add_argument
-        add("queues", nargs="*", metavar="queue", help="queues to work, in order of priority")
+        add("queues", nargs="*", metavar="queue", help="queues whose jobs to run, in order of priority")
         add("--workers", type=int, default=1, metavar="N", help="executor processes; 0: coordinator only (default: 1)")
         add("--burst", action="store_true", help="exit when no job is due or in flight")
         add("--max-jobs", type=int, metavar="N", help="exit after N jobs")
         text = "replace an executor after N jobs; 1 isolates every job"
         add("--max-jobs-per-child", type=int, metavar="N", help=text)
-        text = "kill an executor that uses more during a job; replace it between two jobs above three quarters of it"
+        text = (
+            "kill an executor that uses more memory during a job; replace it between jobs above three quarters of this"
+        )
         add("--max-memory-per-child", type=int, metavar="MB", help=text)
         add("--name", default="", help="name of this worker in logs and in RQ (default: the host name)")
         text = "how long jobs may run after SIGTERM (default: to their end)"
@@ -48,7 +50,7 @@ class Command(BaseCommand):
 
 
 def _memory(megabytes: int | None) -> int | None:
-    """The limit in bytes. Raises `CommandError` if an executor would reach it without a job."""
+    """Returns the limit in bytes. Raises `CommandError` if an idle executor would come close to it."""
     if megabytes is None:
         return None
     used = resident_memory(os.getpid())
