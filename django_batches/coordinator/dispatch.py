@@ -35,8 +35,7 @@ SHORTEST = 0.005
 MAX_CLAIM = 1_000
 LARGEST = 32 << 20
 """Characters of messages in one push."""
-CALLBACKS = 200
-"""Callbacks in one claim."""
+CALLBACKS = 200  # in one claim
 
 
 @dataclass

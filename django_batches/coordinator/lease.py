@@ -7,8 +7,6 @@ another token there, and its transaction ends before it has written anything.
 import logging
 from datetime import datetime, timedelta
 
-from django.db import IntegrityError
-
 from .. import database
 from ..conf import settings
 
@@ -47,7 +45,7 @@ class Lease:
         self.token = 0
         """Grows with each change of the holder; 0 while another coordinator has the lease."""
         self._other_namespace = ""
-        """The last namespace of another holder that was checked, so that each is logged once."""
+        """The last one of another holder, so that each is logged once."""
 
     def acquire(self, newest_token: int = 0) -> bool:
         """Takes the lease if it is free or has expired, with a token above `newest_token`."""
@@ -55,14 +53,8 @@ class Lease:
             database.dialect().limit_idle_time(SECONDS)
             now = database.dialect().now()
             leases = database.related("Lease")
-            row = leases.select_for_update().filter(pk=NAME).first()
-            if row is None:
-                try:
-                    row = leases.model(name=NAME, holder="", token=0, expires_at=now)
-                    leases.bulk_create([row])
-                except IntegrityError:  # another coordinator was first
-                    return False
-            elif row.expires_at > now and row.holder != self.holder:
+            row, _ = leases.select_for_update().get_or_create(pk=NAME, defaults={"holder": "", "expires_at": now})
+            if row.expires_at > now and row.holder != self.holder:
                 if row.namespace != self._other_namespace and (text := other_namespace(row.namespace)):
                     logger.error("%s stands by. %s %s", self.holder, text, SAME_NAMESPACE)
                 self._other_namespace = row.namespace

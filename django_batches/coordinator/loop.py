@@ -104,7 +104,8 @@ class Coordinator:
         if has_callbacks:
             self._dispatcher.dispatch_callbacks()
         # Before the dispatch, which looks only where it knows of waiting jobs.
-        self._note_waiting_jobs(recorded)
+        self._dispatcher.include([*self._recorder.added, *recorded.put_back, *self._reconciler.requeued])
+        self._reconciler.requeued = []
         # Right after the wake-up: a creator that adds chunk after chunk soon has the batch locked again.
         self._dispatch(polls=polls, is_woken=is_woken)
         # Not for every chunk of added jobs: these are a dozen statements.
@@ -133,23 +134,13 @@ class Coordinator:
             self._dispatcher.forget_rates()
         return len(entries), bool(wake_ups), recorded
 
-    def _note_waiting_jobs(self, recorded: Recorded) -> None:
-        for batch_id, position, queues in self._recorder.added:
-            self._dispatcher.include((batch_id, position, queue) for queue in queues)
-        self._dispatcher.include([*recorded.put_back, *self._reconciler.requeued])
-        self._reconciler.requeued = []
-
     def _dispatch(self, *, polls: bool, is_woken: bool) -> None:
-        """Dispatches jobs; scans the queues from their start after a wake-up, and at polls.
-
-        A full scan passes all rows that were claimed since the last vacuum. With millions of them it takes long, so
-        that the polls scan less often: a scan only finds jobs that no wake-up named.
-        """
+        """Dispatches jobs; scans the queues from their start after a wake-up, and at polls if scans are fast."""
+        # A scan passes all rows claimed since the last vacuum, maybe millions, to find jobs that no wake-up named.
         start = time.monotonic()
         if is_woken or (polls and start >= self._scan_at):
             self._dispatcher.look_everywhere()
-            took = time.monotonic() - start
-            self._scan_at = start + min(SCAN_COST * took / SHARE, LONGEST_SHARE)
+            self._scan_at = start + min(SCAN_COST * (time.monotonic() - start) / SHARE, LONGEST_SHARE)
         self._dispatcher.dispatch_jobs()
 
     def _continue_operations(self) -> None:
@@ -200,11 +191,8 @@ class Coordinator:
             cancelling.cancel_abandoned(now - timedelta(seconds=seconds), seconds)
 
     def _sync_batches_on_hold(self) -> None:
-        """Makes the set of batches on hold in Redis equal to the database's.
-
-        The set is read before the database: a cancel adds to the set after its commit, so a batch that is in the set
-        but not on hold in the database has been resumed or has ended.
-        """
+        """Makes the set of batches on hold in Redis equal to the database's."""
+        # Read first: a cancel adds to the set after its commit, so what is not on hold in the database was resumed.
         members: Any = self._redis.smembers(self._keys.on_hold)
         present = set(members)  # bytes: a member may not be text
         wanted = {key.hex.encode() for key in cancelling.batches_on_hold()}

@@ -127,9 +127,8 @@ class Reconciler:
             for row, (status, moment, worker) in zip(queued, pipeline.execute(), strict=True):
                 if status == b"started" and (started_at := rq_time(moment)):
                     started.append((row.job_id, row.dispatch, started_at, clean_name((worker or b"").decode())))
-        return sum(
-            claiming.mark_running(started[start : start + PAGE], self._lease) for start in range(0, len(started), PAGE)
-        )
+        chunks = (started[start : start + PAGE] for start in range(0, len(started), PAGE))
+        return sum(claiming.mark_running(chunk, self._lease) for chunk in chunks)
 
     def _pages(self) -> Iterator[list[InFlight]]:
         after: UUID | None = None

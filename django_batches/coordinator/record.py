@@ -10,6 +10,7 @@ from redis import Redis
 
 from .. import database
 from ..transitions import applying, children
+from ..transitions.frontier import Place
 from ..transport.client import ANYTHING, JOBS, RECONCILE_NOW, Added, Keys
 from ..transport.outcomes import Kind, Outcome
 from ..transport.scripts import Scripts
@@ -55,11 +56,10 @@ class Recorder:
         self.postponed: set[UUID] = set()
         """Batches with outcomes that wait because the batch was locked, since the last rewind."""
         self._postponed_before: set[UUID] = set()
-        self._has_reached_end = True
-        """Since the last rewind."""
+        self._has_reached_end = True  # since the last rewind
         self.reconcile_requested = False
-        self.added: list[Added] = []
-        """The added jobs that the last read's wake-ups named."""
+        self.added: list[Place] = []
+        """Where the jobs begin that the last read's wake-ups named."""
         self.counts: Counter[str] = Counter()
         """Outcomes by kind since the last `totals.add`."""
 
@@ -101,7 +101,8 @@ class Recorder:
             self._last_wake_up = entry
             try:
                 if name == JOBS:
-                    self.added.append(Added.loads(text))
+                    batch_id, position, queues = Added.loads(text)
+                    self.added += [(batch_id, position, queue) for queue in queues]
                 else:
                     wake_ups.add(name)
             except ValueError:  # of another version

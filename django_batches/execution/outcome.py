@@ -36,14 +36,9 @@ def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
             after = seconds(intervals[min(message.attempts, len(intervals) - 1)], "the interval of rq.Retry")
         except (TypeError, ValueError, OverflowError) as error:
             return _failure(message, error, is_final=True)
-        return message.outcome(
-            Kind.RETRY,
-            error_type="rq.Retry",
-            error=f"Retry: the job returned Retry(max={value.max}) and asked to run again.",
-            fingerprint=fingerprint("rq.Retry", message.func),
-            retry_max=most,
-            retry_after=after,
-        )
+        text = f"Retry: the job returned Retry(max={value.max}) and asked to run again."
+        fields = {"error_type": "rq.Retry", "error": text, "fingerprint": fingerprint("rq.Retry", message.func)}
+        return message.outcome(Kind.RETRY, **fields, retry_max=most, retry_after=after)
     try:
         result = None if value is None else dump_result(value)
         return message.outcome(Kind.SUCCEEDED, result=result, has_children=bool(run.children))

@@ -61,7 +61,7 @@ def perform(message: Message, worker: str) -> tuple[Outcome, BaseException | Non
         value = context.run(_call, message, run, task)
         outcome = _ended(outcome_of_value(message, value, run), pid, context, task)
     except _NotStarted as not_started:
-        outcome = not_started.outcome
+        outcome = not_started.args[0]
     except BaseException as raised:
         error = raised
         # Inside the handler, because receivers of the Tasks framework's signal log the current exception.
@@ -191,10 +191,7 @@ def _call(message: Message, run: Running, task: "TaskRun | None") -> Any:
 
 
 class _NotStarted(Exception):
-    """The function was not called, so the job has used no attempt."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+    """The function was not called, so the job has used no attempt. Its argument is the outcome."""
 
 
 def _batch_of(message: Message) -> Any:

@@ -113,21 +113,17 @@ class Outcome:
             text = text.decode()
         try:
             if text.startswith(_PLAIN):
-                return cls._loads_plain(text, entry_id)
+                head, _, worker = text.partition("\n")
+                job, dispatch, batch, is_callback, started, finished, result = head[len(_PLAIN) :].split(" ", 6)
+                outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), _batch_id(batch), is_callback == "0", worker)
+                outcome.started_at, outcome.finished_at = _time(float(started)), _time(float(finished))
+                outcome.result, outcome.entry_id = result or None, entry_id
+                return outcome
             data = json.loads(text)
             values: Any = {name: load(data[name]) for name, load in _LOADERS.items() if data.get(name) is not None}
             return cls(**values, entry_id=entry_id)
         except (KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
             raise ValueError(f"not an outcome: {error!r}") from error
-
-    @classmethod
-    def _loads_plain(cls, text: str, entry_id: bytes) -> "Outcome":
-        head, _, worker = text.partition("\n")
-        job, dispatch, batch, is_callback, started, finished, result = head[len(_PLAIN) :].split(" ", 6)
-        outcome = cls(Kind.SUCCEEDED, UUID(job), int(dispatch), _batch_id(batch), is_callback == "0", worker)
-        outcome.started_at, outcome.finished_at = _time(float(started)), _time(float(finished))
-        outcome.result, outcome.entry_id = result or None, entry_id
-        return outcome
 
     @classmethod
     def salvaged(cls, text: bytes, entry_id: bytes) -> "Outcome | None":
