@@ -34,8 +34,7 @@ from ..states import IN_FLIGHT
 from ..transitions import applying
 from ..transport.client import Keys, wake_coordinator
 from ..transport.message import Message
-from ..transport.outcomes import Kind, Outcome, own_error
-from ..transport.vanished import VanishReason
+from ..transport.outcomes import Kind, Outcome, VanishReason, own_error
 from .outcome import outcome_of_exception, outcome_of_value
 
 if TYPE_CHECKING:

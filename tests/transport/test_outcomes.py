@@ -6,8 +6,7 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
-from django_batches.transport.outcomes import Kind, Outcome, vanished
-from django_batches.transport.vanished import VanishReason
+from django_batches.transport.outcomes import Kind, Outcome, VanishReason, vanished
 
 JOB, BATCH = UUID(int=1), UUID(int=2)
 

@@ -22,8 +22,7 @@ from rq.serializers import resolve_serializer
 
 from ...conf import settings
 from ..client import Keys
-from ..outcomes import Kind, Outcome, fingerprint, vanished
-from ..vanished import VanishReason
+from ..outcomes import Kind, Outcome, VanishReason, fingerprint, vanished
 
 _ANY = UUID(int=0)
 _FOLDER = Path(__file__).parent
