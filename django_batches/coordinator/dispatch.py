@@ -90,9 +90,7 @@ class Dispatcher:
     """Claims due rows and pushes their jobs."""
 
     def __init__(self, redis: Redis, lease: Lease) -> None:
-        self._redis = redis
-        self._lease = lease
-        self._scripts = Scripts(redis)
+        self._redis, self._lease, self._scripts = redis, lease, Scripts(redis)
         self._flows: defaultdict[str, Flow] = defaultdict(Flow)
 
     def dispatch_callbacks(self) -> int:

@@ -50,11 +50,8 @@ class Coordinator:
     """Runs until `should_stop()`: as the active coordinator, or as a standby while another one is active."""
 
     def __init__(self, name: str, should_stop: Callable[[], bool]) -> None:
-        self.name = name
-        self._should_stop = should_stop
-        self._redis = client()
-        self._keys = Keys()
-        self._lease = Lease(name)
+        self.name, self._should_stop = name, should_stop
+        self._redis, self._keys, self._lease = client(), Keys(), Lease(name)
         self._trouble = ""
         self._suspects = Suspects()
         """Survives a lost connection: each would delay the second look at lost jobs otherwise."""

@@ -53,10 +53,7 @@ class Reconciler:
     """Compares, waits until the stream is applied, then acts."""
 
     def __init__(self, redis: Redis, lease: Lease, recorder: Recorder, suspects: Suspects | None = None) -> None:
-        self._redis = redis
-        self._lease = lease
-        self._recorder = recorder
-        self._keys = Keys()
+        self._redis, self._lease, self._recorder, self._keys = redis, lease, recorder, Keys()
         self.verdicts: list[tuple[Outcome, str]] = []
         """Outcome and queue of each lost job in the last comparison, to be applied after the stream."""
         self._noted = b""

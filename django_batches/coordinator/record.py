@@ -37,12 +37,9 @@ class Recorder:
     """Reads the stream from its position, applies, commits, deletes. No consumer group: it is the only reader."""
 
     def __init__(self, redis: Redis, lease: Lease) -> None:
-        self._redis = redis
         # redis-py would convert each entry to a dict, and every job is an entry.
         redis.set_response_callback("XREAD", lambda response, **options: response)
-        self._lease = lease
-        self._keys = Keys()
-        self._scripts = Scripts(redis)
+        self._redis, self._lease, self._keys, self._scripts = redis, lease, Keys(), Scripts(redis)
         self._position: str | bytes = "0-0"
         self._last_wake_up: str | bytes = "$"
         self._last_idle: str | bytes = "0-0"

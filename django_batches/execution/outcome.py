@@ -3,7 +3,7 @@
 import logging
 import traceback as tracebacks
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from uuid import UUID
 
 from django.db import Error
@@ -14,13 +14,10 @@ from ..calls.arguments import MAX_ERROR, MAX_TRACEBACK, clean, clean_name, dump_
 from ..calls.functions import exists, resolve
 from ..calls.options import seconds, type_path
 from ..exceptions import BatchCancelled, BatchError, FunctionNotAllowed
+from ..models.batch import Batch
 from ..models.context import Running
-from ..models.verbs import BatchVerbs
 from ..transport.message import Message
 from ..transport.outcomes import Kind, Outcome, fingerprint
-
-if TYPE_CHECKING:
-    from ..models import Batch
 
 logger = logging.getLogger("django_batches.jobs")
 
@@ -28,7 +25,7 @@ _OUR_FOLDER = str(Path(__file__).parent.parent)
 
 
 def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
-    if isinstance(value, BatchVerbs):
+    if isinstance(value, Batch):
         return _returned_batch(message, value, run)
     if isinstance(value, Retry):
         try:
@@ -47,14 +44,13 @@ def outcome_of_value(message: Message, value: Any, run: Running) -> Outcome:
         return _failure(message, error, is_final=True)
 
 
-def _returned_batch(message: Message, value: BatchVerbs, run: Running) -> Outcome:
+def _returned_batch(message: Message, batch: Batch, run: Running) -> Outcome:
     """The result of a child batch becomes the job's. The end of any other batch would not be reported to the job."""
-    key = cast("Batch", value).pk
-    if key in run.children and _is_awaited(key):
-        return message.outcome(Kind.SUCCEEDED, has_children=True, returned=key)
+    if batch.pk in run.children and _is_awaited(batch.pk):
+        return message.outcome(Kind.SUCCEEDED, has_children=True, returned=batch.pk)
     error = BatchError(
-        f"The job returned batch {key}, which is not a child of this run. Return a batch that the job itself opened "
-        "with Batch.open(...), without parent=None."
+        f"The job returned batch {batch.pk}, which is not a child of this run. Return a batch that the job itself "
+        "opened with Batch.open(...), without parent=None."
     )
     return _failure(message, error, is_final=True)
 
