@@ -1,13 +1,13 @@
-"""Every change of a status or a counter, and nothing else: the one place to review for correctness.
+"""All code that changes the status of a job or batch, or a counter. Review correctness here.
 
-These rules hold in each module:
+Each module follows these rules:
 
-* Lock batch rows before their job rows. With one order everywhere, no two writers can deadlock. A transition that
-  changes only jobs (the claim of callbacks, due rows, running rows) skips locked rows or moves no counter.
-* Change a job row only by a statement whose WHERE names the status (and dispatch) that it may change from, or after
-  reading them under the lock of its batch. The rows that such a statement returns have won. Only they move counters,
-  in the same transaction.
-* Move counters by relative updates. The CHECK of the table refuses those that do not add up.
+* Lock batch rows before their job rows. With the same order everywhere, no two writers can deadlock. A transition that
+  changes only jobs (such as claiming a callback) must skip locked rows or change no counter.
+* Change a job row only with an UPDATE whose WHERE clause names the status (and dispatch number) that it expects, or
+  after reading both under the lock of the job's batch. Only the rows that the UPDATE really changed may change
+  counters, and only in the same transaction.
+* Change counters by relative updates. A CHECK constraint of the table rejects counters that do not add up.
 
-The modules use `database` and not `models`, because `models` imports them for its methods.
+These modules import `database` and not `models`, because `models` imports them for its methods.
 """

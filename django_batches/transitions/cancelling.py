@@ -1,7 +1,7 @@
 """Cancels, pauses and resumes batches; cancels single jobs.
 
-The database cannot know whether a job that is in RQ runs. Such a job ends only by its outcome. Executors do not start
-it if its batch is in `batches_on_hold`.
+The database cannot tell whether a dispatched job is already running. So only its outcome ends such a job, and
+executors do not start it if `batches_on_hold()` contains its batch.
 """
 
 from datetime import datetime
@@ -17,14 +17,14 @@ from .creating import wake_on_commit
 from .statistics import count_ended
 from .steps import contain_errors, within_budget
 
-LIMIT = 100  # batches that one query of the coordinator finds
+LIMIT = 100  # the most batches that one query of the coordinator returns
 
 
 def cancel(batch_id: UUID, reason: str = "") -> int:
-    """Cancels a batch: its waiting jobs end now, its running jobs finish and count as usual.
+    """Cancels a batch: its waiting jobs end now, and its running jobs finish and count as usual.
 
-    Returns how many jobs this call cancelled; 0 if the batch has ended. Commits chunk by chunk (unless the caller has
-    opened a transaction); if this process dies in between, the coordinator continues.
+    Returns how many jobs this call cancelled; 0 if the batch has ended. Commits after each chunk, unless the caller has
+    opened a transaction. If this process dies between two chunks, the coordinator cancels the rest.
     """
     ended = total = begin_cancel(batch_id, reason)
     while ended == database.CHUNK:
@@ -34,9 +34,9 @@ def cancel(batch_id: UUID, reason: str = "") -> int:
 
 
 def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quiet_since: datetime | None = None) -> int:
-    """Marks a batch as cancelled and cancels the first chunk of its jobs; returns how many.
+    """Marks a batch as cancelled, cancels the first chunk of its jobs, and returns how many jobs it cancelled.
 
-    With `quiet_since`, only if the batch is still open and has not grown since then.
+    With `quiet_since`, does nothing if the batch is sealed, or if jobs were added to it at or after that time.
     """
     now = timezone.now()
     with database.atomic():
@@ -52,7 +52,7 @@ def begin_cancel(batch_id: UUID, reason: str, *, skip_locked: bool = False, quie
 
 
 def cancel_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> int:
-    """Cancels the next chunk of jobs of a cancelled batch; returns how many."""
+    """Cancels the next chunk of jobs of a batch marked as cancelled, and returns how many jobs it cancelled."""
     with database.atomic():
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
         if batch is None or batch.finished_at or not batch.cancelled_at:
@@ -71,13 +71,13 @@ def _cancel_chunk(tally: Tally, now: datetime) -> int:
 
 
 def _cancel_rows(ids: list[UUID], now: datetime) -> int:
-    """Cancels those of the jobs that wait; returns how many. Their batch is locked."""
+    """Cancels those of the jobs that still wait, and returns how many. The caller has locked their batch."""
     waiting = database.jobs().filter(pk__in=ids, status__in=WAITING_HERE)
     return waiting.update(status=JobStatus.CANCELLED, finished_at=now, due_at=None)
 
 
 def cancel_job(job_id: UUID) -> bool:
-    """Cancels one waiting job or callback; False if it is in RQ or has ended.
+    """Cancels one waiting job or callback. Returns False if it has been dispatched or has ended.
 
     A batch with a cancelled job cannot succeed.
     """
@@ -99,7 +99,7 @@ def cancel_job(job_id: UUID) -> bool:
 
 
 def pause(batch_id: UUID) -> bool:
-    """Starts no further job of a batch; running ones finish. False if it is paused or has ended."""
+    """Pauses a batch: none of its jobs start, and running jobs finish. False if it is already paused or has ended."""
     with database.atomic():
         won = database.batches().filter(pk=batch_id, is_paused=False, finished_at=None).update(is_paused=True)
         if won:
@@ -108,7 +108,7 @@ def pause(batch_id: UUID) -> bool:
 
 
 def resume(batch_id: UUID) -> bool:
-    """Starts the jobs of a paused batch again; False if it is not paused."""
+    """Resumes a paused batch, so that its jobs start again. Returns False if it is not paused."""
     with database.atomic():
         won = database.batches().filter(pk=batch_id, is_paused=True).update(is_paused=False)
         if won:
@@ -117,15 +117,15 @@ def resume(batch_id: UUID) -> bool:
 
 
 def abandoned_batches(quiet_since: datetime) -> list[UUID]:
-    """Open batches that have not grown since `quiet_since`: their creator must have died."""
+    """Returns open batches to which no job was added since `quiet_since`: their creator has probably died."""
     quiet = database.batches().filter(sealed_at=None, finished_at=None, cancelled_at=None, grown_at__lt=quiet_since)
     return list(quiet.values_list("pk", flat=True)[:LIMIT])
 
 
 def cancel_abandoned(quiet_since: datetime, seconds: int) -> int:
-    """Cancels the batches of `abandoned_batches`; returns how many it found."""
+    """Cancels the batches that `abandoned_batches()` returns, and returns how many there were."""
     ids = abandoned_batches(quiet_since)
-    reason = f"Its creator added nothing for {seconds} s and never sealed it: it must have died."
+    reason = f"Its creator has probably died: it added no job for {seconds} seconds and did not seal the batch."
     for batch_id in within_budget(ids):
         with contain_errors(batch_id):
             begin_cancel(batch_id, reason, skip_locked=True, quiet_since=quiet_since)
@@ -133,7 +133,7 @@ def cancel_abandoned(quiet_since: datetime, seconds: int) -> int:
 
 
 def mark_overdue(now: datetime) -> int:
-    """Marks batches that have missed their deadline, and schedules their failure callbacks; returns how many."""
+    """Marks batches past their deadline as overdue and schedules their failure callbacks. Returns how many it found."""
     late = database.batches().filter(finished_at=None, overdue_at=None, deadline_at__lte=now)
     ids = list(late.values_list("pk", flat=True)[:LIMIT])
     for batch_id in ids:
@@ -152,14 +152,14 @@ def batches_on_hold() -> set[UUID]:
 
 
 def unfinished_cancels() -> list[UUID]:
-    """Cancelled batches with jobs that wait: the cancel was interrupted, or too many failures began it."""
+    """Returns cancelled batches that have waiting jobs: the cancel was interrupted, or too many failures caused it."""
     cancelled = database.batches().filter(finished_at=None, cancelled_at__isnull=False)
     waiting = database.jobs().filter(status__in=WAITING_HERE).values("batch_id")
     return list(cancelled.filter(pk__in=waiting).values_list("pk", flat=True)[:LIMIT])
 
 
 def continue_cancels() -> int:
-    """Cancels a chunk of jobs of each unfinished cancel; returns how many jobs."""
+    """Cancels a chunk of jobs in each batch of `unfinished_cancels()`, and returns how many jobs it cancelled."""
     ended = 0
     for batch_id in within_budget(unfinished_cancels()):
         with contain_errors(batch_id):

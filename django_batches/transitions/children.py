@@ -1,8 +1,8 @@
 """Child batches, and the jobs that wait for them.
 
-An ended child notifies its parent in a transaction of its own. The coordinator skips batches that are locked; their
-children stay `is_awaited`, and the next poll finds them. So nothing is missed, whichever comes first: the return of the
-parent or the end of its child.
+The coordinator notifies the parent of an ended child in a separate transaction, and skips batches that are locked. A
+skipped child keeps `is_awaited`, so the next poll finds it again. Therefore no notice is lost, whether the parent's
+function returns before or after the child ends.
 """
 
 import logging
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_batches.jobs")
 
-LIMIT = 500  # children that notify their parents in one transaction, or that one query finds
+LIMIT = 500  # the most child batches that one transaction handles, or that one query returns
 _Notice = tuple[UUID, UUID, UUID]
-"""An ended child, its parent (a job or callback), and the parent's batch."""
+"""The ids of an ended child batch, of its parent (a job or callback), and of the parent's batch."""
 _WHY = {
     BatchStatus.FAILED: "Its child batch “{}” failed.",
     BatchStatus.CANCELLED: "Its child batch “{}” was cancelled.",
@@ -43,31 +43,31 @@ _WHY = {
 
 
 def notify_parents(fence: Callable[[], datetime] = timezone.now) -> int:
-    """Notifies waiting jobs of their ended children, and ends jobs that await no other; returns how many children."""
+    """Notifies jobs of their ended children, and ends jobs without other open children. Returns how many children."""
     owner_id, after = Coalesce("parent__batch_id", "parent__callback_of_id"), UUID(int=0)
     ended = _unnotified().order_by("pk").values_list("pk", "parent_id", owner_id)
     while notices := list(ended.filter(pk__gt=after)[:LIMIT]):
         try:
             count = _notify(notices, fence)
         except IntegrityError:
-            # A CHECK refuses counters that differ from their rows: unrepaired, they would stop all other notices.
+            # A CHECK rejected counters that differ from their rows. Unrepaired, they would block all other notices.
             if not [owner for _, _, owner in notices if repairing.repair_counters(owner, skip_locked=True)]:
                 raise
             count = _notify(notices, fence)
         if count:
             return count
-        # All batches of this page are locked; do not let them block the next page.
+        # Every batch of this page is locked. Continue with the next page: those batches may be free.
         after = notices[-1][0]
     return 0
 
 
 def has_unnotified_parents() -> bool:
-    """Whether a waiting job has an ended child that has not notified it."""
+    """Returns whether some job waits for a child batch that has ended."""
     return _unnotified().exists()
 
 
 def _unnotified() -> "QuerySet[Batch]":
-    """Batches that have ended with their callbacks and are not being retried, and whose parents wait for them."""
+    """Returns batches that are done (they and their callbacks ended, no retry is under way) and whose parent waits."""
     settled = database.batches().filter(finished_at__isnull=False, open_callbacks=0, retry_position=None)
     return settled.filter(is_awaited=True, parent__status=JobStatus.WAITING)
 
@@ -87,27 +87,27 @@ def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
         aggregate(won, now)
         batch_status.update_batches(tallies.values(), now)
     for outcome in (change.outcome for change in won if change.status == JobStatus.FAILED):
-        # Without a traceback: the job that failed below has logged its own.
+        # Log no traceback: the failed job in the child batch has already logged the original one.
         logger.warning("Job %s of batch %s failed: %s", outcome.job_id, outcome.batch_id, outcome.error)
     return len(ended)
 
 
 def _is_settled(child: "Batch | None") -> bool:
-    """The conditions of `_unnotified`, under the lock."""
+    """Checks the conditions of `_unnotified()` again, now that the child is locked."""
     return bool(
         child and child.is_awaited and child.finished_at and not child.open_callbacks and child.retry_position is None
     )
 
 
 def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change]:
-    """Ends jobs whose children have all ended."""
+    """Returns the change that ends each of these jobs, whose children have all ended."""
     failed = unsuccessful((job.pk, job.dispatch) for job in parents)
     returned = {job.returned_batch_id for job in parents if job.returned_batch_id and job.pk not in failed}
     too_large = results.too_large(returned)
     texts = results.of_batches(returned - set(too_large))
     changes = []
     for job in parents:
-        # A failed job keeps its result: its function has returned, and a retry of the child does not run it again.
+        # Keep the result even if the job fails here: its function has returned, and a retry only retries the child.
         status, result, error_type, error = JobStatus.SUCCEEDED, job.result_text, "", ""
         if children := failed.get(job.pk):
             all_cancelled = all(child.status == BatchStatus.CANCELLED for child in children)
@@ -130,7 +130,7 @@ def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Ch
 
 
 def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[Batch]]":
-    """Per parent (job, dispatch) the children, if any, that failed or were cancelled, or whose success callback did."""
+    """Maps each parent (id, dispatch) to its children that failed or were cancelled, or whose success callback did."""
     runs = dict(parents)
     fields = ("parent_id", "parent_dispatch", "status", "round", "description")
     children = database.batches().filter(parent_id__in=runs).order_by("pk").only(*fields)
@@ -146,9 +146,9 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[Batch]
 
 
 def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
-    """Cancels children of runs (of these jobs, or of all) that no longer count: their work would be done twice.
+    """Cancels child batches whose job runs again or has ended without them: otherwise, work could be done twice.
 
-    Returns how many it found.
+    Considers only the children of `parents`, if given. Returns how many batches it found.
     """
     awaited = database.batches().filter(is_awaited=True)
     if parents is not None:
@@ -157,9 +157,9 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
     counts = Exists(run.filter(status__in=[*IN_FLIGHT, JobStatus.WAITING]))
     orphans = list(awaited.filter(~counts).values_list("pk", flat=True)[:LIMIT])
     for batch_id in within_budget(orphans):
-        # The cancel first: if this process dies in between, the next turn finds the orphan again.
+        # Cancel before is_awaited is cleared: if this process dies in between, the next turn finds the orphan again.
         with contain_errors(batch_id):
-            begin_cancel(batch_id, "The run of the job that opened it does not count any more.", skip_locked=True)
+            begin_cancel(batch_id, "Its job runs again or has ended without it.", skip_locked=True)
         with database.atomic():
             batch = database.lock_batch(batch_id, skip_locked=True)
             if batch and (batch.cancelled_at or batch.finished_at):
@@ -168,9 +168,9 @@ def cancel_orphans(parents: Iterable[UUID] | None = None) -> int:
 
 
 def cancel_children() -> int:
-    """Cancels the children of jobs whose batch is being cancelled, level by level; returns how many.
+    """Cancels the child batches of jobs whose batch is being cancelled, level by level, and returns how many.
 
-    For `TIME_BUDGET` seconds; the next call continues.
+    Stops after `TIME_BUDGET` seconds; the next call continues.
     """
     children = database.batches().filter(is_awaited=True, finished_at=None, cancelled_at=None)
     children = children.filter(parent__batch__cancelled_at__isnull=False, parent__batch__finished_at=None)

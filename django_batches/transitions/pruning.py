@@ -1,7 +1,7 @@
-"""Finds ended batches that are old enough to be deleted, and deletes those that nothing holds.
+"""Finds ended batches that are old enough to be deleted, and deletes those to which no row of the project refers.
 
-No row of the project is deleted with them: a batch stays while a row of the project points to it, unless that foreign
-key is SET_NULL or the like.
+Pruning never deletes a row of the project: a batch stays as long as such a row refers to it, unless the foreign key
+only has to be cleared (for example with SET_NULL).
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,17 +18,17 @@ from ..exceptions import BatchError
 from . import deleting
 
 SMALL, PER_BATCH = 1_000, 40
-"""What one transaction deletes at most, and the cost of a batch without jobs, both in jobs."""
+"""The most jobs that one transaction deletes, and the number of jobs that the batch row itself counts as."""
 
 
 @dataclass(frozen=True, order=True)
 class Ended:
-    """A batch that has ended; sorted by when it ended."""
+    """A batch that has ended. Instances sort by the time when they ended."""
 
     finished_at: datetime
     id: UUID
     total: int
-    is_child: bool = False  # it is deleted with the batch above it
+    is_child: bool = False  # if so, it is deleted together with the batch above it
     has_children: bool = False
 
     @property
@@ -37,7 +37,7 @@ class Ended:
 
 
 def ended_before(status: str, before: datetime, after: Ended | None, limit: int) -> list[Ended]:
-    """A page of the batches that ended with `status` before that time, the oldest first, from behind `after` on."""
+    """Returns a page of batches that ended with `status` before that time, oldest first, starting after `after`."""
     found = database.batches().filter(status=status, finished_at__lt=before, deleting_at=None)
     if after:
         found = found.filter(finished_at__gte=after.finished_at)
@@ -47,7 +47,7 @@ def ended_before(status: str, before: datetime, after: Ended | None, limit: int)
 
 
 def deletable(ended: Iterable[Ended]) -> list[Ended]:
-    """Those of the batches without open callbacks, a batch above, or rows of the project that hold them."""
+    """Returns the batches that have no open callbacks and no parent, and to which no row of the project refers."""
     by_id = {batch.id: batch for batch in ended}
     unused = database.batches().filter(open_callbacks=0, parent=None, deleting_at=None, pk__in=list(by_id))
     ids = foreign_keys.unreferenced(unused)
@@ -58,7 +58,7 @@ def deletable(ended: Iterable[Ended]) -> list[Ended]:
 
 
 def groups(ended: Iterable[Ended]) -> Iterator[list[Ended]]:
-    """Groups the batches for deletion: small ones in one transaction, each other one alone."""
+    """Groups batches for deletion: small ones share a transaction, and each other batch is a group of its own."""
     group: list[Ended] = []
     for batch in ended:
         fits = batch.is_small and sum(each.total + PER_BATCH for each in [*group, batch]) <= SMALL
@@ -71,9 +71,9 @@ def groups(ended: Iterable[Ended]) -> Iterator[list[Ended]]:
 
 
 def prune(group: list[Ended], before: datetime, *, in_full: bool = True) -> int:
-    """Deletes a group; returns how many of its batches. Leaves those that are no longer deletable.
+    """Deletes the batches of a group that are still deletable, and returns how many it deleted or marked.
 
-    Without `in_full` only marks a batch that is large or has children; the coordinator deletes it in chunks.
+    Without `in_full`, only marks a batch that is large or has children, and the coordinator deletes it in chunks.
     """
     try:
         if all(batch.is_small for batch in group):
@@ -100,7 +100,7 @@ def _prune_together(group: list[Ended], before: datetime, in_full: bool) -> int:
     with database.atomic() if in_full else database.atomic_with_lock_timeout():
         locked = database.lock_batches([batch.id for batch in group], skip_locked=True)
         ended = {key for key, batch in locked.items() if batch.finished_at and batch.finished_at < before}
-        # Checked again under the locks: meanwhile a callback may be retried, or a row of the project added.
+        # Check again under the locks: since the first check, a callback may have been retried or a row added.
         ids = [batch.id for batch in deletable(batch for batch in group if batch.id in ended) if batch.is_small]
         if ids:
             deleting.delete_at_once(ids)

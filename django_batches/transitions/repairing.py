@@ -1,7 +1,7 @@
 """Compares the counters of batches with their rows, and finds batches that should have ended.
 
-Counters move in the transaction of their rows, so a difference is a bug of this app. The rows are right: the counters
-are repaired, and an ERROR is logged.
+Counters change in the same transaction as the rows, so a difference is a bug of this app. The rows are taken as right:
+the counters are repaired, and an ERROR is logged.
 """
 
 import logging
@@ -33,21 +33,21 @@ _repairs = 0
 
 
 def drift(batch_id: UUID) -> dict[str, int]:
-    """By how much the counters of a batch differ from its rows, counted in one statement; empty if they agree.
+    """Returns, for each counter that differs from the rows of the batch, what to add. One statement reads both.
 
-    Empty also for a batch that is being deleted: its rows are deleted in chunks, and its counters stay.
+    Always empty for a batch that is being deleted: its rows are deleted in chunks, and its counters do not change.
     """
     differences = next(iter(database.execute(_DRIFT, [database.parameter(batch_id)])), ())
     return {name: by for name, by in zip([*_CONDITIONS, "open_callbacks"], differences, strict=False) if by}
 
 
 def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
-    """Sets the counters of a batch to what its rows say and logs an ERROR; False if they agree under the lock."""
+    """Corrects the counters of a batch from its rows and logs an ERROR. Returns False if nothing was repaired."""
     if not drift(batch_id):
         return False
     with database.atomic():
         batch = database.lock_batch(batch_id, skip_locked=skip_locked)
-        # Again: outcomes may have been committed between the statement above and the lock.
+        # Count again under the lock: outcomes may have been committed since the first count.
         if batch is None or not (found := drift(batch_id)):
             return False
         logger.error("The counters of batch %s differ from its rows by %s; repaired.", batch_id, found)
@@ -59,14 +59,14 @@ def repair_counters(batch_id: UUID, *, skip_locked: bool = False) -> bool:
 
 
 def repairs() -> int:
-    """How many batches this process has repaired since the last call, for the metrics."""
+    """Returns how many batches this process has repaired since the last call, for the metrics."""
     global _repairs
     count, _repairs = _repairs, 0
     return count
 
 
 def batches_to_check(recent: timedelta = timedelta(minutes=10), limit: int = 200) -> list[UUID]:
-    """The newest batches that have not ended, or ended recently."""
+    """Returns the newest batches that have not ended or have ended recently, to check their counters."""
     alive = database.batches().filter(finished_at=None).order_by("-pk")
     ended = database.batches().filter(status__in=BATCH_ENDED, finished_at__gt=timezone.now() - recent).order_by("-pk")
     found = [*alive.values_list("pk", flat=True)[:limit], *ended.values_list("pk", flat=True)[:limit]]
@@ -74,13 +74,13 @@ def batches_to_check(recent: timedelta = timedelta(minutes=10), limit: int = 200
 
 
 def batches_to_end() -> list[UUID]:
-    """Batches with nothing pending that did not end with their last job. There should be none."""
+    """Returns batches that have not ended although no job is pending. There should be none."""
     stuck = database.batches().filter(finished_at=None, pending=0, retry_position=None)
     return list(stuck.exclude(sealed_at=None, cancelled_at=None).values_list("pk", flat=True)[:100])
 
 
 def end_batches() -> int:
-    """Ends the batches of `batches_to_end`; returns how many."""
+    """Ends the batches that `batches_to_end()` returns, and returns how many it ended."""
     count = 0
     for batch_id in batches_to_end():
         with database.atomic():

@@ -1,6 +1,6 @@
-"""The results of batches and their jobs, as JSON text: read in pages, or passed on to the job that returned a batch.
+"""Reads the results of batches and their jobs as JSON text: in pages, or for a job whose function returned a batch.
 
-Plain SQL for the results of one batch: a queryset takes four times as long, and each callback may read them.
+`pages()` uses plain SQL: a queryset takes four times as long, and every callback may read the results.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,14 +14,14 @@ from ..conf import settings
 from ..states import Event
 from .batch_status import registers
 
-PAGE = 2_000  # results that one query reads: constant memory for any number
+PAGE = 2_000  # results that one query reads, so that memory use does not depend on the number of results
 
 
 def pages(batch_id: UUID) -> Iterator[list[str | None]]:
-    """The results of the jobs of a batch, in the order added; None for a job without one.
+    """Yields pages of the results of a batch's jobs, in the order in which the jobs were added; None means no result.
 
-    No server-side cursor: it would live in one session of PostgreSQL, and behind a PgBouncer that pools transactions
-    the next page would be requested in another session.
+    Uses no server-side cursor: a cursor lives in one PostgreSQL session, and behind PgBouncer with transaction pooling
+    the next page could be requested in another session.
     """
     after, key = -1, database.parameter(batch_id)
     while page := database.execute(
@@ -36,9 +36,9 @@ def pages(batch_id: UUID) -> Iterator[list[str | None]]:
 
 
 def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
-    """The results of succeeded batches: that of the first success callback, or the list of the jobs' results.
+    """Returns the result of each succeeded batch: that of its first success callback, or else the list of job results.
 
-    Leaves out batches that are being deleted: some of their results are gone.
+    Leaves out batches that are being deleted, because some of their results may be gone.
     """
     found = database.batches().filter(pk__in=list(batch_ids), deleting_at=None).only("registered_callbacks", "round")
     rounds = {batch.pk: batch.round for batch in found if registers(batch, Event.SUCCESS)}
@@ -56,13 +56,13 @@ def of_batches(batch_ids: Iterable[UUID]) -> dict[UUID, str | None]:
 
 
 def too_large(batch_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """Batches whose list of results would exceed MAX_PAYLOAD, each with an error message."""
+    """Returns an error message for each batch whose list of results is larger than MAX_PAYLOAD."""
     limit = settings().MAX_PAYLOAD
     batches = database.batches().filter(pk__in=list(batch_ids)).only("registered_callbacks")
     jobs = database.jobs().filter(batch__in=[batch.pk for batch in batches if not registers(batch, Event.SUCCESS)])
     sizes = jobs.order_by().values("batch_id").annotate(size=Sum(Length("result_text")) + Count("pk"))
     return {
-        batch_id: f"The results of its child batch have {size} bytes in all, above MAX_PAYLOAD ({limit}): give it an "
-        "on_success callback that returns what is needed of batch.results()."
+        batch_id: f"The results of its child batch are too large: {size} bytes in total, MAX_PAYLOAD is {limit}. Give "
+        "the child batch an on_success callback that returns only the needed part of batch.results()."
         for batch_id, size in sizes.filter(size__gt=limit).values_list("batch_id", "size")
     }

@@ -1,8 +1,8 @@
 """Retries failed and cancelled jobs; a batch that has ended is reopened for another round.
 
-A retry of all failed jobs goes through the rows of a batch once, by position, in chunks. The batch keeps the position:
-it cannot end meanwhile, and after a crash the coordinator continues from there. A job that failed because of its child
-batch does not run again: the retry continues inside that child, in the same way.
+A retry of all failed jobs passes through the rows of a batch once, in chunks, ordered by position. `retry_position` in
+the batch's row records the progress: the batch cannot end until the retry is done, and after a crash the coordinator
+continues from there. A job that failed because of its child batch does not run again; the child is retried instead.
 """
 
 import time
@@ -24,7 +24,7 @@ from .steps import contain_errors, level_by_level, within_budget
 if TYPE_CHECKING:
     from ..models import Batch, BatchJob
 
-_NEW: dict[str, Any] = {
+_RUN_AGAIN: dict[str, Any] = {
     "status": JobStatus.CREATED,
     **dict.fromkeys(("attempts", "losses"), 0),
     **dict.fromkeys(("started_at", "finished_at", "waited_at", "returned_batch", "result_text")),
@@ -32,26 +32,26 @@ _NEW: dict[str, Any] = {
 }
 _NEEDED = ("batch_id", "callback_of_id", "position", "dispatch", "status", "waited_at", "fingerprint", "error_type")
 PATIENCE, PAUSE = 5.0, 0.05
-"""Seconds for which a retry waits for child batches that another transaction has locked, and between two attempts."""
-LIMIT = 500  # retries that one query of the coordinator finds
+"""Seconds that a retry waits at most for child batches locked by another transaction, and seconds between two tries."""
+LIMIT = 500  # the most unfinished retries that one query of the coordinator returns
 
 
 def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
-    """Retries the failed jobs of a batch (and the cancelled ones), and the failed callbacks of its round.
+    """Retries the failed jobs of a batch (optionally also cancelled ones), and the failed callbacks of its round.
 
-    Returns how many rows of this batch this call reset; their child batches follow. Two calls at once share the work.
-    Raises `BatchCancelled` if the batch is being cancelled or a batch above it was, and `BatchError` if it is being
-    deleted or no job waits for it any more.
+    Returns how many rows of this batch this call reset. The coordinator retries their child batches. Concurrent calls
+    share the work. Raises `BatchCancelled` if the batch is being cancelled or a batch above it was cancelled, and
+    `BatchError` if the batch is being deleted or no job waits for it any more.
     """
     with database.atomic():
-        batch = _lock(batch_id)
-        if batch is None or not _begin(batch, include_cancelled):
+        batch = _lock_for_retry(batch_id)
+        if batch is None or not _begin_retry(batch, include_cancelled):
             return 0
         await_again(batch)
-        # In this transaction: after its commit the coordinator may continue, and this call would return 0.
+        # Reset the first chunk before the commit: after it, the coordinator might do so, and this call would return 0.
         total, more = _next_chunk(batch)
     count, deadline = total, time.monotonic() + PATIENCE
-    while more and (count or time.monotonic() < deadline):  # the coordinator retries what stays locked
+    while more and (count or time.monotonic() < deadline):  # the coordinator retries rows that stay locked
         if not count:
             time.sleep(PAUSE)
         count, more = retry_next_chunk(batch_id)
@@ -60,7 +60,7 @@ def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
 
 
 def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int, bool]:
-    """Retries the next chunk; returns how many rows it reset, and whether there are more."""
+    """Retries the next chunk of rows. Returns how many rows it reset, and whether more rows are left."""
     with database.atomic():
         return _next_chunk(database.lock_batch(batch_id, skip_locked=skip_locked))
 
@@ -87,23 +87,23 @@ def _next_chunk(batch: "Batch | None") -> tuple[int, bool]:
 
 
 def continue_retries() -> None:
-    """Retries a chunk of each unfinished retry, level by level, for `TIME_BUDGET` seconds; the next call continues."""
+    """Retries one chunk in each batch of `unfinished_retries()`, level by level, for up to `TIME_BUDGET` seconds."""
     for batch_id in within_budget(level_by_level(unfinished_retries)):
         with contain_errors(batch_id):
             retry_next_chunk(batch_id, skip_locked=True)
 
 
 def unfinished_retries() -> list[UUID]:
-    """Batches of which a retry has begun: interrupted ones, those of other processes, and those of a batch above."""
+    """Returns batches with a retry under way: interrupted, running in another process, or begun by a batch above."""
     return list(database.batches().filter(retry_position__isnull=False).values_list("pk", flat=True)[:LIMIT])
 
 
 def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
-    """Retries those of the chosen jobs and callbacks that failed or were cancelled; returns how many.
+    """Retries those of the chosen jobs and callbacks that failed or were cancelled, and returns how many.
 
-    Raises what `retry_failed` raises, and `BatchError` if a child batch stays locked for `PATIENCE` seconds.
+    Raises the same errors as `retry_failed()`, and `BatchError` if a child batch stays locked for `PATIENCE` seconds.
     """
-    # A slice is evaluated once: after its first rows are reset, it would return the next ones.
+    # Evaluate a sliced queryset only once: after its rows are reset, the same slice might return further rows.
     keys: Any = list(chosen.values_list("pk", flat=True)) if chosen.query.is_sliced else chosen.values("pk")
     again = database.jobs().filter(pk__in=keys, status__in=_statuses(include_cancelled=True))
     total = 0
@@ -117,7 +117,7 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
     total, position, deadline = 0, 0, time.monotonic() + PATIENCE
     while True:
         with database.atomic():
-            batch = _lock(batch_id)
+            batch = _lock_for_retry(batch_id)
             chunk = _chunk(chosen.filter(position__gte=position))
             if batch is None or not chunk:
                 return total
@@ -133,14 +133,14 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
         position = blocked.position if blocked else chunk[-1].position + 1
         if blocked and not count:
             if time.monotonic() > deadline:
-                raise BatchError(f"A child batch of job {blocked.pk} is locked by another transaction: retry later.")
+                raise BatchError(f"A child batch of job {blocked.pk} is locked by another transaction. Retry later.")
             time.sleep(PAUSE)
 
 
-def _begin(batch: "Batch", include_cancelled: bool) -> bool:
-    """Marks the batch as being retried from its first row on; False if there is nothing to retry."""
+def _begin_retry(batch: "Batch", include_cancelled: bool) -> bool:
+    """Starts a retry of the batch at its first row, or joins one under way. False if there is nothing to retry."""
     include_cancelled = include_cancelled or batch.gave_up
-    # Joins a retry that has begun, unless only this one takes cancelled jobs: then it starts at the first row again.
+    # Join the retry under way, unless it leaves out cancelled jobs that this one includes: then restart at row 0.
     if batch.retry_position is not None and (batch.retry_cancelled or not include_cancelled):
         return True
     if database.jobs().filter(batch=batch, status__in=_statuses(include_cancelled)).exists():
@@ -153,7 +153,7 @@ def _begin(batch: "Batch", include_cancelled: bool) -> bool:
     return True
 
 
-def _lock(batch_id: UUID) -> "Batch | None":
+def _lock_for_retry(batch_id: UUID) -> "Batch | None":
     batch = database.lock_batch(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
         raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
@@ -175,13 +175,13 @@ def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
 
 
 def _retry_rows(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
-    """Resets rows up to the first whose children cannot be retried now. Returns how many, and that row."""
+    """Resets rows up to the first one whose children cannot be retried now. Returns the number reset, and that row."""
     below = RetriedChildren(failed)
     blocked = next((job for job in failed if not below.reserve(job)), None)
     free = failed[: failed.index(blocked)] if blocked else failed
     waiting = [job for job in free if below.by_job.get(job.pk)]
     below.retry(waiting, include_cancelled)
     reset_jobs(batch, waiting, WAITING_AGAIN)
-    # due_at: its lag counts from now, not from when it was added.
-    reset_jobs(batch, [job for job in free if not below.by_job.get(job.pk)], _NEW | {"due_at": timezone.now()})
+    # Set due_at, so that the lag of these jobs counts from the retry and not from the time when they were added.
+    reset_jobs(batch, [job for job in free if not below.by_job.get(job.pk)], _RUN_AGAIN | {"due_at": timezone.now()})
     return len(free), blocked

@@ -1,7 +1,7 @@
-"""Another round: reopens ended batches, and makes the jobs above wait for them again.
+"""Begins another round of ended batches, and makes the jobs that opened them wait for them again.
 
-On the way up, locks are waited for, from the deepest batch to the root. On the way down they never are. So two retries
-in one tree cannot wait for each other.
+From a batch up to its root, this module waits for locks. Down to child batches, it never waits but skips locked rows.
+So two retries in the same tree of batches cannot deadlock.
 """
 
 from collections import Counter, defaultdict
@@ -32,9 +32,9 @@ WAITING_AGAIN: dict[str, Any] = {
 
 
 def reopen(batch: "Batch") -> None:
-    """Saves the retry position of a locked batch and, if the batch has ended, opens another round.
+    """Saves the retry position of a locked batch and, if the batch has ended, begins another round.
 
-    Raises `BatchExists` if another batch has its key by now.
+    Raises `BatchExists` if another batch that has not ended uses the same key.
     """
     changes: dict[str, Any] = {"retry_position": batch.retry_position, "retry_cancelled": batch.retry_cancelled}
     if batch.finished_at:
@@ -42,7 +42,7 @@ def reopen(batch: "Batch") -> None:
             **dict.fromkeys(("finished_at", "first_failure_id", "cancelled_at", "overdue_at")),
             "status": BatchStatus.RUNNING,
             "round": batch.round + 1,
-            # Stays if the cancelled jobs stay cancelled: the next retry of all failed jobs takes them, too.
+            # Keep gave_up if cancelled jobs are left out now: it makes the next retry of all failed jobs include them.
             "gave_up": batch.gave_up and not (batch.retry_position is not None and batch.retry_cancelled),
             "reason": "",
             "sealed_at": batch.sealed_at or timezone.now(),
@@ -56,18 +56,18 @@ def reopen(batch: "Batch") -> None:
 
 
 def await_again(batch: "Batch") -> None:
-    """Makes the jobs above a locked batch wait for it again, up to the root.
+    """Makes the job that opened a locked batch wait for it again, and so on up to the root.
 
-    Raises `BatchCancelled` or `BatchError` if they cannot; the caller must then roll back.
+    Raises `BatchCancelled` or `BatchError` if one of these jobs cannot wait again; the caller must then roll back.
     """
     while batch.parent_id and not batch.is_awaited:
         job, owner = _parent(batch.pk, batch.parent_id)
         if owner.deleting_at:
             raise BatchError(f"Batch {owner.pk}, above batch {batch.pk}, is being deleted.")
         if job.status == JobStatus.SUCCEEDED:
-            return  # only a callback is retried, and the parent does not depend on it
+            return  # only a callback of the batch is retried, and the parent's success does not depend on it
         if owner.cancelled_at and job.batch_id:
-            reason = f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry that one."
+            reason = f"Batch {owner.pk}, above batch {batch.pk}, was cancelled: retry batch {owner.pk}."
             raise BatchCancelled(reason, batch_id=owner.pk)
         if job.dispatch != batch.parent_dispatch or not job.waited_at:
             raise BatchError(f"No job waits for batch {batch.pk} any more: retry job {job.pk}, which opened it.")
@@ -84,14 +84,14 @@ def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
     jobs = database.jobs().filter(pk=job_id).defer(*database.LARGE_JOB_FIELDS)
     job = jobs.first()
     owner = database.lock_batch(job.owner_id) if job else None
-    job = jobs.first()  # again, under the lock of its batch
+    job = jobs.first()  # read again, now that its batch is locked
     if job is None or owner is None:
         raise BatchError(f"The job that opened batch {batch_id} has been deleted: no job waits for it any more.")
     return job, owner
 
 
 def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> None:
-    """Writes `fields` to ended jobs or callbacks of a locked batch, and counts them as pending or open again."""
+    """Writes `fields` to ended jobs or callbacks of a locked batch, and moves the counters back accordingly."""
     if not jobs:
         return
     of_batch = [job for job in jobs if not job.callback_of_id]
@@ -107,28 +107,28 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
 
 
 class RetriedChildren:
-    """The children of ended jobs, locked unless another transaction holds them."""
+    """The child batches of ended jobs. Locks them, but skips those that another transaction has locked."""
 
     def __init__(self, jobs: "Iterable[BatchJob]") -> None:
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
         self.by_job: dict[UUID, list[UUID]] = defaultdict(list)
-        """Per job its children of the run that returned."""
+        """For each job, the child batches that its last run opened."""
         found = database.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
         for pk, parent_id, dispatch in found:
             if runs[parent_id] == dispatch:
                 self.by_job[parent_id].append(pk)
         ids = [pk for children in self.by_job.values() for pk in children]
-        # Never waits: the batch above is locked already, and a retry on its way up locks in the other order.
+        # Never wait for these locks: the batch above is locked already, and await_again() locks in the opposite order.
         self._children = database.lock_batches(ids, skip_locked=True) if ids else {}
         named = {child.key for child in self._children.values() if child.key}
         alive = database.batches().filter(key__in=named, finished_at=None)
         self._keys = set(alive.values_list("key", flat=True))
-        """Keys that are in use, by batches that have not ended or by reserved children."""
+        """The keys in use: those of batches that have not ended, and those that `reserve()` has added."""
 
     def reserve(self, job: "BatchJob") -> bool:
-        """Reserves the keys of the children of a job; returns whether the children can be retried now.
+        """Returns whether the children of a job can be retried now; if so, reserves their keys.
 
-        They cannot if one of them is locked, has not ended or is being deleted, or if its key is in use.
+        False if one of them is locked, has not ended or is being deleted, or if its key is in use.
         """
         children = [self._children.get(pk) for pk in self.by_job[job.pk]]
         free = [child for child in children if child and child.finished_at and not child.deleting_at]
@@ -139,18 +139,18 @@ class RetriedChildren:
         return True
 
     def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
-        """Begins a retry in the unsuccessful children of the jobs; the coordinator continues it."""
+        """Begins a retry of the unsuccessful children of these jobs. The coordinator continues it."""
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:
             ids = [child.pk for child in failed.get(job.pk, [])]
             for child in (self._children[pk] for pk in ids):
-                # A cancelled child, or one of which only the callback was cancelled, has nothing else to retry.
+                # Include cancelled rows if the child did not fail: it may have no failed rows to retry.
                 child.retry_cancelled = include_cancelled or child.gave_up or child.status != BatchStatus.FAILED
                 child.retry_position = 0
                 if child.status == BatchStatus.SUCCEEDED:
                     database.write_fields(child, retry_position=0, retry_cancelled=child.retry_cancelled)
                     continue
-                with suppress(BatchExists):  # two children of one job with the same key: one after the other
+                with suppress(BatchExists):  # a sibling has the key: a later retry reopens this child
                     reopen(child)
-            # If all succeeded, the result was too large: await one, so that the result is measured again.
+            # If all succeeded, the job failed because its result was too large: await a child to check the size again.
             database.batches().filter(pk__in=ids or self.by_job[job.pk][:1]).update(is_awaited=True)

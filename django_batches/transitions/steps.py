@@ -1,4 +1,4 @@
-"""How the coordinator works through many batches: in limited time, and past a batch whose step fails."""
+"""Helpers for steps of the coordinator that process many batches: they limit the time and contain errors."""
 
 import logging
 import time
@@ -18,7 +18,7 @@ logger = logging.getLogger("django_batches")
 
 
 def within_budget(items: Iterable[T], seconds: float | None = None) -> Iterator[T]:
-    """Yields the items until the time is up (default: `TIME_BUDGET`); the next turn finds the rest again."""
+    """Yields items for `seconds` (default: `TIME_BUDGET`). The next turn has to find the rest again."""
     until = time.monotonic() + (database.TIME_BUDGET if seconds is None else seconds)
     for item in items:
         yield item
@@ -27,7 +27,7 @@ def within_budget(items: Iterable[T], seconds: float | None = None) -> Iterator[
 
 
 def level_by_level(find: Callable[[], Iterable[UUID]]) -> Iterator[UUID]:
-    """Yields the batches that `find` returns, then those that it returns once these are done, each batch once."""
+    """Calls `find` until it returns nothing new, and yields each batch once: a step may make `find` return more."""
     seen: set[UUID] = set()
     while new := set(find()) - seen:
         yield from new
@@ -36,9 +36,9 @@ def level_by_level(find: Callable[[], Iterable[UUID]]) -> Iterator[UUID]:
 
 @contextmanager
 def contain_errors(batch_id: UUID) -> Iterator[None]:
-    """Logs an error of a step for one batch, so that it does not stop the steps for the others.
+    """Logs an error in the step for one batch, so that the other batches still get theirs; the next turn tries again.
 
-    If a CHECK refused the step because the counters differ from the rows, repairs them; the next turn tries again.
+    If a CHECK constraint rejected the step because counters differ from their rows, repairs the counters instead.
     """
     try:
         yield

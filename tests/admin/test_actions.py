@@ -360,7 +360,7 @@ def test_a_delete_does_not_cascade_to_rows_of_the_project(admin, monkeypatch, on
 def test_a_refused_delete_is_not_logged(admin):
     parent = batch_of(waiting=1)
     child = child_of(parent.jobs.get(), "child", succeeded=1)
-    assert "takes its outcome" in messages_of(admin.post(url("delete", child)))[0]
+    assert "depends on its outcome" in messages_of(admin.post(url("delete", child)))[0]
     assert Batch.objects.filter(pk=child.pk).exists() and not LogEntry.objects.exists()
 
 

@@ -135,7 +135,7 @@ def test_an_abandoned_open_batch_is_cancelled_with_a_reason():
         database.batches().filter(pk=batch.pk).update(grown_at=timezone.now() - timedelta(hours=2))
         assert cancelling.cancel_abandoned(timezone.now() - timedelta(hours=1), 3600) == 1
         assert state(batch) == ("cancelled", 0, 0, 0, 3, 0)
-        assert "added nothing for 3600 s and never sealed it" in batch.reason
+        assert "added no job for 3600 seconds and did not seal" in batch.reason
         assert cancelling.cancel_abandoned(timezone.now(), 3600) == 0
     assert batch.callbacks.get().event == "finish"
 

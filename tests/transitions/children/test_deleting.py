@@ -37,7 +37,7 @@ def test_an_awaited_child_cannot_be_deleted():
     kept, ended = open_child(job), open_child(job)
     applying.record([returned(job)])
     applying.record([outcome_of(below) for below in claim(ended)])
-    with pytest.raises(BatchError, match="takes its outcome"):
+    with pytest.raises(BatchError, match="depends on its outcome"):
         Batch.objects.get(pk=ended.pk).delete()
     kept.cancel()
     settle()
@@ -63,7 +63,7 @@ def test_an_ended_child_cannot_be_deleted_while_its_job_runs():
     (job,) = claim(batch)
     opened = open_child(job)
     applying.record([outcome_of(below) for below in claim(opened)])
-    with pytest.raises(BatchError, match="takes its outcome"):
+    with pytest.raises(BatchError, match="depends on its outcome"):
         Batch.objects.get(pk=opened.pk).delete()
     applying.record([returned(job, opened)])
     settle()

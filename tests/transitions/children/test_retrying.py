@@ -96,7 +96,7 @@ def test_a_retry_below_a_cancelled_batch_is_refused_and_changes_nothing():
     batch.refresh_from_db()
     assert batch.status == "cancelled"
     for attempt in (lambda: opened.retry_failed(True), lambda: opened.jobs.get().retry()):
-        with pytest.raises(BatchCancelled, match="was cancelled: retry that one"):
+        with pytest.raises(BatchCancelled, match="was cancelled: retry batch"):
             attempt()
     opened.refresh_from_db()
     assert (opened.status, opened.round, opened.jobs.get().status) == ("failed", 0, "failed")
