@@ -1,4 +1,4 @@
-"""Real worker processes for tests, and conditions to wait for."""
+"""Starts real worker processes for tests, and waits for conditions."""
 
 import contextlib
 import os
@@ -14,11 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def wait_until(condition, seconds=45.0):
-    """Waits until a condition is true and returns its value; raises an error that names it."""
+    """Waits until `condition()` is true and returns its value. Raises `AssertionError` if that takes too long."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {condition.__qualname__}")
+            raise AssertionError(f"{condition.__qualname__} was not true within {seconds} s")
         time.sleep(0.02)
     return value
 
@@ -27,7 +27,7 @@ class WorkerProcess:
     """`manage.py batchworker` on the database of the test, with its log in a file."""
 
     SHORT_TIMES = ("-m", "tests.short_times")
-    """As `command`: leases and intervals of a few seconds."""
+    """Pass this as `command` for a worker with leases and intervals of a few seconds."""
 
     def __init__(self, log, *options, command=("manage.py", "batchworker"), redis_url=None):
         self.log_path = Path(log)
@@ -67,7 +67,7 @@ class WorkerProcess:
         return self.process.wait(seconds)
 
     def stop(self):
-        """Ends it and its children: terminates it twice, then kills it."""
+        """Stops the worker and its children: sends SIGTERM, SIGTERM again, then SIGKILL, three seconds apart."""
         for end in (self.process.terminate, self.process.terminate, self.process.kill):
             if self.process.poll() is not None:
                 return
@@ -79,5 +79,5 @@ class WorkerProcess:
 def is_alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # it may end between open and read
+    except (FileNotFoundError, ProcessLookupError):  # the process may end between open() and read()
         return False

@@ -1,8 +1,8 @@
-"""`manage.py batchworker` with short leases and intervals, for tests that would only wait for the real ones.
+"""Runs `manage.py batchworker` with short leases and intervals, so that tests need not wait for the real ones.
 
     python -m tests.short_times --workers 2
 
-The proportions are those of the real times: a lease outlives four renewals, and the second look comes after a renewal.
+As with the real times, a lease lasts for four renewals, and the reconciler looks a second time only after a renewal.
 """
 
 import sys
@@ -14,7 +14,7 @@ LEASE = 6
 
 
 def shorten() -> None:
-    """Replaces the times of this process; imports the worker, so Django must be set up."""
+    """Shortens the times in this process. Call it after `django.setup()`, because it imports the worker."""
     from django_batches.coordinator import lease, loop, reconcile  # noqa: PLC0415
     from django_batches.transport import scripts  # noqa: PLC0415
     from django_batches.worker import redis_link, rq_maintenance  # noqa: PLC0415

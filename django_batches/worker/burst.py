@@ -1,4 +1,4 @@
-"""When a `--burst` is over: nothing is due, in flight or unapplied on its queues."""
+"""Decides when a `--burst` is over: its queues have no job due or in flight, and no outcome is unapplied."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from .slots import SlotTable
 
 INTERVAL = 0.3
 EMPTY_CHECKS = 2
-"""Consecutive checks that must find nothing: between two checks a job may move from one place to another."""
+"""How many consecutive checks must find no work: a job may move to a place that the same check has already searched."""
 
 
 class Burst:
-    """Checks the database and the queues in Redis, at most every 0.3 seconds."""
+    """Checks the database and the queues in Redis for work, at most every 0.3 seconds."""
 
     def __init__(self, queues: Sequence[str], slots: SlotTable) -> None:
         self._queues, self._slots = queues, slots
@@ -29,7 +29,7 @@ class Burst:
 
     def is_over(self) -> bool:
         if any(self._slots.read(slot) for slot in self._slots.all):
-            return False  # at its end, an RQ job may enqueue its dependents, or itself
+            return False  # when it ends, an RQ job may enqueue its dependents, or itself again
         if self._empty_checks < EMPTY_CHECKS and self._check.is_due():
             self._empty_checks = 0 if self._has_work() else self._empty_checks + 1
         return self._empty_checks >= EMPTY_CHECKS

@@ -11,17 +11,17 @@ from ..transport.outcomes import Kind
 from .slots import RunningJob, SlotTable
 
 COORDINATOR, MAINTENANCE, FIRST_EXECUTOR = 0, 1, 2
-"""The slots of the children."""
+"""The slots of the child processes: the coordinator, RQ's maintenance, and from the third slot on the executors."""
 
 
 @dataclass(frozen=True)
 class KillReason:
-    """Why an executor was killed, or died: it becomes the outcome of the job that it ran."""
+    """Why an executor was killed or died. The outcome of the job that it was running is made from this."""
 
     kind: Kind
     error: str
     stopped: str = ""
-    """RQ id of the job to stop. If the executor runs another job by then, that job is dispatched again."""
+    """RQ id of the job to kill, or empty. If the executor was already running another job, that job runs again."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Child:
     kill_reason: KillReason | None = None
 
     def kill(self, reason: KillReason) -> None:
-        """Kills it, unless it was killed before: the first reason counts."""
+        """Kills the process. Does nothing if it was killed before, so that the first reason counts."""
         if self.kill_reason is None:
             self.kill_reason = reason
             os.kill(self.pid, signal.SIGKILL)
@@ -51,14 +51,14 @@ class Children(dict[int, Child]):
         return [child for slot, child in self.items() if slot >= FIRST_EXECUTOR]
 
     def running_jobs(self) -> Iterator[tuple[Child, RunningJob]]:
-        """The batch jobs that executors run; RQ's own worker watches over other jobs."""
+        """Yields each executor that runs a batch job, with the job. RQ's own worker supervises other RQ jobs."""
         for child in self.executors():
             job = self._slots.read(child.slot)
             if job and job.timeout:
                 yield child, job
 
     def pop_ended(self) -> Iterator[tuple[Child, int]]:
-        """Removes the children that have ended; yields each with its exit code."""
+        """Removes the children that have ended, and yields each with its exit code."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -1,13 +1,13 @@
-"""Restores the state of an executor after each job. RQ forks a process per job, so its users never had to.
+"""Restores the state of an executor's process after each job. RQ's worker need not: it forks a process per job.
 
-Translation, time zone and other context variables need no restoring: each job runs in a context of its own.
+Context variables, such as the active translation and time zone, need no restoring: each job runs in its own context.
 """
 
 import logging
 import os
 import signal
 
-# `signal.getsignal` converts each handler to an enum. A job would take 1.11 times as long (benchmarks.fast_paths).
+# `signal.getsignal` converts each handler to an enum: a job takes 1.11 times as long (benchmarks.fast_paths).
 from _signal import getsignal  # type: ignore[import-not-found]
 
 from django.db import connections
@@ -18,7 +18,7 @@ _SIGNALS = [signal.Signals[f"SIG{name}"] for name in ("INT", "TERM", "ALRM", "CH
 
 
 class Cleanup:
-    """The state of this process when it was created, to restore after each job."""
+    """The state that this process had when the object was created, to restore after each job."""
 
     def __init__(self) -> None:
         self._folder = os.getcwd()
@@ -39,20 +39,20 @@ class Cleanup:
 
 
 def _restore_connection(connection) -> None:  # type: ignore[no-untyped-def]
-    """Closes a connection that is broken or in a transaction. Keeps others open, whatever their age."""
+    """Closes a connection that is broken or in a transaction. Keeps others open, even beyond `CONN_MAX_AGE`."""
     if connection.connection is None:
         return
     if connection.in_atomic_block or not connection.autocommit:
         logger.warning("A job left a transaction open on %r; it was rolled back.", connection.alias)
     elif not connection.errors_occurred or connection.is_usable():
         connection.errors_occurred = False
-        # Check its health at the next use: the server may restart between two jobs.
+        # Make Django check the connection at its next use: the server may restart between two jobs.
         connection.health_check_enabled, connection.health_check_done = True, False
         return
-    # Leave the atomic block first, or close() waits for its end, which never comes.
+    # Leave the atomic block first: otherwise close() waits for the end of the block, which never comes.
     connection.in_atomic_block = False
     connection.savepoint_ids = []
     connection.atomic_blocks = []
     connection.run_on_commit = []
-    connection.closed_in_transaction = False  # or close() does nothing
+    connection.closed_in_transaction = False  # otherwise close() does nothing
     connection.close()

@@ -1,6 +1,6 @@
-"""An executor process: reports the outcome of a job and takes the next job in one call to Redis. Long-lived.
+"""A long-lived executor process. One call to Redis reports the outcome of its last job and takes its next job.
 
-It never changes a status: by the time the outcome is applied, the row may have changed.
+An executor never changes the status of a row. The coordinator does, if the row still expects the outcome's dispatch.
 """
 
 import logging
@@ -25,27 +25,27 @@ from .slots import RunningJob, SlotTable
 logger = logging.getLogger("django_batches")
 
 STALE = 60.0
-"""Seconds after its push from which a job's row is checked before the job starts."""
+"""If a job was pushed more seconds ago than this, its executor checks its row before it starts the job."""
 MARGIN = 5.0
-"""Seconds by which the clocks of two Redis servers may differ in a failover."""
+"""Largest difference, in seconds, that is expected between the clocks of two Redis servers in a failover."""
 REPORT = 1.0
-"""Seconds between two reports of the working time while the executor is busy."""
+"""While an executor is busy, seconds between two updates of the working time in RQ's record of it."""
 FULL = 0.75
 """Share of `--max-memory-per-child` above which an executor is replaced between two jobs."""
 IDLE_BLOCK = 500
-"""Milliseconds that an idle executor waits for a wake-up before it looks for RQ jobs, which send none."""
+"""Milliseconds that an idle executor waits for a wake-up before it looks for ordinary RQ jobs, which send none."""
 _TAINTING = (MemoryError, JobTimeoutException)
-"""Exceptions that may have interrupted code at any place, so that the process must be replaced."""
+"""Exceptions after which the process must be replaced, because they may have interrupted any code at any point."""
 
 
 class Executor:
-    """The loop of one executor process. `supervisor` is a process id."""
+    """The loop of one executor process. `supervisor` is the supervisor's process id."""
 
     def __init__(self, options: Options, slots: SlotTable, slot: int, name: str, supervisor: int) -> None:
         self._options, self._slots, self._slot = options, slots, slot
         self._name, self._supervisor = name, supervisor
         self._connected_at = float("inf")
-        """By Redis' clock."""
+        """When the connection to Redis was made, by Redis' clock."""
         self._redis = client(redis_connect_func=self._connected)
         self._scripts = Scripts(self._redis)
         self._last_wake_up: Any = "0-0"
@@ -56,12 +56,12 @@ class Executor:
         self._outcome: Outcome | None = None
         self._called_at = 0.0
         self._working_time = 0.0
-        """Seconds not reported to RQ yet."""
+        """Seconds of work that are not in RQ's record of this executor yet."""
         self._reported_at = 0.0
         self._is_tainted = False
 
     def run(self) -> None:
-        """Works until it must stop or be replaced."""
+        """Runs jobs until the executor must stop or be replaced."""
         while (kind := self.step()) != "exit":
             if kind == "suspended":
                 time.sleep(0.5)
@@ -69,7 +69,7 @@ class Executor:
                 self._wait_for_wake_up()
 
     def step(self) -> str:
-        """Takes a job, if there is one, and runs it. Returns "job", "rq", "idle", "suspended" or "exit"."""
+        """Runs a job, if there is one. Returns "job", "rq" (an ordinary RQ job), "idle", "suspended" or "exit"."""
         should_exit = self._should_exit()
         taken = self._turn(take=not should_exit and self._slots.reserve(self._slot))
         self._taken, self._outcome, kind = taken, None, taken.kind
@@ -97,14 +97,14 @@ class Executor:
             return True
         if jobs and self._jobs_started >= jobs:
             return True
-        # Early, so that no job is killed for the memory that earlier jobs have left.
+        # Replace it before it reaches the limit, so that no job is killed for memory that earlier jobs left allocated.
         return bool(memory and self._jobs_started and resident_memory(os.getpid()) > FULL * memory)
 
     def _is_orphan(self) -> bool:
         return os.getppid() != self._supervisor
 
     def _turn(self, take: bool) -> Taken:
-        """Repeats the call to Redis until it succeeds; in an outage, the outcome goes to the database."""
+        """Repeats the call to Redis until it succeeds. If an outage lasts, also records the outcome in the database."""
         self._slots.write(self._slot, None)
         outcome, pause, is_recorded = self._outcome, 0.1, False
         while True:
@@ -124,7 +124,7 @@ class Executor:
 
     def _call(self, take: bool, outcome: Outcome | None) -> Taken:
         finished = self._taken.rq_id if self._taken.kind == "job" else ""
-        # Not with every job: adding a float to RQ's record costs Redis a quarter of the rest of the call.
+        # Do not add the working time with every job: HINCRBYFLOAT costs Redis a quarter of the rest of the call.
         is_due = not finished or time.monotonic() > self._reported_at + REPORT
         seconds = self._working_time if is_due else 0.0
         self._called_at = time.monotonic()
@@ -154,16 +154,16 @@ class Executor:
         try:
             self._cleanup.restore()
         except Exception:
-            # The outcome of the job must still be reported.
+            # Do not raise: the outcome of the job must still be reported.
             logger.exception("%s cannot clean up after a job; it is replaced.", self._name)
             self._is_tainted = True
 
     def _must_check_row(self, taken: Taken, message: Message) -> bool:
-        """Whether the row may no longer wait for this dispatch.
+        """Returns True if the row may no longer expect this dispatch.
 
-        * An earlier run that was taken for lost may have reported its success to the database directly.
-        * If this process was frozen during its call, another one may run the job by now.
-        * A server that was rolled back has old jobs in its queues. A rollback breaks all connections.
+        * A job that was dispatched before: the earlier run, considered lost, may have reported success to the database.
+        * A process that was frozen during its call to Redis: another executor may be running the job by now.
+        * A Redis that was restored from an old dump has old jobs in its queues. A restore breaks all connections.
         """
         if message.dispatch > 1 or time.monotonic() > self._called_at + DELAYED:
             return True

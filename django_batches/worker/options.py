@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Options:
-    """Without `queues`, a worker works all queues."""
+    """A worker without `queues` takes jobs from all queues."""
 
     queues: Sequence[str] = ()
     workers: int = 1
@@ -17,4 +17,4 @@ class Options:
     """Bytes."""
     name: str = ""
     grace: float | None = None
-    """Seconds that running jobs have after SIGTERM; None for as long as they take."""
+    """Seconds that running jobs may take after SIGTERM; None means no limit."""

@@ -1,4 +1,4 @@
-"""Processes: children that end with their parent, their signals and their memory."""
+"""Helpers for processes: fork children that die with their parent, wait for signals, and measure memory."""
 
 import ctypes
 import logging
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def fork(work: Callable[[], None], name: str) -> int:
-    """Runs `work` in a child process, which dies with this process. Returns the child's process id."""
+    """Runs `work` in a child process, which is killed if this process dies. Returns the child's process id."""
     connections.close_all()  # two processes must not share a connection
     parent = os.getpid()
     pid = os.fork()
@@ -46,21 +46,21 @@ def fork(work: Callable[[], None], name: str) -> int:
 
 
 def ignore_signal(signum: int, frame: object) -> None:
-    """Ctrl-C and service managers signal the whole process group, but only the supervisor may stop a child.
+    """Does nothing. Ctrl-C and service managers signal the process group, but only the supervisor may stop a child.
 
-    A handler rather than SIG_IGN: programs that a job starts would inherit SIG_IGN, and could not be terminated.
+    This is a handler, because programs that a job starts would inherit SIG_IGN, and could not be terminated.
     """
 
 
 def _reset_ignored_signals() -> None:
-    # A job must be able to terminate a process that it forks (multiprocessing).
+    # A job must be able to terminate the processes that it forks, for example with multiprocessing.
     for signum in SHUTDOWN_SIGNALS:
         if signal.getsignal(signum) is ignore_signal:
             signal.signal(signum, signal.SIG_DFL)
 
 
 def die_with(parent: int) -> None:
-    """Makes the kernel kill this process when its parent dies, so that no orphan runs a job beside its next run."""
+    """Makes the kernel kill this process when its parent dies. Its job must not run twice at once."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -68,10 +68,10 @@ def die_with(parent: int) -> None:
 
 
 def wait_for_signal(seconds: float) -> int:
-    """Returns the next of the blocked signals; SIGALRM after so many seconds.
+    """Waits for one of the blocked `SIGNALS` and returns it. Returns SIGALRM if none arrives within `seconds`.
 
-    Does not use `sigtimedwait`: if SIGSTOP and SIGCONT interrupt it and its time is over by then, it returns a signal
-    that it reads from uninitialised memory.
+    It does not use `sigtimedwait`. If SIGSTOP and SIGCONT interrupt that function until its timeout is over, it returns
+    a signal number from uninitialised memory.
     """
     signal.setitimer(signal.ITIMER_REAL, seconds)
     received = signal.sigwait(SIGNALS)
@@ -89,7 +89,7 @@ def resident_memory(pid: int) -> int:
 
 
 def describe_exit(code: int) -> str:
-    """The exit code of a process in words; a negative one is the signal that killed it."""
+    """Describes the exit code of a process. A negative code is the number of the signal that killed the process."""
     if code >= 0:
         return f"exit code {code}"
     names = {signum.value: signum.name for signum in signal.Signals}  # none for most real-time signals

@@ -1,4 +1,4 @@
-"""What a supervisor does in Redis: leases, dead executors, RQ's records of workers and RQ's commands to them."""
+"""Renews leases, reaps executors, registers them as RQ workers, and receives RQ's commands to them."""
 
 import json
 import logging
@@ -22,15 +22,15 @@ from .children import Children, KillReason
 logger = logging.getLogger("django_batches")
 
 RENEW = 10.0
-"""Seconds between two renewals of the leases, which last 45 s."""
+"""Seconds between two renewals of the leases of running jobs, which expire after 45 seconds."""
 REGISTERED = 90
-"""Seconds after which RQ no longer lists the executors of a lost host."""
+"""Seconds after which RQ no longer lists an executor that is not registered again, for example on a lost host."""
 PATIENCE = 5.0
 """Seconds after which a shutdown no longer waits for Redis, or for a process that does not exit."""
 
 
 class RedisLink:
-    """The supervisor's connection to Redis; outages do not stop it."""
+    """The supervisor's connection to Redis. It survives outages."""
 
     def __init__(self, queues: Sequence[str], children: Children) -> None:
         # Short timeouts: the supervisor must notice dead children during an outage.
@@ -40,26 +40,26 @@ class RedisLink:
         self._queues = queues
         self._children = children
         self.renewal = Every(RENEW)
-        self._away_since: float | None = None
+        self._unreachable_since: float | None = None
         self.to_reap: list[tuple[str, KillReason]] = []
-        """The names of the executors that have died, each with its kill reason."""
+        """The names of dead executors that are not reaped in Redis yet, each with its kill reason."""
 
     def exchange(self, *, is_shutting_down: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Does what is due. Yields the commands that have arrived, each a tuple (executor, payload)."""
+        """Reaps executors, renews leases if due, and yields RQ's commands as tuples (executor's name, payload)."""
         try:
             self._reap()
             yield from self._commands()
             if self.renewal.is_due():
                 self._scripts.renew((child.name, job.rq_id, job.queue) for child, job in self._children.running_jobs())
                 self._register()
-            self._away_since = None
+            self._unreachable_since = None
         except (RedisError, OSError) as error:
             logger.debug("The supervisor cannot reach Redis: %s", error)
-            self._away_since = self._away_since or time.monotonic()
-            if is_shutting_down and time.monotonic() > self._away_since + PATIENCE:
-                self.to_reap.clear()  # their leases expire, and the reconciler finds the jobs
+            self._unreachable_since = self._unreachable_since or time.monotonic()
+            if is_shutting_down and time.monotonic() > self._unreachable_since + PATIENCE:
+                self.to_reap.clear()  # the leases of their jobs expire, and the reconciler finds the jobs
             self._pubsub.close()
-            self._redis.connection_pool.disconnect()  # the server may have become a replica
+            self._redis.connection_pool.disconnect()  # reconnect: the server may have become a replica
             self.renewal.soon(1.0)
 
     def _reap(self) -> None:
@@ -75,12 +75,12 @@ class RedisLink:
             try:
                 payload = json.loads(message["data"])
             except ValueError:
-                continue  # anyone may publish
+                continue  # anyone may publish anything on this channel
             if isinstance(payload, dict):
                 yield message["channel"].decode().removeprefix(PUBSUB_CHANNEL_TEMPLATE % ""), payload
 
     def _register(self) -> None:
-        """Registers the executors as RQ workers, for `rq info` and django-rq, and subscribes to commands for them."""
+        """Registers the executors as RQ workers, for `rq info` and django-rq, and subscribes to their commands."""
         queues = self._queues or known_queues(self._redis)
         record: dict[Any, Any] = {
             "last_heartbeat": stamp(),

@@ -1,4 +1,4 @@
-"""Runs RQ jobs that belong to no batch, from the same queues, with RQ's own worker."""
+"""Runs ordinary RQ jobs, which share the queues with batch jobs but belong to no batch, with RQ's own worker."""
 
 import logging
 import signal
@@ -20,13 +20,13 @@ from .slots import RunningJob, SlotTable
 logger = logging.getLogger("django_batches")
 
 STOP = signal.SIGUSR1
-"""Makes an executor stop the RQ job that it runs."""
+"""The signal that makes an executor stop the RQ job that it runs."""
 
 
 def run(taken: Taken, name: str, redis: Redis, slots: SlotTable, slot: int) -> bool:
-    """Runs a job in a fork, with RQ's retries, dependents and callbacks. RQ increases the timeouts of `redis`.
+    """Runs a job in a forked process, with RQ's retries, dependents and callbacks.
 
-    Returns False if the job is gone or cannot be read.
+    Returns False if the job is gone or cannot be read. Use `redis` for nothing else: RQ's worker raises its timeouts.
     """
     connections.close_all()  # before the fork: two processes must not share a connection
     serializer = settings().RQ_SERIALIZER
@@ -37,13 +37,13 @@ def run(taken: Taken, name: str, redis: Redis, slots: SlotTable, slot: int) -> b
         redis.lrem(queue.intermediate_queue_key, 1, taken.rq_id)
         return False
     except Exception as error:
-        # It stays in the intermediate queue, which RQ's maintenance cleans.
+        # Leave the job in the intermediate queue, which RQ's maintenance cleans.
         logger.warning("RQ job %s cannot be read: %s", taken.rq_id, error)
         return False
     worker = _ForkingWorker([queue], name=name, connection=redis, serializer=serializer)
 
     def stop(signum: int, frame: object) -> None:
-        # RQ sets horse_pid to 0 when the horse has ended; killing group 0 would kill the supervisor too.
+        # horse_pid is 0 after RQ's forked process has ended. Killing process group 0 would kill the supervisor too.
         if worker.horse_pid:
             worker._stopped_job_id = job.id
             worker.kill_horse()
@@ -55,14 +55,14 @@ def run(taken: Taken, name: str, redis: Redis, slots: SlotTable, slot: int) -> b
 
 
 class _ForkingWorker(Worker):
-    """RQ's worker for one job. Its horse dies with this process."""
+    """RQ's worker for one job. The process that it forks (the horse) dies with the executor."""
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Ignores errors of Redis: RQ would kill the horse in the middle of its job."""
+        """Ignores Redis errors, after which RQ would kill the horse in the middle of its job."""
         try:
             super().maintain_heartbeats(job, execution)
         except (RedisError, OSError) as error:
-            logger.warning("RQ job %s cannot send its heartbeat (%s); it continues.", job.id, error)
+            logger.warning("RQ job %s cannot send its heartbeat (%s); the job continues.", job.id, error)
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         assert self.pid is not None

@@ -1,6 +1,6 @@
 """RQ's scheduler (`enqueue_in`, `Retry(interval)`, cron) and its registry maintenance, as RQ's own worker runs them.
 
-In a process of its own, because failure callbacks of abandoned RQ jobs run user code here.
+It has a process of its own, because it runs user code: the failure callbacks of abandoned RQ jobs.
 """
 
 import logging
@@ -27,7 +27,7 @@ REGISTRIES = 60.0
 
 
 def run(queues: Sequence[str], should_stop: Callable[[], bool]) -> None:
-    """Runs until `should_stop()`. Continues when Redis is back after an outage."""
+    """Runs until `should_stop()` returns True. After an outage of Redis, it continues."""
     redis = client()
     while not should_stop():
         try:
@@ -36,12 +36,12 @@ def run(queues: Sequence[str], should_stop: Callable[[], bool]) -> None:
             time.sleep(INTERVAL)
         except Exception:
             # One malformed RQ job must not stop the maintenance of all queues.
-            logger.exception("RQ's maintenance failed; it continues.")
+            logger.exception("RQ's maintenance failed; retrying.")
             time.sleep(INTERVAL)
 
 
 def _run(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) -> None:
-    """Also returns if RQ knows other queues than before, and `queues` names none."""
+    """Runs until `should_stop()` returns True or, if `queues` is empty, until RQ's set of queues changes."""
     names, serializer = list(queues) or known_queues(redis), settings().RQ_SERIALIZER
     locks, registries = Every(LOCKS), Every(REGISTRIES)
     scheduler = RQScheduler(names, connection=redis, logging_level=logging.WARNING, serializer=serializer)
@@ -58,12 +58,12 @@ def _run(redis: Redis, queues: Sequence[str], should_stop: Callable[[], bool]) -
                 _clean(names)
             time.sleep(INTERVAL)
     finally:
-        scheduler.release_locks()  # or its queues have no scheduler until the locks expire
+        scheduler.release_locks()  # otherwise these queues have no scheduler until the locks expire
         scheduler.register_death()
 
 
 def _clean(names: Sequence[str]) -> None:
-    redis = client()  # a client of its own: RQ's worker raises its timeouts to minutes
+    redis = client()  # a separate client, because RQ's worker raises its timeouts to minutes
     try:
         for name in names:
             worker = Worker([name], connection=redis, serializer=settings().RQ_SERIALIZER)
@@ -72,9 +72,9 @@ def _clean(names: Sequence[str]) -> None:
             except (RedisError, OSError):
                 raise
             except Exception:
-                # One malformed RQ job must not stop the maintenance of the other queues. Release the lock, or no
-                # worker cleans this queue for a quarter of an hour.
-                logger.exception("RQ's maintenance of queue %s failed; it continues.", name)
+                # One malformed RQ job must not stop the maintenance of the other queues. Release the lock:
+                # otherwise no worker would clean this queue for a quarter of an hour.
+                logger.exception("RQ's maintenance of queue %s failed; continuing with the next queue.", name)
                 worker.queues[0].release_maintenance_lock()
         Worker(names, connection=redis, serializer=settings().RQ_SERIALIZER).clean_group_registries()
         close_old_connections()

@@ -1,7 +1,7 @@
-"""The supervisor: forks the coordinator, RQ's maintenance and the executors, replaces and limits them.
+"""The supervisor forks the coordinator, RQ's maintenance and the executors. It replaces them and enforces their limits.
 
-It has one thread and no database connection. It blocks its signals and waits for them, so that it notices the death of
-a child at once and runs no code in a signal handler.
+It has one thread and no database connection. It blocks signals and waits for them instead: it notices the death
+of a child at once, and runs no code in a signal handler.
 """
 
 import gc
@@ -31,14 +31,15 @@ from .slots import SlotTable
 logger = logging.getLogger("django_batches")
 
 OVERRUN = 10.0
-"""Seconds after its timeout at which the supervisor kills a job that has ignored it."""
+"""The supervisor kills a job that is still running this many seconds after its timeout."""
 TICK = 0.2
+"""Seconds that the supervisor waits for a signal in each turn."""
 SHORT_LIFE = 1.0
-"""Seconds to wait before a child that died within this time is replaced; a coordinator only waits for `TICK`."""
+"""If a child fails within this many seconds, it is replaced after the same time; a coordinator after `TICK`."""
 
 
 class Supervisor:
-    """Runs until a shutdown, and until all its children have ended."""
+    """Runs the worker until it shuts down and all its children have ended."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -48,7 +49,7 @@ class Supervisor:
         self._children = Children(self._slots)
         self._redis = RedisLink(options.queues, self._children)
         self._is_shutting_down = False
-        """Also without a request: when `--max-jobs` is reached or a burst is over."""
+        """Set by a shutdown request, and also when `--max-jobs` is reached or a burst is over."""
         self._is_shutdown_requested = False
         self._grace_ends = self._interrupted_at = math.inf
         self._has_interrupted_jobs = False
@@ -56,11 +57,11 @@ class Supervisor:
         """Earliest start of the next child of a slot."""
 
     def run(self) -> int:
-        """Returns the exit code: 0, or 1 if it has interrupted jobs."""
+        """Runs the worker. Returns the exit code: 1 if it has interrupted jobs, otherwise 0."""
         others = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-        if others:  # a forked child has no copy of a thread, and a lock that the thread holds stays locked there
-            logger.warning("Threads are running before the fork (%s); start them lazily.", ", ".join(others))
-        # A garbage collection in a child would write to each page of memory that Django has filled, and so copy it.
+        if others:  # fork() does not copy threads, so a lock that one of them holds would stay locked in each child
+            logger.warning("Threads are running before the worker forks (%s); start them lazily.", ", ".join(others))
+        # Otherwise a garbage collection in a child would write to the memory that it shares, and so copy all of it.
         gc.collect()
         gc.freeze()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -79,7 +80,7 @@ class Supervisor:
             self._stop_children()
         else:
             self._start_children()
-        # Before the wait: RQ must know an executor when its first job starts.
+        # Register new executors before the wait: RQ must know an executor when its first job starts.
         for executor, payload in self._redis.exchange(is_shutting_down=self._is_shutting_down):
             self._obey(executor, payload)
         if (received := wait_for_signal(TICK)) in SHUTDOWN_SIGNALS:
@@ -99,7 +100,7 @@ class Supervisor:
             if is_wanted and slot not in self._children and now > self._not_before.get(slot, 0.0):
                 try:
                     self._start_child(slot)
-                except OSError as error:  # out of memory or process ids; the running children must not end
+                except OSError as error:  # out of memory or process ids: the running children must continue
                     logger.error("%s cannot start a process (%s); retrying.", self._name, error)
                     self._not_before = dict.fromkeys(self._slots.all, now + SHORT_LIFE)
                     return
@@ -113,7 +114,7 @@ class Supervisor:
         self._children[slot] = Child(fork(lambda: self._work(slot, name, supervisor), name), slot, name)
 
     def _work(self, slot: int, name: str, supervisor: int) -> None:
-        """Runs in the child."""
+        """Does the work of a slot, in the child."""
         options, slots = self._options, self._slots
         if slot == COORDINATOR:
             burst = Burst(options.queues, slots) if options.burst else None
@@ -135,9 +136,9 @@ class Supervisor:
         if code and time.monotonic() - child.started < SHORT_LIFE:
             self._not_before[child.slot] = time.monotonic() + (TICK if child.slot == COORDINATOR else SHORT_LIFE)
         if child.slot >= FIRST_EXECUTOR:
-            self._slots.give_back(child.slot)  # or the worker starts one job less than --max-jobs, and waits forever
+            self._slots.give_back(child.slot)  # otherwise the last job of --max-jobs never starts
             error = f"its process died: {describe_exit(code)}" if code else "its process ended."
-            # If it has exited without an error and runs no job, any job that it has taken was not started.
+            # An executor that exits without an error while it runs no job has not started a job that it may have taken.
             kind = Kind.KILLED if code or self._slots.read(child.slot) else Kind.VANISHED
             self._redis.to_reap.append((child.name, child.kill_reason or KillReason(kind, error)))
 
@@ -167,7 +168,7 @@ class Supervisor:
         elif command == "kill-horse":
             child.kill(KillReason(Kind.KILLED, "it was killed on request."))
         elif command == "shutdown" and not self._is_shutdown_requested:
-            # RQ sends one to each executor, so a second one must not interrupt the jobs.
+            # RQ sends this command to each executor, so a second one must not interrupt the jobs.
             self._request_shutdown("shutdown")
 
     def _request_shutdown(self, reason: str) -> None:
@@ -196,7 +197,7 @@ class Supervisor:
             child.kill(KillReason(Kind.INTERRUPTED, "its worker was shut down while it ran."))
 
     def _stop_children(self) -> None:
-        """Stops the coordinator last, when it can apply the outcomes of all executors."""
+        """Stops the children, the coordinator last: it must apply the outcomes of all executors."""
         for slot in self._children:
             if slot != COORDINATOR:
                 self._slots.should_stop[slot] = True
@@ -205,7 +206,7 @@ class Supervisor:
             wake_coordinator()
 
     def _kill_unresponsive(self) -> None:
-        """After an interruption: the coordinator or the maintenance may hang on a server that does not answer."""
+        """After an interruption, kills the remaining children: they may wait for a server that does not answer."""
         if time.monotonic() > self._interrupted_at + PATIENCE and not self._children.executors():
             self._kill_children()
 

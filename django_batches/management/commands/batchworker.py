@@ -33,7 +33,7 @@ class Command(BaseCommand):
         )
         add("--max-memory-per-child", type=int, metavar="MB", help=text)
         add("--name", default="", help="name of this worker in logs and in RQ (default: the host name)")
-        text = "how long jobs may run after SIGTERM (default: to their end)"
+        text = "how long jobs may run after SIGTERM (default: until they end)"
         add("--grace", type=float, metavar="SECONDS", help=text)
 
     def handle(self, *args: Any, **options: Any) -> None:

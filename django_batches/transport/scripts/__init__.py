@@ -1,7 +1,7 @@
-"""The Lua scripts: changes in Redis that must be atomic, in one call each.
+"""The Lua scripts. Each makes, in one call, a change in Redis that must be atomic.
 
-They write RQ 3's own keys as RQ's worker does, so that `rq info`, stop-job, suspend and django-rq show the truth.
-Each may run twice, because redis-py repeats a call whose reply was lost. They compute key names from their arguments,
+They write RQ 3's own keys as RQ's worker does, so that `rq info`, stop-job, suspend and django-rq work as usual.
+Each can safely run twice, because a call whose reply was lost is repeated. They compute key names from their arguments,
 so they do not run on Redis Cluster; neither does RQ.
 """
 
@@ -24,7 +24,7 @@ from ...conf import settings
 from ..client import Keys
 from ..outcomes import Kind, Outcome, VanishReason, fingerprint, vanished
 
-_ANY = UUID(int=0)
+_PLACEHOLDER = UUID(int=0)
 _FOLDER = Path(__file__).parent
 _PRELUDE = (_FOLDER / "prelude.lua").read_text()
 
@@ -39,7 +39,7 @@ class Pushed(NamedTuple):
     message: str
     """JSON, see `transport.message`."""
     owner: str
-    """The batch, and 1 for a callback or 0."""
+    """The batch's id (32 hexadecimal digits), followed by 1 for a callback or 0 for a job."""
     timeout: int
     description: str
 
@@ -51,23 +51,23 @@ class Taken(NamedTuple):
     """The reply to a turn."""
 
     kind: str
-    """job, rq, idle, suspended or retired."""
+    """"job" (of a batch), "rq" (another RQ job), "idle", "suspended", or "retired" (the executor was reaped)."""
     rq_id: str = ""
     queue: str = ""
     message: bytes = b""
     pushed_at: float = 0.0
     now: float = 0.0
-    """Both times are by Redis' clock."""
+    """The time of the reply. `pushed_at` and `now` are in seconds, by Redis' clock."""
 
     def __repr__(self) -> str:
         return f"Taken({self.kind} {self.rq_id})"
 
 
 class _FastScript:
-    """A script on a connection of its own. A job takes 1.33 times as long with redis-py's (benchmarks.fast_paths).
+    """A script on a connection of its own. With redis-py's, a job takes 1.33 times as long (benchmarks.fast_paths).
 
-    After an error it gets a new connection from the pool, which Sentinel directs to the current primary. It does not
-    retry; its caller does.
+    It does not retry; its caller does. The call after an error takes a new connection from the pool, which, with
+    Sentinel, leads to the current primary.
     """
 
     def __init__(self, redis: Redis, text: str) -> None:
@@ -86,7 +86,7 @@ class _FastScript:
                 connection.send_command("EVAL", self._text, 0, *args)
                 return connection.read_response()
         except BaseException:
-            # The reply may still arrive, and the next call would take it for its own. Or the server is a replica now.
+            # Drop the connection. The next call could mistake a late reply for its own, or the server may be a replica.
             self._connection = None
             connection.disconnect()
             self._pool.release(connection)
@@ -94,7 +94,7 @@ class _FastScript:
 
 
 class Scripts:
-    """The scripts, bound to a client."""
+    """The scripts as methods, bound to a client."""
 
     def __init__(self, redis: Redis) -> None:
         self.keys = Keys()
@@ -105,7 +105,7 @@ class Scripts:
         self._turn = _FastScript(redis, _text("turn"))
 
     def push(self, token: int, queue: str, jobs: Sequence[Pushed], *, front: bool = False) -> bool:
-        """Pushes jobs to a queue. Returns False if a newer coordinator has pushed."""
+        """Pushes jobs to a queue. Pushes nothing and returns False if a coordinator with a newer lease has pushed."""
         head: list[Any] = [token, queue, "1" if front else "0", stamp(), _data(settings().RQ_SERIALIZER), uuid4().hex]
         per_job: Any = chain.from_iterable(jobs)
         return int(self._push(args=[*self._prefixes, *head, *per_job])) >= 0
@@ -114,7 +114,7 @@ class Scripts:
         self, worker: str, queues: Sequence[str], *, take: bool = True,
         finished: str = "", queue: str = "", outcome: Outcome | None = None, seconds: float = 0.0,
     ) -> Taken:  # fmt: skip
-        """Finishes the last job and takes the next. Adds `seconds` to the executor's working time."""
+        """Finishes an executor's last job and takes its next one. Adds `seconds` to the executor's working time."""
         result = "successful" if outcome is not None and outcome.kind == Kind.SUCCEEDED else "failed"
         end = [finished, outcome.dumps() if outcome else "", queue, result, f"{seconds:.6f}" if seconds else "0"]
         reply = self._turn([*self._prefixes, worker, stamp(), "1" if take else "0", *end, *queues])
@@ -127,23 +127,23 @@ class Scripts:
         return Taken(kind)
 
     def renew(self, executors: Iterable[tuple[str, str, str]]) -> None:
-        """Renews the leases of executors, each a tuple (worker, RQ id of its job, queue)."""
+        """Renews the leases of running jobs, each given as a tuple (worker, RQ id of its job, queue)."""
         if flat := list(chain.from_iterable(executors)):
             self._renew(args=[*self._prefixes, stamp(), *flat])
 
     def reap(self, worker: str, kind: Kind, error: str, stopped: str = "") -> str | None:
-        """Retires a dead executor and reports `kind` for the job that it ran. Returns the RQ id of the job, or None.
+        """Retires a dead executor and reports `kind` for the job that it was running. Returns the job's RQ id, or None.
 
-        If `stopped` is given and the executor ran another job, that job is reported as vanished, and runs again.
+        If `stopped` is given but the executor was running another job, reports that job as vanished: it runs again.
         """
         name = {Kind.TIMEOUT: "JobTimeoutException", Kind.STOPPED: "JobStopped"}.get(kind, "WorkerKilled")
         ended = {"error_type": name, "error": f"{name}: {error}", "fingerprint": fingerprint(name, "")}
         if kind is Kind.VANISHED:
             ended = vanished(VanishReason.PROCESS_ENDED)
         outcomes = (kind, ended), (Kind.VANISHED, vanished(VanishReason.OTHER_JOB_KILLED, error))
-        # The script fills in the job and its batch.
+        # The script replaces the placeholders by the job and its batch.
         texts = [
-            Outcome(kind, _ANY, 0, _ANY, worker=worker, finished_at=timezone.now(), **fields).dumps()
+            Outcome(kind, _PLACEHOLDER, 0, _PLACEHOLDER, worker=worker, finished_at=timezone.now(), **fields).dumps()
             for kind, fields in outcomes
         ]
         reaped = self._reap(args=[*self._prefixes, worker, stopped, *texts])
@@ -159,11 +159,11 @@ def _text(name: str) -> str:
 
 
 def stamp() -> str:
-    """The time in RQ's format. With RQ's `utcformat`, a job takes 1.03 times as long (benchmarks.fast_paths)."""
+    """The time now in RQ's format. With RQ's `utcformat`, a job takes 1.03 times as long (benchmarks.fast_paths)."""
     return datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 @cache
 def _data(serializer: str) -> bytes:
-    """The call in a hash of RQ. The same for each job, so that RQ's serializer never sees a job's arguments."""
+    """RQ's `data` of every job: the serialized call of `RUN`. RQ's serializer never sees a job's arguments."""
     return zlib.compress(resolve_serializer(serializer).dumps((RUN, None, (), {})))

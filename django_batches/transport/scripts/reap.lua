@@ -1,10 +1,10 @@
--- Reaps a dead executor: reports the outcome of the job that it ran, retires its slot and removes it from RQ's workers.
--- All in one step, because the executor's last turn may arrive after its death.
+-- Reaps a dead executor: reports the outcome of the job that it was running, and removes the executor from RQ.
+-- Also marks its slot as retired, because the executor's last turn may still arrive after its death.
 -- ARGV[4]: worker
 -- ARGV[5]: id of the job to stop, or ''
--- ARGV[6]: the outcome as JSON, without the job
--- ARGV[7]: the outcome if the executor runs another job than the one to stop
--- Returns the id of the job that it ran, or false.
+-- ARGV[6]: the outcome to report, as JSON without the ids of the job and its batch
+-- ARGV[7]: the outcome to report instead if the executor was running another job than ARGV[5]
+-- Returns the id of the job that the executor was running, or false.
 local worker, to_stop = ARGV[4], ARGV[5]
 local queues = redis.call('HGET', worker_key(worker), 'queues')
 for queue in string.gmatch(queues or '', '[^,]+') do redis.call('SREM', rq .. ':workers:' .. queue, worker_key(worker)) end

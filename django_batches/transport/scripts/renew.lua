@@ -1,12 +1,12 @@
 -- Renews the leases of the jobs that the executors of a supervisor run.
 -- ARGV[4]: current time in RQ's format
 -- Then three per executor: its name, the id of the job that it runs, the job's queue.
--- Skips an executor that has finished this job since, or has taken another.
+-- Skips an executor that, in the meantime, has finished this job or taken another one.
 local iso, time = ARGV[4], now()
 for index = 5, #ARGV, 3 do
   local worker, id, queue = ARGV[index], ARGV[index + 1], ARGV[index + 2]
   local running = redis.call('GET', slot_key(worker))
-  -- Without a slot, the keys were deleted and the job still runs.
+  -- If there is no slot, its key was deleted (for example by FLUSHALL) while the job was running.
   if not running or running == id then
     redis.call('SET', slot_key(worker), id, 'EX', 3600)
     write_lease(id, queue, worker, time)

@@ -1,15 +1,15 @@
 -- One turn of an executor: finishes its last job, takes the next one and marks it as started.
 -- ARGV[4]: worker
 -- ARGV[5]: current time in RQ's format
--- ARGV[6]: '1' to take a job
+-- ARGV[6]: '1' to take the next job
 -- ARGV[7]: id of the finished job, or ''
 -- ARGV[8]: outcome of the finished job, or ''
 -- ARGV[9]: queue of the finished job
--- ARGV[10]: 'successful' or 'failed'
--- ARGV[11]: seconds to add to the worker's working time; '0' also means not to update RQ's record of the worker
--- Then the queues to look at, in order. Without any, all that RQ knows, starting with another one each time.
+-- ARGV[10]: how the finished job counts in RQ: 'successful' or 'failed'
+-- ARGV[11]: seconds to add to the worker's working time; if '0', a worker that stays busy is not marked as busy again
+-- Then the queues to search, in order. If none is given, all queues of RQ, each time starting with a different one.
 -- Returns {'job', id, message, pushed at, queue, now}, {'rq', id, queue}, {'idle'}, {'suspended'} or {'retired'}.
--- May be sent twice: an executor has one slot, and a turn returns the job that is in it.
+-- Can safely run twice: an executor has one slot, and a turn returns the job that is already in the slot.
 local worker, iso, take, finished = ARGV[4], ARGV[5], ARGV[6] == '1', ARGV[7]
 local slot = slot_key(worker)
 local running = redis.call('GET', slot)
@@ -30,7 +30,7 @@ end
 
 -- Updates RQ's record of the worker: when it becomes busy, and about once a second while it stays so.
 local function become_busy()
-  -- Only after the next execution was added: an empty set disappears together with its expiry.
+  -- Remove the last execution only after adding the next one: Redis deletes an empty set, with its expiry.
   if finished ~= '' then remove_execution(finished, worker) end
   if finished ~= '' and ARGV[11] == '0' then return end
   redis.call('HSET', worker_key(worker), 'state', 'busy')
@@ -42,7 +42,7 @@ local function become_idle(state)
   redis.call('HSET', worker_key(worker), 'state', state)
   if finished ~= '' then
     remove_execution(finished, worker)
-    -- Wakes the coordinator: it need not wait for more outcomes to apply together.
+    -- Wake the coordinator: it need not wait for more outcomes to apply together with this one.
     redis.call('XADD', own .. ':idle', 'MAXLEN', '~', 10, '*', 'd', 1)
     redis.call('EXPIRE', own .. ':idle', 86400)
   end
@@ -52,13 +52,13 @@ end
 if running and running ~= FREE then
   local fields = redis.call('HMGET', job_key(running), 'origin', 'batches', 'batches_pushed_at')
   if fields[1] then return {'job', running, fields[2], fields[3], fields[1], string.format('%.3f', now())} end
-  -- Its hash was deleted, so there is nothing to run.
+  -- The hash of the job in the slot was deleted, so there is nothing to run.
 end
 
 if not take then return become_idle('idle') end
 if redis.call('EXISTS', rq .. ':suspended') == 1 then return become_idle('suspended') end
 
--- Pops the first job that is not a batch job of another project; those stay in the queue.
+-- Pops the first job that this project may run. Batch jobs of other projects stay in the queue.
 local function pop(list)
   local id = redis.call('LPOP', list)
   if not id or not is_foreign(id) then return id end
@@ -93,7 +93,7 @@ for _, list in ipairs(lists) do
     local id = pop(list)
     if not id then break end
     if not is_ours(id) then
-      -- An RQ job of no batch: put it where RQ's own worker keeps it until it has started.
+      -- This is an ordinary RQ job: put it where RQ's own worker keeps a job until it has started.
       redis.call('RPUSH', list .. ':intermediate', id)
       redis.call('SET', slot, FREE, 'EX', 3600)
       become_busy()
@@ -104,7 +104,7 @@ for _, list in ipairs(lists) do
     -- Check the status: the hash may be gone, or the id may be in the queue twice.
     if fields[1] == 'queued' and fields[2] then
       local batch, is_callback = owner_of(fields[2])
-      -- Callbacks run even if their batch is cancelled.
+      -- Callbacks run even if their batch is on hold.
       if is_callback == 0 and redis.call('SISMEMBER', on_hold, batch) == 1 then
         report(cjson.encode({kind = 'on_hold', job_id = job_of(id), dispatch = tonumber(dispatch_of(id)),
           batch_id = batch}))
@@ -117,7 +117,7 @@ for _, list in ipairs(lists) do
         return {'job', id, fields[3], fields[4], queue, string.format('%.3f', time)}
       end
     elseif fields[1] and not fields[2] then
-      -- RQ has requeued it at the moment of its end, and written a hash of its own fields, without an expiry.
+      -- RQ requeued the job just as it ended, and so created a hash with only RQ's fields, which would never expire.
       remove(id, queue)
     end
   end

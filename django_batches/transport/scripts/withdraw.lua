@@ -1,7 +1,7 @@
 -- Removes a job from its queue unless it has started.
 -- ARGV[4]: id
 -- ARGV[5]: queue
--- Returns 1, or 0 if it has started.
+-- Returns 1, or 0 if the job has started.
 local id, queue = ARGV[4], ARGV[5]
 if redis.call('HGET', job_key(id), 'status') ~= 'queued' then return 0 end
 redis.call('LREM', rq .. ':queue:' .. queue, 0, id)
