@@ -32,7 +32,7 @@ LIMIT = 100
 @never_cache
 @require_GET
 def status(request: HttpRequest) -> JsonResponse:
-    """Returns the batches of `?id=…&id=…` that the STATUS_PERMISSION function lets the user see; 403 if it is none."""
+    """Returns the batches of `?id=…&id=…` that STATUS_PERMISSION lets the user see; status 403 if there are none."""
     batches = [batch for batch in Batch.objects.filter(pk__in=ids_of(request)) if may_see(request, batch)]
     if not batches:
         raise PermissionDenied

@@ -22,7 +22,7 @@ from .permissions import PermissionsMixin
 MAX_BATCHES = 10_000
 """How many of the newest batches the changelist counts and lists, and one action affects. Filters find older ones."""
 MAX_BELOW = 1_000
-"""How many batches below a batch are counted."""
+"""At most this many batches below a batch are counted."""
 SHOWN = 20
 """How many batches the confirmation page of a changelist action lists."""
 

@@ -21,7 +21,7 @@ from .finding import Finding
 from .formatting import duration, number
 
 MAX_BATCHES = 200
-"""How many unfinished batches are checked, oldest first."""
+"""At most this many unfinished batches are checked, oldest first."""
 MAX_NAMED = 3
 SECOND_LOOK = 2.5
 """Seconds after which the health check looks at overdue rows again. Those still not dispatched count as forgotten."""

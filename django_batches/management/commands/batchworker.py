@@ -28,9 +28,7 @@ class Command(BaseCommand):
         add("--max-jobs", type=int, metavar="N", help="exit after N jobs")
         text = "replace an executor after N jobs; 1 isolates every job"
         add("--max-jobs-per-child", type=int, metavar="N", help=text)
-        text = (
-            "kill an executor that uses more memory during a job; replace it between jobs above three quarters of this"
-        )
+        text = "kill an executor that uses more memory during a job; replace it between jobs above 75 %% of this"
         add("--max-memory-per-child", type=int, metavar="MB", help=text)
         add("--name", default="", help="name of this worker in logs and in RQ (default: the host name)")
         text = "how long jobs may run after SIGTERM (default: until they end)"
