@@ -1,4 +1,4 @@
-"""Batches of background jobs on RQ: run many jobs in parallel, and a callback when all of them are done."""
+"""Batches of background jobs on RQ: run many jobs in parallel, and a callback when all of them have ended."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,18 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "acurrent_batch", "acurrent_job", "current_batch", "current_job", "exponential"]
 
-_HOMES = {
-    "Batch": "models",
-    "acurrent_batch": "models.context",
-    "acurrent_job": "models.context",
-    "current_batch": "models.context",
-    "current_job": "models.context",
-    "exponential": "calls.options",
-}
-
 
 def __getattr__(name: str) -> Any:
-    # Lazy (PEP 562): Django imports this package before models can be imported.
-    if name not in _HOMES:
+    # Import lazily (PEP 562): Django imports this package before it can import models.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = {"Batch": "models", "exponential": "calls.options"}.get(name, "models.context")
+    return getattr(import_module(f"{__name__}.{home}"), name)

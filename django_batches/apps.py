@@ -22,13 +22,13 @@ class DjangoBatchesConfig(AppConfig):
         load_framework_by(_tasks)
         used = [entry.get("BACKEND") for entry in getattr(settings, "TASKS", {}).values()]
         if "django_batches.tasks.BatchesBackend" in used:
-            # Without a Tasks framework there are no Tasks. Importing the backend names the package to install.
+            # Ignore a missing Tasks framework here: when the backend is used, its import names the package to install.
             with suppress(ModuleNotFoundError):
                 _tasks().refuse_others()
 
 
 def _tasks() -> Any:
-    # In a function: it needs the models, and a Tasks framework that may not be installed.
+    # Import this late: it needs the models, and a Tasks framework that may not be installed.
     from . import tasks  # noqa: PLC0415
 
     return tasks

@@ -1,4 +1,4 @@
-"""The exceptions of the public API. Bad arguments raise `TypeError` or `ValueError`."""
+"""The exceptions of the public API. Wrong arguments raise `TypeError` or `ValueError` instead."""
 
 import uuid
 
@@ -6,7 +6,7 @@ __all__ = ["BatchCancelled", "BatchError", "BatchExists", "BatchFinished", "Func
 
 
 class BatchError(Exception):
-    """Base of all errors of django_batches."""
+    """The base class of all exceptions of django_batches."""
 
 
 class BatchExists(BatchError):
@@ -14,17 +14,17 @@ class BatchExists(BatchError):
 
 
 class BatchFinished(BatchError):
-    """The batch has ended or is being cancelled; nothing can be added to it."""
+    """No job or callback can be added, because the batch has ended or is being cancelled."""
 
 
 class BatchCancelled(BatchFinished):
-    """The batch was cancelled; nothing can be added to it. A job may raise it to end as cancelled."""
+    """No job or callback can be added, because the batch was cancelled. A job may raise this to end as cancelled."""
 
     def __init__(self, *args: object, batch_id: uuid.UUID | None = None) -> None:
         super().__init__(*args)
         self.batch_id = batch_id
-        """The key of the cancelled batch; None if a job raised this itself."""
+        """The key of the cancelled batch; None if a job raised the exception to end as cancelled."""
 
 
 class FunctionNotAllowed(BatchError):
-    """The function may not run as a job: it cannot be imported by its path, or is not in an installed app."""
+    """The function may not run as a job: its path cannot be imported, or is not in an installed app."""

@@ -1,4 +1,4 @@
-"""The fixture `drain_batches`, which pytest finds if this app is installed."""
+"""The fixture `drain_batches`. Its entry point makes it available wherever django_batches is installed."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ __all__ = ["drain_batches"]
 
 @pytest.fixture
 def drain_batches(db: None) -> Callable[..., int]:
-    """`django_batches.testing.drain`, with the database of pytest-django."""
-    # In a function: pytest imports this module before Django is set up.
+    """Returns `django_batches.testing.drain`, with access to the database of pytest-django."""
+    # Import this late: pytest imports the module before Django is set up.
     from .testing import drain  # noqa: PLC0415
 
     return drain

@@ -1,1 +1,1 @@
-"""Everything that validates one call: its function, arguments and options."""
+"""Validates a call: its function, its arguments and its options."""

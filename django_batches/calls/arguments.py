@@ -1,14 +1,13 @@
-"""JSON text for arguments and results, and clean text for errors.
+"""Converts arguments and results to JSON text, and error messages to text that every database accepts.
 
-The JSON is pure ASCII, so that every database accepts it. PostgreSQL refuses NUL and lone surrogates in text, and one
-refused row would roll back the bulk transaction of all others.
+PostgreSQL refuses NUL and lone surrogates in text, and one refused row would roll back the bulk transaction that writes
+it. The JSON is therefore pure ASCII.
 """
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..conf import settings
@@ -16,45 +15,35 @@ from .functions import is_masked
 from .masking import MASK, masked_value
 
 MAX_ERROR = 2_000
-"""Characters of an error message that are kept."""
+"""How many characters of an error message are kept."""
 MAX_TRACEBACK = 32_000
-"""Characters of a traceback that are kept, half of them from each end."""
+"""How many characters of a traceback are kept, half of them from each end."""
 MAX_NAME = 200
-"""Characters of the name of a worker or of an exception type."""
+"""The longest name of a worker or an exception type, in characters."""
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-"""Characters that some database refuses in text."""
+"""Matches the characters that PostgreSQL refuses in text."""
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]) -> str:
-    """The JSON text of a call's arguments. `names` are those of the positional arguments, for error messages.
+    """Returns the JSON text of a call's arguments. Error messages use `names` for the positional arguments.
 
-    Raises `TypeError` for a value that would not come back equal, and `ValueError` for more than `MAX_PAYLOAD` bytes.
+    Raises `TypeError` for a value that JSON cannot represent, and `ValueError` for more than `MAX_PAYLOAD` bytes.
     """
-    with _errors_of_json("The arguments"):
-        for index, value in enumerate(args):
-            _check(value, names[index] if index < len(names) else f"argument {index + 1}")
-        for name, value in kwargs.items():
-            _check(value, name)
-        text = _dumps([args, kwargs])
-    return _limited(text, "The arguments are", "store the data and pass its key")
+    positional = [(names[index] if index < len(names) else f"argument {index + 1}", v) for index, v in enumerate(args)]
+    checked = [*positional, *kwargs.items()]
+    return _dumps([args, kwargs], checked, "The arguments are", "store the data and pass its key")
 
 
 def dump_result(value: Any) -> str:
-    """The JSON text of a job's result; raises as `dump_arguments` does."""
-    with _errors_of_json("The result"):
-        _check(value, "the result")
-        text = _dumps(value)
-    return _limited(text, "The result is", "store the data and return its key")
+    """Returns the JSON text of a job's result. Raises the same exceptions as `dump_arguments`."""
+    return _dumps(value, [("the result", value)], "The result is", "store the data and return its key")
 
 
 def check_metadata(value: Any) -> dict[str, Any]:
-    """The metadata of a batch, if it can be stored; raises `TypeError` or `ValueError`."""
+    """Returns the metadata of a batch. Raises `TypeError` or `ValueError` if it cannot be stored."""
     if not isinstance(value, dict):
         raise TypeError(f"metadata: {value!r} is not a dict.")
-    with _errors_of_json("metadata"):
-        _check(value, "metadata")
-        text = _dumps(value)
-    _limited(text, "metadata is", "store the data elsewhere")
+    _dumps(value, [("metadata", value)], "metadata is", "store the data elsewhere")
     if any(UNSTORABLE.search(text) for text in _strings(value)):
         raise ValueError("metadata contains a NUL or a lone surrogate, which databases refuse: remove it.")
     return value
@@ -66,10 +55,10 @@ def load_arguments(text: str) -> tuple[list[Any], dict[str, Any]]:
 
 
 def masked_arguments(func: str, text: str, *, is_callback: bool = False) -> str:
-    """The JSON text of a call's arguments, without the values that `SENSITIVE_KWARGS` names.
+    """Masks the values whose names match `SENSITIVE_KWARGS` in the JSON text of a call's arguments.
 
-    The signature of `func`, a dotted path, names the positional arguments. All of them are masked if it cannot be
-    found. Text that is not the JSON of a call is masked as a whole.
+    The signature of the function at the dotted path `func` names the positional arguments; without one, all of them are
+    masked. If `text` is not the JSON of a call, all of it is masked.
     """
     leading = 1 if is_callback else 0
 
@@ -84,20 +73,20 @@ def masked_arguments(func: str, text: str, *, is_callback: bool = False) -> str:
 
 
 def masked_result(text: str) -> str:
-    """The JSON text of a result, without the values that `SENSITIVE_KWARGS` names."""
+    """Masks the values whose keys match `SENSITIVE_KWARGS` in the JSON text of a result."""
     return _masked(text, masked_value)
 
 
 def _masked(text: str, mask: Callable[[Any], Any]) -> str:
     try:
         shown = json.dumps(mask(json.loads(text)), separators=(",", ":"), ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):  # a row that something else has written
+    except (TypeError, ValueError, RecursionError):  # something else wrote the row
         return MASK
-    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", shown)  # no response can carry a lone surrogate
+    return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", shown)  # a lone surrogate would break the response
 
 
 def clean(text: str, limit: int) -> str:
-    """`text` for any database. If it is longer than `limit` characters, its middle is cut out."""
+    """Makes `text` acceptable to every database. Cuts the middle out of more than `limit` characters."""
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]}\n… {len(text) - limit:,} characters cut …\n{text[-half:]}"
@@ -105,27 +94,20 @@ def clean(text: str, limit: int) -> str:
 
 
 def clean_name(text: str) -> str:
-    """`text` for a column of `MAX_NAME` characters."""
+    """Makes `text` acceptable to every database, and cuts it to `MAX_NAME` characters."""
     return UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text[:MAX_NAME])
 
 
-@contextmanager
-def _errors_of_json(what: str) -> Iterator[None]:
-    """Adds the fix to the errors that Python's own JSON module raises."""
+def _dumps(value: Any, checked: Iterable[tuple[str, Any]], what: str, fix: str) -> str:
+    """Checks the named values that `value` consists of, and returns its JSON text."""
     try:
-        yield
+        for name, part in checked:
+            _check(part, name)
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except RecursionError:
-        fix = "store the data and pass its key"
-        raise ValueError(f"{what}: lists or dicts contain themselves, or are nested too deeply: {fix}.") from None
+        raise ValueError(f"{what} nested too deeply, or a list or dict contains itself: {fix}.") from None
     except ValueError as error:
-        raise ValueError(f"{what}: a number is too long for JSON ({error}): pass str(number).") from None
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
-
-
-def _limited(text: str, what: str, fix: str) -> str:
+        raise ValueError(f"{what} not JSON, because a number is too long ({error}): pass str(number).") from None
     limit = settings().MAX_PAYLOAD
     if len(text) > limit:
         raise ValueError(f"{what} {len(text):,} bytes of JSON, more than MAX_PAYLOAD ({limit:,}): {fix}.")
@@ -157,7 +139,7 @@ def _check(value: Any, name: str) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 fix = "pass str keys, or a list of pairs"
-                raise TypeError(f"{name}: the key {key!r} of the dict would become a string: {fix}.")
+                raise TypeError(f"{name}: the key {key!r} of the dict would become a string in JSON: {fix}.")
             _check(item, f"{name}[{key!r}]")
     else:
         raise TypeError(f"{name}: {_described(value)} cannot be passed as JSON: {_fix(value, name)}.")

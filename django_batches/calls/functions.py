@@ -1,12 +1,13 @@
-"""What may run as a job: module-level functions and Django Tasks of installed apps, by their dotted path.
+"""Decides what may run as a job: module-level functions and Django Tasks of installed apps, by their dotted path.
 
-A path from the database or from Redis is data. The worker therefore checks it again, and imports a module only if it
-is allowed (compare CVE-2021-23727 and CVE-2026-45360: an import path as a remote command).
+Whoever can write to the database or to Redis can change a path. The worker therefore checks each path again before it
+imports a module. CVE-2021-23727 and CVE-2026-45360 are examples of import paths that were used as remote commands.
 """
 
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from importlib import import_module
@@ -21,7 +22,7 @@ from ..exceptions import FunctionNotAllowed
 from .masking import MASK, is_sensitive, masked_value
 
 MAX_PATH = 255
-"""Characters of the column of a dotted path."""
+"""The longest dotted path that the column can store, in characters."""
 
 P = ParamSpec("P")
 _load_framework: Callable[[], Any]
@@ -30,7 +31,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @runtime_checkable
 class TaskLike(Protocol[P]):
-    """A Task of `django.tasks` or of its backport. A protocol, because Django 5.2 alone has neither."""
+    """A Task of `django.tasks` or of its backport. This is a protocol because neither has to be installed."""
 
     @property
     def func(self) -> Callable[..., object]: ...
@@ -50,12 +51,12 @@ class TaskLike(Protocol[P]):
 Func = Callable[P, object] | TaskLike[P] | str
 """A function, a Task, or the dotted path of one.
 
-Verbs that pass it on need a `type: ignore`: mypy 2.4 does not forward the parameters of a Protocol.
+A method that passes a `Func` on needs a `type: ignore`, because mypy 2.4 does not forward a Protocol's parameters.
 """
 
 
 def path_of(func: "Func[...]") -> str:
-    """The canonical dotted path of `func`. Raises `FunctionNotAllowed` if it may not run as a job."""
+    """Returns the canonical dotted path of `func`. Raises `FunctionNotAllowed` if it may not run as a job."""
     if not isinstance(func, str):
         return _canonical(func, getattr(func, "__qualname__", repr(func)))
     module, _, name = func.rpartition(".")
@@ -69,9 +70,9 @@ def path_of(func: "Func[...]") -> str:
 
 @cache
 def resolve(path: str) -> FunctionType:
-    """The function at a canonical path, or that of the Task there.
+    """Returns the function at a canonical path, or the function of the Task at this path.
 
-    Raises `FunctionNotAllowed`, or `ImportError` if it does not exist on this machine.
+    Raises `FunctionNotAllowed`, or `ImportError` if the path does not exist on this machine.
     """
     function = _function_of(_load_canonical(path))
     assert isinstance(function, FunctionType)
@@ -80,31 +81,31 @@ def resolve(path: str) -> FunctionType:
 
 @cache
 def task_at(path: str) -> TaskLike[...] | None:
-    """The Task at a canonical path, or None if it is a plain function. Raises as `resolve` does."""
+    """Returns the Task at a canonical path, or None for a plain function. Raises the same as `resolve`."""
     return as_task(_load_canonical(path))
 
 
 def as_task(func: Any) -> TaskLike[...] | None:
-    """`func` if it is a Task, otherwise None."""
+    """Returns `func` if it is a Task, otherwise None."""
     return func if not isinstance(func, FunctionType | str) and isinstance(func, TaskLike) else None
 
 
 def load_framework_by(load: Callable[[], Any]) -> None:
-    """Registers the function that imports `django_batches.tasks`; called once, when the app is ready."""
+    """Registers the function that imports `django_batches.tasks`. The app calls this once, when it is ready."""
     global _load_framework
     _load_framework = load
 
 
 def framework() -> Any:
-    """`django_batches.tasks`, imported with the first Task: it needs a framework that Django 5.2 lacks."""
+    """Imports `django_batches.tasks`. Call this only for a Task: the framework may not be installed otherwise."""
     return _load_framework()
 
 
 def bound_names(path: str, leading: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    """Binds a call to the function's signature, as Python would, and returns the names of the positional `args`.
+    """Checks a call against the function's signature, and returns the names of the positional `args`.
 
-    `leading` is the number of arguments before `args` (1 for a callback: the batch), not counting the context of a
-    Task. Raises `TypeError`, whose message shows the call without its secrets.
+    `leading` is how many arguments come before `args`: 1 for a callback, which gets the batch, otherwise 0. The context
+    of a Task does not count. Raises `TypeError` with a message that masks sensitive arguments.
     """
     signature, names, context = _signature(path)
     before = [*context, *["batch"] * leading]
@@ -124,7 +125,7 @@ def _signature(path: str) -> tuple[inspect.Signature, list[str], list[str]]:
 
 
 def exists(path: str) -> bool:
-    """Whether this machine has the module of a path. Does not import it, because it may be forbidden."""
+    """Whether this machine has the module of a path. Does not import the module, because it may not be allowed."""
     places: Sequence[str] | None = None
     names = path.split(".")[:-1]
     for index in range(len(names)):
@@ -136,30 +137,28 @@ def exists(path: str) -> bool:
 
 
 def is_masked(path: str, index: int) -> bool:
-    """Whether the name of a positional argument is sensitive.
+    """Whether to mask a positional argument, because its name is sensitive or unknown.
 
-    True if the name is unknown: the function is not allowed, does not exist here, or takes fewer arguments.
+    The name is unknown if the function is not allowed, does not exist here, or takes fewer arguments.
     """
-    try:
+    names: list[str] = []
+    with suppress(Exception):  # importing a module of the project may raise anything
         signature, _, context = _signature(path)
-    except Exception:  # importing a module of the project may raise anything
-        return bool(settings().SENSITIVE_KWARGS)
-    parameters = list(signature.parameters.values())[len(context) :]
-    places = [each for each in parameters if each.kind in _POSITIONAL]
-    rest = next((each for each in parameters if each.kind == inspect.Parameter.VAR_POSITIONAL), None)
-    found = places[index] if index < len(places) else rest
-    return is_sensitive(found.name) if found else bool(settings().SENSITIVE_KWARGS)
+        parameters = list(signature.parameters.values())[len(context) :]
+        names = [each.name for each in parameters if each.kind in _POSITIONAL][index : index + 1]
+        names = names or [each.name for each in parameters if each.kind == inspect.Parameter.VAR_POSITIONAL]
+    return is_sensitive(names[0]) if names else bool(settings().SENSITIVE_KWARGS)
 
 
 def _load_canonical(path: str) -> Any:
     found = _load(path)
     if _canonical(found, path) != path:
-        raise FunctionNotAllowed(f"{path} is defined as {_canonical(found, path)}: use that path.")
+        raise FunctionNotAllowed(f"{path} is another name of {_canonical(found, path)}: use that path.")
     return found
 
 
 def _load(path: str) -> Any:
-    """The object at a path. Raises `FunctionNotAllowed` before it imports anything, or `ImportError`."""
+    """Imports the object at a path, if it is allowed. Raises `FunctionNotAllowed` or `ImportError`."""
     module, _, name = path.rpartition(".")
     _check_allowed(module, path)
     try:
@@ -203,7 +202,7 @@ def _canonical(given: Any, shown: str) -> str:
 
 
 def _check_same(given: Any, found: Any, path: str) -> None:
-    """The path must lead to what was passed. A Task may differ, because `using()` makes another one."""
+    """Checks that the path leads to what was passed, or to the Task from which `using()` made it."""
     if found is given or (as_task(given) and as_task(found) and found.func is given.func):
         return
     if as_task(found) and found.func is given:
@@ -226,7 +225,7 @@ def _kind(func: Any, name: str) -> str:
 
 
 def _call(args: tuple[Any, ...], kwargs: dict[str, Any], is_hidden: Callable[[int], bool]) -> str:
-    """The arguments of a wrong call as Python source, without secrets."""
+    """Shows the arguments of a call as Python source, with sensitive ones masked."""
     shown = [MASK if is_hidden(index) else repr(masked_value(value)) for index, value in enumerate(args)]
     shown += [f"{key}={MASK if is_sensitive(key) else repr(masked_value(value))}" for key, value in kwargs.items()]
     text = ", ".join(shown)

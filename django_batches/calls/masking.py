@@ -1,4 +1,4 @@
-"""Redacts sensitive values. The admin, the commands and error messages all use this module."""
+"""Masks sensitive values for the admin, the commands and error messages."""
 
 import re
 from functools import lru_cache
@@ -18,7 +18,7 @@ def is_sensitive(name: str) -> bool:
 
 
 def masked_value(value: Any) -> Any:
-    """Lists, tuples and dicts with `MASK` in place of the values of sensitive keys; anything else unchanged."""
+    """Returns lists, tuples and dicts with the values of sensitive keys masked, and any other value unchanged."""
     if isinstance(value, dict):
         return {key: MASK if is_sensitive(str(key)) else masked_value(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Validates the options of batches and jobs when they are written, not later in a worker."""
+"""Validates the options of batches and jobs when you pass them, not later in a worker."""
 
 import json
 import math
@@ -22,7 +22,7 @@ RunAfter = timedelta | datetime
 
 @dataclass(frozen=True)
 class Exponential:
-    """A backoff that grows with each attempt; `exponential(...)` returns it."""
+    """A backoff that grows with each attempt; the return value of `exponential(...)`."""
 
     first: float
     factor: float
@@ -35,10 +35,10 @@ ErrorTypes = type[BaseException] | Iterable[type[BaseException]]
 
 
 def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600, jitter: float = 0.5) -> Exponential:
-    """A backoff of `first` (seconds or timedelta), multiplied by `factor` after each attempt, up to `limit`.
+    """Returns a backoff that starts with `first` and is multiplied by `factor` after each attempt, up to `limit`.
 
-    `jitter` (0.0 to 1.0) is the random fraction of each delay. It keeps jobs that failed together from being retried
-    together.
+    `first` and `limit` are in seconds or timedeltas. `jitter`, from 0.0 to 1.0, is the random fraction of each delay,
+    so that jobs that failed together do not run again together. Raises `TypeError` or `ValueError`.
     """
     for name, value in (("factor", factor), ("jitter", jitter)):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -52,30 +52,30 @@ def exponential(first: Seconds = 1, *, factor: float = 2, limit: Seconds = 3600,
 
 @dataclass(frozen=True)
 class Options:
-    """Validated options of jobs, as their columns store them."""
+    """Validated options of jobs, in the form in which the columns store them."""
 
     queue: str
     timeout: int
     """Seconds."""
     max_attempts: int
     backoff: str
-    """JSON: seconds before the next attempt, a list with one per attempt, or the fields of an `Exponential`."""
+    """JSON: the seconds before the next attempt, a list with one number for each, or an `Exponential`'s fields."""
     no_retry: str = "[]"
-    """JSON list of the dotted paths of exception types after which there is no further attempt."""
+    """JSON list of the dotted paths of the exception types after which no further attempt follows."""
 
     @classmethod
     def of(cls, **given: Any) -> "Options":
-        """Validates the options of a user; raises `TypeError` or `ValueError`."""
+        """Validates the given options, and uses defaults for the others. Raises `TypeError` or `ValueError`."""
         values = {"queue": None, "timeout": None, "max_attempts": 1, "backoff": 0, "no_retry": ()} | given
         return cls(**{name: _CHECKS[name](value) for name, value in values.items()})
 
     def using(self, **changes: Any) -> "Options":
-        """A copy with those of the changes that are not None; raises as `of` does."""
+        """Returns a copy with those changes that are not None. Raises the same as `of`."""
         return replace(self, **{name: _CHECKS[name](value) for name, value in changes.items() if value is not None})
 
 
 def seconds(value: Any, name: str) -> float:
-    """Converts a number or a timedelta to seconds; raises `TypeError` or, for a negative one, `ValueError`."""
+    """Converts a number or a timedelta to seconds. Raises `TypeError`, or `ValueError` if it is out of range."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -86,7 +86,7 @@ def seconds(value: Any, name: str) -> float:
 
 
 def text(value: Any, name: str, longest: int | None = None) -> str:
-    """A string that every database accepts, also from a lazy translation. Raises `TypeError` or `ValueError`."""
+    """Returns a string, also from a lazy translation. Raises `TypeError`, or `ValueError` if it cannot be stored."""
     if isinstance(value, Promise):
         value = str(value)
     if longest is not None and not (isinstance(value, str) and 1 <= len(value) <= longest):
@@ -99,7 +99,7 @@ def text(value: Any, name: str, longest: int | None = None) -> str:
 
 
 def earliest_start(value: Seconds | datetime) -> RunAfter:
-    """The earliest start of a job: a datetime, or a delay from when it is added (seconds or timedelta)."""
+    """Validates the option `run_after`: a datetime, or a delay in seconds or as a timedelta."""
     if not isinstance(value, datetime):
         return timedelta(seconds=seconds(value, "run_after"))
     if django_settings.USE_TZ and timezone.is_naive(value):
@@ -110,8 +110,8 @@ def earliest_start(value: Seconds | datetime) -> RunAfter:
 
 
 def whole_seconds(value: Seconds, name: str) -> int:
-    """Seconds, rounded up and at least one; raises `TypeError` or `ValueError`."""
-    # RQ and the alarm of a job use whole seconds, and 0 means no alarm.
+    """Converts to whole seconds, rounded up. Raises `TypeError`, or `ValueError` if the result is below one."""
+    # RQ and the alarm that limits a run use whole seconds, and 0 would mean no alarm.
     found = math.ceil(seconds(value, name))
     if not 1 <= found < 2**31:
         raise ValueError(f"{name}: {value!r} must be at least one second, and below 68 years.")
@@ -125,12 +125,8 @@ def _queue(value: str | None) -> str:
     return value
 
 
-def _timeout(value: Seconds | None) -> int:
-    return whole_seconds(settings().DEFAULT_TIMEOUT if value is None else value, "timeout")
-
-
 def whole_number(value: Any, name: str, least: int, *, or_none: bool = False) -> Any:
-    """An integer of at least `least`, or None if that is allowed; raises `ValueError`."""
+    """Returns an integer of at least `least`, or None if `or_none` allows it. Raises `ValueError`."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if (value is None and or_none) or (is_whole and least <= value < 2**31):
         return value
@@ -149,7 +145,6 @@ def _no_retry(value: ErrorTypes) -> str:
 
 
 def type_path(kind: type) -> str:
-    """The dotted path of a type."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -165,9 +160,9 @@ def _backoff(value: Backoff) -> str:
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "queue": _queue,
-    "timeout": _timeout,
+    "timeout": lambda value: whole_seconds(settings().DEFAULT_TIMEOUT if value is None else value, "timeout"),
     "max_attempts": lambda value: whole_number(value, "max_attempts", 1),
     "backoff": _backoff,
     "no_retry": _no_retry,
 }
-"""What validates each option and converts it to the value of its column."""
+"""Each function validates an option and converts it to the value of its column."""

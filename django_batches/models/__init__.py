@@ -1,4 +1,4 @@
-"""The models. `Batch` and `BatchJob` are public."""
+"""The models. Only `Batch` and `BatchJob` are public."""
 
 from .. import database
 from .aggregates import FailureGroup, TimeBucket

@@ -1,6 +1,7 @@
 """The verbs that add jobs and callbacks to a batch."""
 
 from collections.abc import AsyncIterable, Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Items = Iterable[T] | AsyncIterable[T]
 
 
 @alters_data
@@ -34,7 +36,6 @@ class AddingVerbs:
 
     @property
     def _adder(self) -> "Adder":
-        """The batch and the options that the verbs work with."""
         raise NotImplementedError
 
     def using(
@@ -47,39 +48,40 @@ class AddingVerbs:
         no_retry: ErrorTypes | None = None,
         run_after: Seconds | datetime | None = None,
     ) -> "Adder":
-        """Returns the same verbs with other options. `timeout` and `backoff` are in seconds or timedeltas.
+        """Returns an object with the same verbs, which adds jobs and callbacks with the given options.
 
-        `run_after` is the earliest start of a job: a datetime, or a delay in seconds or as a timedelta. The delay of a
-        job begins when it is added, that of a callback when its event happens.
+        `timeout` and `backoff` are in seconds or timedeltas. `run_after` is the earliest start: a datetime, or a delay
+        in seconds or as a timedelta. The delay of a job begins when you add it, that of a callback with its event.
+        Raises `TypeError` or `ValueError` for a wrong option.
         """
         old = self._adder
         options = old._options.using(
             queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
         )
         after = old._run_after if run_after is None else earliest_start(run_after)
-        return Adder(old._batch, options, after, has_queue=old._has_queue or queue is not None)
+        return replace(old, _options=options, _run_after=after, _has_queue=old._has_queue or queue is not None)
 
     def enqueue(self, func: "Func[P]", /, *args: P.args, **kwargs: P.kwargs) -> "BatchJob":
-        """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` and then writes nothing.
+        """Adds one job. Raises `FunctionNotAllowed`, `TypeError` or `ValueError` if the call is refused.
 
         In the open block the job is written together with the others. Elsewhere it is written at once, which raises
         `BatchFinished` if the batch has ended.
 
-        A Django Task also brings its `queue_name` and `run_after`. The queue of `using` wins, then that of the batch
-        unless it is "default", then that of the Task; a `run_after` of `using` wins. A Task whose priority is not the
-        default raises `ValueError`: the jobs of a queue run in the order in which they were added.
+        A Django Task has a `queue_name` and a `run_after` of its own. The queue comes from `using`; without it, from
+        the batch; if that is "default", from the Task. The `run_after` of `using` takes precedence over the Task's.
+        A Task with a priority raises `ValueError`, because the jobs of a queue run in the order in which you add them.
         """
         job, task, new = add_job(self, func, args, kwargs)
         _announce(task, [new])
         return job
 
     def map(self, func: "Func[Concatenate[T, P]]", iterable: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> int:
-        """Adds one job per item, called `func(item, *args, **kwargs)`; returns how many. Consumes the items lazily."""
+        """Adds a job `func(item, *args, **kwargs)` for each item, and returns how many. Reads the items lazily."""
         items = _iterable(iterable, "map")
         return self._adder._add_all(func, ((item, *args) for item in items), kwargs)
 
     def starmap(self, func: "Func[...]", iterable: Iterable[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
-        """Adds one job per item, called `func(*item, *args, **kwargs)`; returns how many. Consumes the items lazily."""
+        """Adds a job `func(*item, *args, **kwargs)` for each item, and returns how many. Reads the items lazily."""
         items = _iterable(iterable, "starmap")
         return self._adder._add_all(func, ((*_iterable(item, "starmap"), *args) for item in items), kwargs)
 
@@ -88,25 +90,13 @@ class AddingVerbs:
         return await sync_to_async(partial(self.enqueue, func, *args, **kwargs))()  # type: ignore[arg-type]
 
     async def amap(
-        self,
-        func: "Func[Concatenate[T, P]]",
-        iterable: Iterable[T] | AsyncIterable[T],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
+        self, func: "Func[Concatenate[T, P]]", iterable: Items[T], /, *args: P.args, **kwargs: P.kwargs
     ) -> int:
-        """Asynchronous twin of `map`; takes asynchronous iterables too."""
+        """Asynchronous twin of `map`; also takes asynchronous iterables."""
         return await _in_chunks(lambda items: self.map(func, items, *args, **kwargs), iterable)  # type: ignore[arg-type]
 
-    async def astarmap(
-        self,
-        func: "Func[...]",
-        iterable: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
-        /,
-        *args: Any,
-        **kwargs: Any,
-    ) -> int:
-        """Asynchronous twin of `starmap`; takes asynchronous iterables too."""
+    async def astarmap(self, func: "Func[...]", iterable: Items[Iterable[Any]], /, *args: Any, **kwargs: Any) -> int:
+        """Asynchronous twin of `starmap`; also takes asynchronous iterables."""
         return await _in_chunks(lambda items: self.starmap(func, items, *args, **kwargs), iterable)
 
     def on_success(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -114,36 +104,34 @@ class AddingVerbs:
         self._adder._register(Event.SUCCESS, func, args, kwargs)
 
     def on_failure(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Calls `func(batch, *args, **kwargs)` as a job when the first job has failed for good, while others go on."""
+        """Calls `func(batch, *args, **kwargs)` as a job when the first job fails for good; other jobs may still run."""
         self._adder._register(Event.FAILURE, func, args, kwargs)
 
     def on_finish(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, with whatever status."""
+        """Calls `func(batch, *args, **kwargs)` as a job once the batch has ended, whatever its status."""
         self._adder._register(Event.FINISH, func, args, kwargs)
 
     def on_attempted(self, func: "Func[Concatenate[Batch, P]]", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Calls `func(batch, *args, **kwargs)` as a job once every job has been tried (Sidekiq's `:complete`)."""
+        """Calls `func(batch, *args, **kwargs)` as a job once every job has had an attempt (Sidekiq's `:complete`)."""
         self._adder._register(Event.ATTEMPTED, func, args, kwargs)
 
 
+@dataclass(frozen=True)
 class Adder(AddingVerbs):
-    """Adds jobs and callbacks to a batch with these options; the return value of `batch.using(...)`."""
+    """Adds jobs and callbacks to a batch with certain options; the return value of `batch.using(...)`."""
 
-    def __init__(
-        self, batch: "Batch", options: Options, run_after: RunAfter | None = None, *, has_queue: bool = False
-    ) -> None:
-        self._batch = batch
-        self._options = options
-        self._run_after = run_after
-        self._has_queue = has_queue
-        """Whether `using` named the queue."""
+    _batch: "Batch"
+    _options: Options
+    _run_after: RunAfter | None = None
+    _has_queue: bool = False
+    """Whether `using` named the queue, so that a Task's queue does not apply."""
 
     @property
     def _adder(self) -> "Adder":
         return self
 
     def _resolve(self, func: Any) -> "tuple[str, TaskLike[...] | None, Adder]":
-        """The path of a function, its Task if it is one, and this adder with what the Task adds to the options."""
+        """Returns the path of a function, its Task if it is one, and an adder with the Task's own options."""
         path = path_of(func)
         task = as_task(func) or task_at(path)
         if task is None:
@@ -151,12 +139,12 @@ class Adder(AddingVerbs):
         if task.priority:
             fix = "add it with task.using(priority=0), and give urgent jobs a queue of their own"
             raise ValueError(f"{path} has the priority {task.priority}, but jobs of a batch have none: {fix}.")
-        options, after = self._options, self._run_after
-        if options.queue == DEFAULT_QUEUE and not self._has_queue:
-            options = options.using(queue=task.queue_name)
-        if after is None and task.run_after:
-            after = earliest_start(task.run_after)
-        return path, task, Adder(self._batch, options, after)
+        adder = self
+        if self._options.queue == DEFAULT_QUEUE and not self._has_queue:
+            adder = replace(adder, _options=self._options.using(queue=task.queue_name))
+        if self._run_after is None and task.run_after:
+            adder = replace(adder, _run_after=earliest_start(task.run_after))
+        return path, task, adder
 
     def _new_job(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         arguments = dump_arguments(args, kwargs, bound_names(path, 0, args, kwargs))
@@ -187,8 +175,8 @@ class Adder(AddingVerbs):
         block = self._batch._open_block
         if not block or self._batch.sealed_at:
             raise BatchError(
-                f"on_{event} must be called inside `with Batch.open(...)`, before the batch is sealed: later the "
-                "event may already have happened."
+                f"Call on_{event} inside `with Batch.open(...)`, before the batch is sealed: later, its event may "
+                "have happened already."
             )
         _, _, adder = self._resolve(func)
         block.register(event, func, args, kwargs, adder._options, adder._run_after)
@@ -197,7 +185,7 @@ class Adder(AddingVerbs):
 def add_job(
     verbs: AddingVerbs, func: Any, args: Any, kwargs: dict[str, Any]
 ) -> "tuple[BatchJob, TaskLike[...] | None, NewJob]":
-    """`verbs.enqueue` without the signal of the Tasks framework, which its backend sends itself."""
+    """Adds a job as `verbs.enqueue` does, but without the signal of the Tasks framework, which its backend sends."""
     path, task, adder = verbs._adder._resolve(func)
     new = adder._new_job(path, args, kwargs)
     job = BatchJob(**new._asdict())
@@ -209,8 +197,8 @@ def add_job(
     return job, task, new
 
 
-async def _in_chunks(add: Callable[[Iterable[T]], int], items: Iterable[T] | AsyncIterable[T]) -> int:
-    """Calls `add` with the items of an iterable, or with chunks of an asynchronous one; returns the total."""
+async def _in_chunks(add: Callable[[Iterable[T]], int], items: Items[T]) -> int:
+    """Calls `add` with an iterable, or with chunks of an asynchronous one. Returns how many jobs were added."""
     if not isinstance(items, AsyncIterable):
         return await sync_to_async(add)(items)
     total, chunk = 0, []
@@ -222,7 +210,7 @@ async def _in_chunks(add: Callable[[Iterable[T]], int], items: Iterable[T] | Asy
 
 
 def _announce(task: TaskLike[...] | None, jobs: Iterable[NewJob]) -> None:
-    """Sends the signal of the Tasks framework for jobs that were added."""
+    """Sends the Tasks framework's signal `task_enqueued` for each job, if its function is a Task."""
     if task is not None:
         framework().announce(task, jobs)
 

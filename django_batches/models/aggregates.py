@@ -1,4 +1,4 @@
-"""Aggregates for the admin: ended jobs per time bucket, and failures per exception and place."""
+"""Counts that the admin shows: ended jobs per time bucket, and failures per exception and place in the code."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from ..transitions.statistics import BUCKET_SECONDS
 
 
 class TimeBucket(models.Model):
-    """How many jobs of a batch ended in one time bucket; written in the transaction that ends them."""
+    """How many jobs of a batch ended in one time bucket. The transaction that ends the jobs also counts them here."""
 
     SECONDS: ClassVar = BUCKET_SECONDS
 
@@ -27,7 +27,7 @@ class TimeBucket(models.Model):
 
 
 class FailureGroup(models.Model):
-    """How many jobs of a batch failed for good with the same exception at the same place."""
+    """How many jobs of a batch failed for good with the same exception at the same place in the code."""
 
     batch = models.ForeignKey("Batch", models.DO_NOTHING, related_name="failure_groups", db_index=False)
     fingerprint = models.CharField(max_length=16)

@@ -23,7 +23,7 @@ from .verbs import BatchVerbs
 
 
 class Batch(BatchVerbs, models.Model):
-    """A set of jobs with callbacks. `Batch.open(...)` creates it and its methods change it."""
+    """A group of jobs with callbacks. Create it with `Batch.open(...)`, and change it with its methods."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     description = models.TextField(_("description"), blank=True, default="")
@@ -62,17 +62,17 @@ class Batch(BatchVerbs, models.Model):
         _("key"), max_length=200, blank=True, default="", help_text=_("Only one batch with it at a time.")
     )
     registered_callbacks = models.TextField(default="[]", editable=False)
-    """JSON list of the callbacks registered before the seal; their rows are created when the event happens."""
+    """JSON list of the callbacks. Each event adds the rows of its callbacks when it happens."""
 
     parent = models.ForeignKey(
         "BatchJob", models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="children",
         editable=False,
     )  # fmt: skip
-    """The job or callback that opened it and ends with it."""
+    """The job or callback that opened this batch, and that ends when this batch has ended."""
     parent_dispatch = models.PositiveIntegerField(null=True, editable=False)
-    """The run of the parent that opened it: an abandoned run must not get its outcome."""
+    """The dispatch of the parent that opened this batch. Only that run of the parent waits for it."""
     is_awaited = models.BooleanField(default=False, editable=False)
-    """Whether its parent still has to be notified of its outcome."""
+    """Whether the parent still has to be notified of the end of this batch."""
 
     created_at = models.DateTimeField(_("created"), default=timezone.now, editable=False)
     grown_at = models.DateTimeField(_("last job added"), default=timezone.now, editable=False)
@@ -81,7 +81,7 @@ class Batch(BatchVerbs, models.Model):
     cancelled_at = models.DateTimeField(_("cancel requested"), null=True, editable=False)
     finished_at = models.DateTimeField(_("finished"), null=True, editable=False)
     deleting_at = models.DateTimeField(null=True, editable=False)
-    """When its deletion began. Its jobs are deleted in chunks, so its counters no longer match its rows."""
+    """When the deletion of the batch began. Its counters no longer match, because jobs are deleted in chunks."""
     deadline_at = models.DateTimeField(_("due"), null=True, editable=False)
     overdue_at = models.DateTimeField(
         _("overdue"), null=True, editable=False, help_text=_("When the coordinator noticed the missed deadline.")
@@ -95,11 +95,11 @@ class Batch(BatchVerbs, models.Model):
     attempted_round = models.PositiveIntegerField(null=True, editable=False)
     """The latest round in which the attempted event happened."""
     gave_up = models.BooleanField(default=False, editable=False)
-    """Whether it cancelled itself in this round, because more jobs failed than `max_failures`."""
+    """Whether the batch was cancelled in this round because more than `max_failures` jobs failed."""
     retry_position = models.PositiveIntegerField(null=True, editable=False)
-    """How far the retry of all failed jobs has come. The batch cannot end before it is complete."""
+    """The position that `retry_failed()` has reached in its jobs. The batch cannot end before this is NULL again."""
     retry_cancelled = models.BooleanField(default=False, editable=False)
-    """Whether that retry includes cancelled jobs."""
+    """Whether that retry includes the cancelled jobs."""
 
     objects = BatchQuerySet.as_manager()
 
@@ -124,7 +124,7 @@ class Batch(BatchVerbs, models.Model):
             ),
             models.UniqueConstraint(fields=["key"], name="batch_key_alive", condition=Q(finished_at=None) & ~Q(key="")),
             models.CheckConstraint(name="batch_open_callbacks_positive", condition=Q(open_callbacks__gte=0)),
-            # So that `finished_at=None` excludes batches that are being deleted.
+            # Queries with `finished_at=None` rely on this: they must not find a batch that is being deleted.
             models.CheckConstraint(
                 name="batch_deleting_has_ended", condition=Q(deleting_at=None) | Q(finished_at__isnull=False)
             ),
@@ -162,12 +162,12 @@ class Batch(BatchVerbs, models.Model):
         return self.description or f"Batch {str(self.pk)[-8:]}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Writes `description` and `metadata` only: a stale object must not overwrite counters or the status.
+        """Writes `description` and `metadata` only, so that a stale object cannot overwrite the status or a counter.
 
-        Raises `TypeError` or `ValueError` for values that `Batch.open` refuses.
+        Raises `TypeError` or `ValueError` for a value that `Batch.open` would refuse.
         """
         if self._state.adding:
-            raise TypeError("Create a batch with Batch.open(...).")
+            raise TypeError("A new batch cannot be saved: create it with Batch.open(...).")
         writable = set(database.USER_FIELDS)
         given = kwargs.pop("update_fields", None)
         written = kwargs["update_fields"] = writable if given is None else writable.intersection(given)
@@ -180,8 +180,8 @@ class Batch(BatchVerbs, models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         """Deletes an ended batch with its jobs and child batches, in chunks.
 
-        Raises `BatchError` if one of them has not ended or a row of your own models references one of their jobs. Rows
-        that reference the batches follow their `on_delete`, as with any model (`ProtectedError`, `RestrictedError`).
+        Raises `BatchError` if one of these batches has not ended, or if a row of your own models references one of
+        their jobs. For rows of your models that reference a batch, the `on_delete` of their field applies as usual.
         """
         return type(self).objects.filter(pk=self.pk).delete()
 
@@ -193,20 +193,20 @@ class Batch(BatchVerbs, models.Model):
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it has missed its deadline in this round: it ended after it, or still runs."""
+        """Whether the batch missed its deadline in this round: it ended too late, or has not ended yet."""
         end = self.finished_at or timezone.now()
         return self.overdue_at is not None or (self.deadline_at is not None and self.deadline_at < end)
 
     @property
     def progress(self) -> float:
-        """The fraction of its jobs that have ended, 0.0 to 1.0."""
+        """The fraction of the jobs that have ended, from 0.0 to 1.0."""
         if not self.total:
             return 1.0 if self.has_ended else 0.0
         return (self.total - self.pending) / self.total
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it has been cancelled. Queries the database each time, so a long job can check it."""
+        """Whether the batch was cancelled. Each access queries the database, so that a long job can check it."""
         return database.batches().filter(pk=self.pk, cancelled_at__isnull=False).exists()
 
     @property
@@ -216,21 +216,21 @@ class Batch(BatchVerbs, models.Model):
 
     @property
     def eta(self) -> datetime | None:
-        """When it will end at the throughput of the last minute; None if that is not significant."""
+        """When the batch will end at the throughput of the last minute. None if it cannot be estimated."""
         left = eta(self, throughput_of(self))
         return None if left is None else timezone.now() + left
 
     @property
     def result(self) -> Any:
-        """The return value of its first `on_success` callback or, without one, the list of its jobs' results.
+        """The result of the first `on_success` callback or, if there is none, the list of the jobs' results.
 
-        None until the batch and that callback have succeeded. For large batches without a callback use `results()`.
+        None until the batch and that callback have succeeded. If the list would be large, use `results()` instead.
         """
         text = results.of_batches([self.pk]).get(self.pk) if self.status == BatchStatus.SUCCEEDED else None
         return json.loads(text) if text else None
 
     def results(self) -> Iterator[Any]:
-        """Iterates over one value per job, in the order added; None for a job without a result."""
+        """Iterates over the results of the jobs, in the order in which they were added. None for a job without one."""
         return (json.loads(text) if text else None for page in results.pages(self.pk) for text in page)
 
     async def aresults(self) -> AsyncIterator[Any]:

@@ -3,7 +3,6 @@
 import json
 import logging
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -12,7 +11,7 @@ from django.utils import timezone
 
 from .. import database
 from ..calls.arguments import dump_arguments
-from ..calls.functions import Func, bound_names, path_of
+from ..calls.functions import bound_names, path_of
 from ..calls.options import Options, RunAfter
 from ..conf import settings
 from ..database.inserting import NewJob
@@ -28,34 +27,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_batches")
 
 FLUSH_AT = 1_000
-"""How many jobs are buffered and then written in one transaction: constant memory for any number."""
+"""How many jobs are buffered and then written in one transaction, so that memory stays constant."""
 
 
 class Block:
     """The block in which a batch is filled: `with Batch.open(...) as batch:`. Leaving it seals the batch."""
 
-    def __init__(self, batch: "Batch", *, inherits_queue: bool = False) -> None:
+    def __init__(self, batch: "Batch", inherits_queue: bool) -> None:
         self.batch = batch
         self._inherits_queue = inherits_queue
         self.is_active = False
         self._callbacks: list[dict[str, Any]] = []
-        self._buffer: list[NewJob] = []
-        self._returned: dict[Any, BatchJob] = {}
+        self._buffer: list[tuple[NewJob, BatchJob | None]] = []
+        """Each job to write, with the object that a verb returned for it."""
         self._outer: Block | None = None
 
     @staticmethod
     def innermost() -> "Block | None":
         """The innermost open block of this context (thread or asynchronous task), or None."""
         block = open_block.get()
-        while block and not block.is_active:  # left in another context, or before a block inside it
+        while block and not block.is_active:  # it was left in another context, or before a block inside it was
             block = block._outer
         return block
 
     def __enter__(self) -> "Batch":
         if self.is_active or not self.batch._state.adding:
-            raise BatchError("This block was entered before: call Batch.open(...) again for another batch.")
+            raise BatchError("This block was already entered: call Batch.open(...) again for another batch.")
         on_failure = settings().ON_FAILURE
-        if on_failure:  # check it before anything is written: a batch left open would keep its key
+        if on_failure:  # check it before the batch is written: an error would leave it open, and its key in use
             bound_names(path_of(on_failure), 1, (), {})
         creating.create(self.batch, inherits_queue=self._inherits_queue)
         run = running.get()
@@ -65,16 +64,14 @@ class Block:
             self.register(Event.FAILURE, on_failure, (), {}, self.batch.job_options)
         self.batch.block = self
         self.is_active = True
-        # Not with a token of the variable: an asynchronous block may be left in another context.
+        # ContextVar.reset() would fail in __exit__: an asynchronous block may be left in another context.
         self._outer = self.innermost()
         open_block.set(self)
         return self.batch
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
-            if kind is None:
+            if error is None:
                 self._close()
             else:
                 self._undo(error)
@@ -85,32 +82,28 @@ class Block:
     async def __aenter__(self) -> "Batch":
         return await sync_to_async(self.__enter__)()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         await sync_to_async(self.__exit__)(kind, error, traceback)
 
     def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
-        """Buffers a job. Writes a full buffer only before the next job, so that the last one goes with the seal."""
+        """Buffers a job. A full buffer is written only when the next job comes: the last one is written by the seal."""
         if len(self._buffer) >= FLUSH_AT:
             self.flush()
-        self._buffer.append(job)
-        if returned is not None:
-            self._returned[job.id] = returned
+        self._buffer.append((job, returned))
 
     def flush(self, *, seal: bool = False) -> None:
-        """Writes the buffered jobs. Raises `BatchCancelled` if the batch has been cancelled."""
-        jobs, returned = self._buffer, self._returned
-        if not jobs:
+        """Writes the buffered jobs. Raises `BatchCancelled` if the batch was cancelled."""
+        written = self._buffer
+        if not written:
             return
-        fields = creating.add(self.batch.pk, jobs, self.callbacks, seal=seal)
-        self._buffer, self._returned = [], {}
+        fields = creating.add(self.batch.pk, [job for job, _ in written], self.callbacks, seal=seal)
+        self._buffer = []
         self.batch.registered_callbacks = self.callbacks
         for name, value in fields.items():
             setattr(self.batch, name, value)
-        for position, job in enumerate(jobs, start=fields["total"] - len(jobs)):
-            if job.id in returned:
-                mark_as_written(returned[job.id], position)
+        for position, (_, returned) in enumerate(written, start=fields["total"] - len(written)):
+            if returned is not None:
+                mark_as_written(returned, position)
 
     def seal(self) -> bool:
         """Writes the buffered jobs and seals the batch. False if it was sealed or has ended."""
@@ -128,24 +121,18 @@ class Block:
     def register(
         self,
         event: Event,
-        func: "Func[...]",
+        func: Any,
         args: Any,
         kwargs: dict[str, Any],
         options: Options,
         after: RunAfter | None = None,
     ) -> None:
-        """Registers a callback. Its row is created when the event happens, and it runs then or at `after`."""
+        """Registers a callback. The event adds its row; it runs then or, if `after` is given, not before that time."""
         path = path_of(func)
-        names = bound_names(path, 1, args, kwargs)
-        self._callbacks.append(
-            {
-                "event": event.value,
-                "func": path,
-                "arguments": dump_arguments(args, kwargs, names),
-                **vars(options),
-                "run_after": after.total_seconds() if isinstance(after, timedelta) else after and after.isoformat(),
-            }
-        )
+        arguments = dump_arguments(args, kwargs, bound_names(path, 1, args, kwargs))
+        run_after = after.total_seconds() if isinstance(after, timedelta) else after and after.isoformat()
+        callback = {"event": event.value, "func": path, "arguments": arguments, **vars(options), "run_after": run_after}
+        self._callbacks.append(callback)
 
     @property
     def callbacks(self) -> str:
@@ -159,21 +146,21 @@ class Block:
             raise
 
     def _undo(self, error: BaseException | None) -> None:
-        """Drops the buffered jobs, and deletes the batch or, if some of its jobs were written, cancels it."""
+        """Discards the buffered jobs. Then deletes the batch or, if some of its jobs were written, cancels it."""
         self._buffer.clear()
         if database.connection().needs_rollback:
-            return  # the caller's transaction will roll back the batch
+            return  # the rollback of the caller's transaction removes the batch
         try:
             if not creating.discard(self.batch.pk):
                 cancelling.cancel(self.batch.pk, f"{type(error).__name__} was raised in its block.")
                 self.batch.reload()
         except Error:
-            # Raise the block's own error. The coordinator will cancel the batch after OPEN_TIMEOUT.
+            # Log this error, so that the block's own error is raised. After OPEN_TIMEOUT the coordinator cancels it.
             logger.exception("Cannot cancel batch %s after an error in its block.", self.batch.pk)
 
 
 def mark_as_written(job: "BatchJob", position: int) -> None:
-    """Updates a job that a verb returned, once its row has been written."""
+    """Updates the object that a verb returned, once its row was written."""
     job.position = position
     job._state.adding = False
     job._state.db = database.alias()

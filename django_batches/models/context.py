@@ -1,4 +1,4 @@
-"""The running job of this context (thread or asynchronous task), and its open block."""
+"""The running job and the open block of the current context (a thread or an asynchronous task)."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,28 +24,28 @@ class Running:
     dispatch: int
     is_callback: bool = False
     children: list[UUID] = field(default_factory=list, compare=False)
-    """The keys of the child batches that it has opened."""
+    """The keys of the child batches that this run has opened."""
 
 
 class Current(Enum):
-    """The default of `parent` in `Batch.open`: the running job, if there is one."""
+    """The default of the option `parent` of `Batch.open`: the running job, if there is one."""
 
     JOB = "the running job"
 
 
 running: ContextVar[Running | None] = ContextVar("django_batches_running", default=None)
 open_block: ContextVar["Block | None"] = ContextVar("django_batches_opened", default=None)
-"""The block entered last in this context. It may have been left since (see `Block.innermost`)."""
+"""The block that this context entered last, which may have been left since; see `Block.innermost`."""
 
 
 def current_batch() -> "Batch | None":
-    """Loads the batch of the running job or callback from the database. None outside of jobs and callbacks."""
+    """Loads the batch of the running job or callback from the database; None if no job is running."""
     run = running.get()
     return database.batches().filter(pk=run.batch_id).first() if run else None
 
 
 def current_job() -> "BatchJob | None":
-    """Loads the running job or callback from the database. None outside of jobs and callbacks."""
+    """Loads the running job or callback from the database; None if no job is running."""
     run = running.get()
     return database.jobs().filter(pk=run.job_id).first() if run else None
 

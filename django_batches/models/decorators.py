@@ -1,4 +1,4 @@
-"""Decorators for verbs."""
+"""Decorators for the methods of the models."""
 
 from collections.abc import Callable, Coroutine
 from functools import wraps

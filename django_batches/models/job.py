@@ -21,7 +21,7 @@ from .querysets import BatchJobQuerySet
 
 @alters_data
 class BatchJob(models.Model):
-    """One job of a batch, or one callback. The row is authoritative; RQ has a copy while the job is in flight."""
+    """One job of a batch, or one callback. This row decides; RQ has only a copy while the job is in flight."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     batch = models.ForeignKey("Batch", models.DO_NOTHING, null=True, related_name="jobs", db_index=False)
@@ -39,30 +39,21 @@ class BatchJob(models.Model):
     no_retry = models.TextField(default="[]", db_default="[]")
 
     status = models.CharField(
-        _("status"),
-        max_length=9,
-        choices=JobStatus.choices,
-        default=JobStatus.CREATED,
-        db_default=JobStatus.CREATED,
+        _("status"), max_length=9, choices=JobStatus.choices, default=JobStatus.CREATED, db_default=JobStatus.CREATED
     )
     dispatch = models.PositiveIntegerField(_("dispatch"), default=0, db_default=0)
-    """+1 each time the row is dispatched to RQ. Outcomes carry it, so a superseded run is not counted."""
+    """The number of the latest dispatch. An outcome that carries an older number changes nothing."""
     attempts = models.PositiveIntegerField(_("attempts"), default=0, db_default=0)
     losses = models.PositiveIntegerField(_("losses"), default=0, db_default=0)
-    """How often its worker was killed or lost since the last retry."""
+    """How many runs since the last retry ended without a result: killed, lost, or the function was not found."""
 
     waited_at = models.DateTimeField(null=True, editable=False)
-    """When its function returned and it began to wait for its child batches. A retry then retries those."""
+    """When the function returned and the job began to wait for its child batches. A retry then retries those."""
+    # Without an index, which would cost two more writes for each job.
     returned_batch = models.ForeignKey(
-        "Batch",
-        models.DO_NOTHING,
-        null=True,
-        db_constraint=False,
-        db_index=False,  # it would cost every job two writes
-        related_name="+",
-        editable=False,
+        "Batch", models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+", editable=False
     )
-    """The child batch whose result becomes its own."""
+    """The child batch that the function returned. Its result becomes the result of the job."""
 
     result_text = models.TextField(null=True, editable=False)  # noqa: DJ001 (NULL is "no result")
     error_type = models.CharField(_("error type"), max_length=200, blank=True, default="", db_default="")
@@ -133,10 +124,10 @@ class BatchJob(models.Model):
         return f"{self.func} #{self.position}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        raise TypeError("A job cannot be saved: use batch.enqueue(...), job.retry() or job.cancel().")
+        raise TypeError("A job cannot be saved: call batch.enqueue(...), job.retry() or job.cancel().")
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        raise TypeError("Jobs are counted by their batch: delete the batch instead.")
+        raise TypeError("A job cannot be deleted, because its batch counts it: delete the batch.")
 
     @property
     def args(self) -> list[Any]:
@@ -157,12 +148,12 @@ class BatchJob(models.Model):
 
     @property
     def rq_id(self) -> str:
-        """Its id in RQ while it is queued or running, for RQ's `send_stop_job_command`; otherwise empty."""
+        """The id of the RQ job, for RQ's `send_stop_job_command`; empty unless the job is queued or running."""
         return Keys().rq_id(self.pk, self.dispatch) if self.status in IN_FLIGHT else ""
 
     @property
     def owner_id(self) -> Any:
-        """The key of its batch, or of the batch whose callback it is."""
+        """The key of the batch to which this job or callback belongs."""
         return self.batch_id or self.callback_of_id
 
     def retry(self) -> bool:
@@ -170,9 +161,9 @@ class BatchJob(models.Model):
         return self._refreshed(lambda: bool(retrying.retry_jobs(database.jobs().filter(pk=self.pk))))
 
     def cancel(self) -> bool:
-        """Cancels a job that is not in RQ. False if it is in RQ (it may be running) or has ended.
+        """Cancels a job that waits to be dispatched. False if it is in RQ, where it may be running, or has ended.
 
-        Also False if it waits for child batches. It ends with them, so cancel those.
+        Also False if the job waits for child batches: cancel these instead, and it ends with them.
         """
         return self._refreshed(lambda: cancelling.cancel_job(self.pk))
 
@@ -180,7 +171,7 @@ class BatchJob(models.Model):
 
     def _refreshed(self, act: Callable[[], bool]) -> bool:
         if self._state.adding:
-            raise BatchError("This job is written when the open block is left: retry or cancel it after the block.")
+            raise BatchError("This job is not written before the block ends: retry or cancel it after the block.")
         result = act()
         self.refresh_from_db(using=database.alias())  # not from a replica, which may lag
         return result

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @alters_data
 class BatchQuerySet(models.QuerySet["Batch"]):
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Deletes ended batches with their jobs, in chunks. Raises `BatchError` at the first that has not ended."""
+        """Deletes the batches with their jobs, in chunks. Raises `BatchError` at the first one that has not ended."""
         label = self.model._meta.app_label
         ids = list(self.using(database.alias()).values_list("pk", flat=True))  # not from a replica, which may lag
-        # Delete by key. Django would also delete batches that match only now, and load all their jobs to do so.
+        # Django's own delete() would load all jobs, and also delete batches that began to match since the check.
         jobs = sum(deleting.delete(batch_id) for batch_id in ids)
         return len(ids) + jobs, {f"{label}.Batch": len(ids), f"{label}.BatchJob": jobs}
 
@@ -29,12 +29,12 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 @alters_data
 class BatchJobQuerySet(models.QuerySet["BatchJob"]):
     def retry(self) -> int:
-        """Runs the failed and cancelled jobs of the queryset again; returns how many."""
+        """Runs the failed and cancelled jobs of this queryset again, and returns how many."""
         return retrying.retry_jobs(self)
 
     aretry = twin(retry)
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        raise TypeError("Jobs are counted by their batch: delete the batch instead.")
+        raise TypeError("Jobs cannot be deleted, because their batch counts them: delete the batch.")
 
     delete.queryset_only = True  # type: ignore[attr-defined]

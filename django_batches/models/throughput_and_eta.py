@@ -1,4 +1,4 @@
-"""Throughput and ETA of batches, from their time buckets. No query reads jobs."""
+"""The throughput and the ETA of batches. The queries read time buckets, never the rows of jobs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from . import Batch
 
 MINUTE = timedelta(minutes=1)
-SIGNIFICANT_COUNT, SIGNIFICANT_TIME = 20, timedelta(seconds=5)
-"""A throughput is significant after so many jobs within the last minute, or after so long a run."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Jobs of a batch that ended within the last minute, or since its start."""
+    """How many jobs of a batch ended within the last minute or, if it is younger, since its start."""
 
     ended: int = 0
     seconds: float = 0.0
@@ -32,11 +30,12 @@ class Throughput:
 
     @property
     def is_significant(self) -> bool:
-        return self.ended >= SIGNIFICANT_COUNT or (self.ended > 0 and self.seconds >= SIGNIFICANT_TIME.total_seconds())
+        """Whether enough jobs ended, or the batch has run for long enough, to estimate its end."""
+        return self.ended >= 20 or (self.ended > 0 and self.seconds >= 5)
 
 
 def throughputs(batches: Iterable["Batch"], now: datetime | None = None) -> dict[UUID, Throughput]:
-    """The throughput of each batch that is running, by its key, in one query."""
+    """Returns the throughput of each running batch, by the key of the batch. Takes one query."""
     now = now or timezone.now()
     running = {batch.pk: batch.started_at for batch in batches if not batch.has_ended and batch.started_at}
     if not running:
@@ -51,12 +50,12 @@ def throughputs(batches: Iterable["Batch"], now: datetime | None = None) -> dict
 
 
 def throughput_of(batch: "Batch") -> Throughput:
-    """The throughput of one batch; zero if it is not running."""
+    """Returns the throughput of one batch; zero if it is not running."""
     return throughputs([batch]).get(batch.pk, Throughput())
 
 
 def eta(batch: "Batch", throughput: Throughput) -> timedelta | None:
-    """The time until its end at this throughput; None if that is not significant."""
+    """Returns the time until the batch ends at this throughput, or None if it cannot be estimated."""
     if batch.has_ended or batch.is_paused or not batch.sealed_at or not throughput.is_significant:
         return None
     return timedelta(seconds=batch.pending / throughput.per_second)

@@ -1,4 +1,4 @@
-"""The verbs of `Batch`. The work is done in `adding`, `block` and `transitions`."""
+"""The methods of `Batch`. They validate and delegate to `adding`, `block` and `transitions`."""
 
 import asyncio
 import time
@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LONGEST_PAUSE = 0.5
-
 
 @alters_data
 class BatchVerbs(AddingVerbs):
     """The methods with which a batch is created, filled and controlled."""
 
     block: Block | None = None
-    """The block that created this object."""
+    """The block that created this object; None if it was loaded from the database."""
 
     @classmethod
     def open(
@@ -53,25 +51,25 @@ class BatchVerbs(AddingVerbs):
         """Opens a new batch. Fill it in a `with` block; leaving the block seals it.
 
         `timeout` (seconds or timedelta; default: the setting DEFAULT_TIMEOUT) limits each run of a job. `max_attempts`
-        is the number of runs a job may have, and `backoff` the delay before the next one: seconds, a timedelta, a list
-        with one per attempt, or `exponential(...)`. An exception of the types `no_retry` ends the job without a further
-        attempt. Callbacks run with the same options, unless you register them through `using`.
+        is how many attempts a job may have. `backoff` is the delay before the next attempt: seconds, a timedelta, a
+        list with one delay for each attempt, or `exponential(...)`. An exception of a type in `no_retry` fails the job
+        without a further attempt. Callbacks run with the same options, unless you register them through `using`.
 
-        At most `concurrency` of its jobs run at a time. `max_failures=n`: when job n+1 has failed for good, the other
-        jobs are cancelled and the batch fails; `retry_failed()` revives them all. `deadline` (seconds or timedelta): a
-        batch that has not ended this long after its creation is marked as overdue, and its `on_failure` callbacks are
-        called. `key`: until the batch with this key has ended, opening another one raises `BatchExists`.
+        At most `concurrency` jobs of the batch run at a time. If more than `max_failures` jobs fail for good, the other
+        jobs are cancelled and the batch fails; `retry_failed()` then runs all of them again. If the batch has not ended
+        within `deadline` (seconds or timedelta) after its creation, it is marked as overdue, and its `on_failure`
+        callbacks are called. Until a batch with a `key` has ended, opening another one raises `BatchExists`.
 
-        A batch that is opened in a running job or callback is its child: the job ends with it, and uses the queue of
-        the job's batch by default. `parent=None` opens an independent batch.
+        A batch that you open in a running job or callback is its child: the job ends only when the child has ended. The
+        default queue of a child is that of the job's batch. `parent=None` opens an independent batch.
 
-        Inside `transaction.atomic()` nothing runs before the commit, and a rollback leaves nothing. The same is true
-        of a savepoint around the whole block. A savepoint inside the block undoes only what has been written by then
-        (every 1,000 jobs), so roll back outside. Raises `TypeError` or `ValueError` for a wrong option. Leaving the
-        block raises `BatchCancelled` if the batch has been cancelled and jobs or callbacks were still to be written.
+        Inside `transaction.atomic()` no job runs before the commit, and a rollback removes the batch. So does the
+        rollback of a savepoint around the whole block. Do not roll back a savepoint inside the block: it removes only
+        the jobs that were written in it, and they are written 1,000 at a time. Raises `TypeError` or `ValueError` for a
+        wrong option. Leaving the block raises `BatchCancelled` if the batch was cancelled before all was written.
         """
         if parent is not None and parent is not Current.JOB:
-            raise TypeError(f"parent: {parent!r} is not supported: leave it out (the running job), or pass None.")
+            raise TypeError(f"parent: {parent!r} is not supported: pass None, or omit it to use the running job.")
         options = Options.of(
             queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
         )
@@ -88,7 +86,7 @@ class BatchVerbs(AddingVerbs):
         )
         if deadline is not None:
             batch.deadline = whole_seconds(deadline, "deadline")
-        return Block(batch, inherits_queue=queue is None)
+        return Block(batch, queue is None)
 
     @property
     def job_options(self) -> Options:
@@ -105,37 +103,36 @@ class BatchVerbs(AddingVerbs):
         return self.block if self.block and self.block.is_active else None
 
     def seal(self) -> bool:
-        """Closes the batch to new jobs from outside, so that it can end. False if it was sealed or has ended."""
+        """Seals the batch, so that it ends when all its jobs have ended. False if it was sealed or has ended."""
         return self._open_block.seal() if self._open_block else self._reloaded(creating.seal(self._key))
 
     def cancel(self, reason: str = "") -> int:
-        """Cancels the batch; returns how many jobs this cancelled. Running jobs finish, with their own outcome."""
+        """Cancels the batch, and returns how many jobs this cancelled. Running jobs finish and keep their outcome."""
         return self._reloaded(cancelling.cancel(self._key, text(reason, "reason")))
 
     def pause(self) -> bool:
-        """Starts no further jobs; running ones finish. False if it is paused or has ended."""
+        """Keeps further jobs from starting; running jobs finish. False if the batch is paused or has ended."""
         return self._reloaded(cancelling.pause(self._key))
 
     def resume(self) -> bool:
-        """Starts jobs again after `pause()`. False if it is not paused."""
+        """Lets jobs start again after `pause()`. False if the batch is not paused."""
         return self._reloaded(cancelling.resume(self._key))
 
     def retry_failed(self, include_cancelled: bool = False) -> int:
-        """Runs its failed jobs and callbacks again, and optionally its cancelled jobs; returns how many.
+        """Runs the failed jobs and callbacks again, and optionally the cancelled jobs. Returns how many.
 
-        A batch that has ended is re-opened for another round, in which its callbacks are called again. Raises
-        `BatchCancelled` while it is being cancelled or if a batch above it was cancelled, `BatchExists` if another
-        batch has taken its key, and `BatchError` if no parent waits for it any more.
+        If the batch has ended, another round begins, in which its callbacks are called again. Raises `BatchCancelled`
+        while the batch is being cancelled or if a batch above it in the tree was cancelled, `BatchExists` if another
+        batch now uses its key, and `BatchError` if it is a child batch for which its parent no longer waits.
         """
         return self._reloaded(retrying.retry_failed(self._key, include_cancelled))
 
     def wait(self, timeout: Seconds | None = None) -> bool:
-        """Waits until the batch and its callbacks have ended; False after `timeout` (seconds or timedelta).
+        """Waits until the batch and its callbacks have ended. False if they have not within `timeout` seconds.
 
-        Also True if the batch has been deleted, because only ended batches can be.
-
-        Raises `BatchError` if it would wait for ever: inside a job (which occupies a worker), in
-        `transaction.atomic()` (nothing starts before the commit), and in the open block.
+        `timeout` may be a timedelta. A batch that was deleted counts as ended, because only ended batches can be
+        deleted. Raises `BatchError` where it could wait for ever: inside a job, whose worker the batch may need; in
+        `transaction.atomic()`, because no job starts before the commit; and in the open block.
         """
         self._check_wait()
         for pause in _pauses(timeout):
@@ -145,7 +142,7 @@ class BatchVerbs(AddingVerbs):
         return self._is_complete()
 
     async def await_(self, timeout: Seconds | None = None) -> bool:
-        """Asynchronous twin of `wait` (`await` is a keyword)."""
+        """Asynchronous twin of `wait`. The name ends with an underscore because `await` is a keyword."""
         await sync_to_async(self._check_wait)()
         for pause in _pauses(timeout):
             if await sync_to_async(self._is_complete)():
@@ -154,7 +151,7 @@ class BatchVerbs(AddingVerbs):
         return await sync_to_async(self._is_complete)()
 
     def reload(self) -> None:
-        """Reads all fields again except `description` and `metadata`. Raises `BatchError` if it has been deleted."""
+        """Reloads all fields except `description` and `metadata`. Raises `BatchError` if the batch was deleted."""
         batch = cast("Batch", self)
         fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in database.USER_FIELDS]
         fresh = database.batches().filter(pk=self._key).values(*fields).first()
@@ -177,7 +174,7 @@ class BatchVerbs(AddingVerbs):
     def _is_complete(self) -> bool:
         if database.batches().filter(pk=self._key).exclude(finished_at__isnull=False, open_callbacks=0).exists():
             return False
-        with suppress(BatchError):  # it has been deleted
+        with suppress(BatchError):  # the batch was deleted
             self.reload()
         return True
 
@@ -185,18 +182,18 @@ class BatchVerbs(AddingVerbs):
         if running.get():
             raise BatchError("wait() inside a job occupies a worker that the batch may need: use a callback.")
         if self._open_block:
-            raise BatchError("wait() inside the open block would never return: leave the block first.")
+            raise BatchError("wait() inside the open block would never return: call it after the block.")
         if database.connection().in_atomic_block:
             raise BatchError(
-                "wait() inside transaction.atomic() would never return: nothing starts before the commit. Call it "
-                "after the block; in a TestCase run the jobs with django_batches.testing.drain()."
+                "wait() inside transaction.atomic() would never return: no job starts before the commit. Call it "
+                "after the commit; in a TestCase, run the jobs with django_batches.testing.drain()."
             )
 
 
 def _pauses(timeout: Seconds | None) -> Iterator[float]:
-    """Growing pauses between two queries, in seconds, until `timeout`."""
+    """Yields growing pauses in seconds, up to half a second each, until `timeout` is over."""
     limit = None if timeout is None else time.monotonic() + seconds(timeout, "timeout")
     pause = 0.01
     while limit is None or time.monotonic() < limit:
         yield pause if limit is None else max(0.0, min(pause, limit - time.monotonic()))
-        pause = min(pause * 1.5, _LONGEST_PAUSE)
+        pause = min(pause * 1.5, 0.5)

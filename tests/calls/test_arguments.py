@@ -38,7 +38,7 @@ class Row:
         (uuid.uuid4(), "a uuid.UUID cannot be passed as JSON: pass str(image)"),
         (Row(7), "pass image.pk"),
         (Row(uuid.uuid4()), "pass str(image.pk)"),
-        ({1: "a"}, "the key 1 of the dict would become a string: pass str keys"),
+        ({1: "a"}, "the key 1 of the dict would become a string in JSON: pass str keys"),
         ({1, 2}, "pass sorted(image)"),
         (b"x", "store the data and pass its key"),
         (datetime.date(2026, 1, 1), "pass image.isoformat()"),

@@ -61,7 +61,7 @@ OPTIONS = [
     ({"metadata": {"text": ["\x00"]}}, ValueError, "metadata contains a NUL"),
     ({"metadata": {"deep": DEEP}}, ValueError, "nested too deeply"),
     ({"metadata": {"large": "x" * 2**21}}, ValueError, "more than MAX_PAYLOAD"),
-    ({"parent": "batch 7"}, TypeError, "leave it out (the running job), or pass None"),
+    ({"parent": "batch 7"}, TypeError, "pass None, or omit it to use the running job"),
     ({"retries": 3}, TypeError, "unexpected keyword argument 'retries'"),
 ]
 
@@ -82,8 +82,8 @@ CALLS = [
     (lambda batch: batch.enqueue(tasks.ok, batch), TypeError, "pass str(value.pk)"),
     (lambda batch: batch.enqueue(tasks.ok, [{"who": UUID(int=0)}]), TypeError, "value[0]['who']: a uuid.UUID"),
     (lambda batch: batch.enqueue(tasks.ok, float("inf")), TypeError, "pass None or a string"),
-    (lambda batch: batch.enqueue(tasks.ok, DEEP), ValueError, "nested too deeply: store the data and pass its key"),
-    (lambda batch: batch.enqueue(tasks.ok, CIRCLE), ValueError, "contain themselves"),
+    (lambda batch: batch.enqueue(tasks.ok, DEEP), ValueError, "contains itself: store the data and pass its key"),
+    (lambda batch: batch.enqueue(tasks.ok, CIRCLE), ValueError, "or a list or dict contains itself"),
     (lambda batch: batch.enqueue(tasks.ok, 10**5000), ValueError, "pass str(number)"),
     (lambda batch: batch.enqueue(tasks.ok, "x" * 2**21), ValueError, "store the data and pass its key"),
     (lambda batch: batch.map(tasks.ok, 5), TypeError, "map: 5 is not iterable: pass an iterable of items"),
@@ -97,7 +97,7 @@ CALLS = [
     (lambda batch: batch.using(backoff=exponential(factor=float("nan"))), TypeError, "must be a finite number"),
     (lambda batch: batch.using(backoff=exponential(jitter=2)), ValueError, "between 0.0 and 1.0"),
     (lambda batch: batch.cancel("a\x00"), ValueError, "reason: 'a\\x00' contains a NUL"),
-    (lambda batch: batch.wait(), BatchError, "leave the block first"),
+    (lambda batch: batch.wait(), BatchError, "call it after the block"),
 ]
 
 

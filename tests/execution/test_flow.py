@@ -184,7 +184,7 @@ def test_an_async_function_runs(road):
         (tasks.returns, ("object",), "TypeError: the result: an object cannot be passed as JSON"),
         (tasks.returns, ("int keys",), "TypeError: the result: the key 1 of the dict"),
         (tasks.returns, ("large",), "ValueError: The result is 5,000,002 bytes of JSON, more than MAX_PAYLOAD"),
-        (tasks.returns, ("deep",), "ValueError: The result: lists or dicts contain themselves, or are nested too"),
+        (tasks.returns, ("deep",), "ValueError: The result is nested too deeply, or a list or dict contains"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

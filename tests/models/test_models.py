@@ -84,7 +84,7 @@ def test_a_job_that_is_not_written_yet_cannot_be_retried_or_cancelled():
     with Batch.open() as batch:
         job = batch.enqueue(tasks.ok)
         for act in (job.cancel, job.retry):
-            with pytest.raises(BatchError, match="written when the open block is left"):
+            with pytest.raises(BatchError, match="not written before the block ends"):
                 act()
     assert job.cancel() and batch.jobs.get().status == "cancelled"
 
