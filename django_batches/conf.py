@@ -1,10 +1,10 @@
-"""The setting `DJANGO_BATCHES`, a dict. Every key has a default."""
+"""Validates the setting `DJANGO_BATCHES`, a dict. Every key has a default."""
 
 import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from hashlib import blake2s
@@ -17,11 +17,11 @@ from django.core.signals import setting_changed
 SETTING = "DJANGO_BATCHES"
 
 OLDEST = timedelta(days=36_525)
-"""The longest retention: a date much longer ago cannot be represented."""
+"""The longest retention, 100 years. Python cannot represent a date that is much longer ago."""
 RETENTION = {"succeeded": timedelta(days=7), "failed": timedelta(days=30), "cancelled": timedelta(days=7)}
-"""How long ended batches are kept, by status."""
+"""How long ended batches are kept by default, by their status."""
 LARGEST_PAYLOAD = 64 * 1024 * 1024
-"""The largest MAX_PAYLOAD in bytes. We do not write longer messages to Redis."""
+"""The largest MAX_PAYLOAD in bytes, so that no message in Redis is much larger."""
 
 SENSITIVE = (
     "password", "passwd", "passphrase", "pwd", "secret", "token", "api_key", "private_key", "access_key",
@@ -32,89 +32,85 @@ SENSITIVE = (
 @dataclass(frozen=True)
 class Settings:
     CACHE: str = "default"
-    """Alias in `CACHES` of the django-redis cache on whose server the queues are. Use an alias and a database number
-    for them alone, because `cache.clear()` of django-redis empties the whole database."""
+    """Alias in `CACHES` of a django-redis cache. Its Redis database stores the queues. Use no other cache with the same
+    database number, because `cache.clear()` of django-redis empties the whole database."""
 
     NAMESPACE: str = ""
-    """Prefix of the keys in Redis: letters and digits. The default comes from the database's name, so that two projects
-    or a test run can share a Redis."""
+    """Prefix of the keys in Redis: letters and digits. The default is derived from the SQL database, so that projects
+    and their test runs can share a Redis server."""
 
     ALLOWED_FUNCTIONS: tuple[str, ...] = ()
-    """Dotted paths of modules or functions outside the installed apps that may run as jobs."""
+    """Dotted paths of functions outside the installed apps that may run as jobs, or of modules of such functions."""
 
     DEFAULT_TIMEOUT: int = 180
-    """Seconds a job may run, unless the batch or `using` has another timeout."""
+    """How many seconds each run of a job may take, unless the batch or `using` sets another timeout."""
 
     MAX_PAYLOAD: int = 1024 * 1024
-    """Maximum bytes of JSON of the arguments or the result of one job; at most 64 MiB."""
+    """Maximum size of the arguments and of the result of one job, in bytes of JSON; at most 64 MiB."""
 
     ON_FAILURE: str = ""
-    """Dotted path of a failure callback that every batch gets."""
+    """Dotted path of a function that every batch gets as an `on_failure` callback."""
 
     RQ_SERIALIZER: str = "pickle"
-    """Serializer of the plain RQ workers (`rq worker --serializer`): "pickle", "json" or a path."""
+    """The serializer that you pass to `rq worker --serializer`: "pickle", "json" or a dotted path."""
 
     OPEN_TIMEOUT: int = 3600
-    """Seconds without a new job after which an open batch counts as abandoned and is cancelled."""
+    """After how many seconds without a new job an open batch counts as abandoned, and is cancelled."""
 
     STATUS_PERMISSION: str = ""
-    """Dotted path of `def may_see(request, batch) -> bool`, which permits the status view and `{% batch_progress %}`.
-    A function of an installed app (or of ALLOWED_FUNCTIONS). By default no user may use them."""
+    """Dotted path of a function `may_see(request, batch) -> bool` in an installed app or in ALLOWED_FUNCTIONS. It
+    permits the status view and `{% batch_progress %}`. By default, no user may use them."""
 
     RETENTION: Mapping[str, timedelta | None] = field(default_factory=lambda: dict(RETENTION))
-    """How long ended batches are kept, by status: seconds, a timedelta, or None for ever. Missing keys keep their
-    default; `None` instead of the dict keeps everything."""
+    """How long ended batches are kept, by status: seconds, a timedelta, or None to keep them for ever. A status that is
+    missing has its default. `None` instead of the dict keeps all batches for ever."""
 
     METRICS_TOKEN: str = field(default="", repr=False)
-    """The bearer token with which Prometheus reads the metrics. Without one, only users who may view batches in the
-    admin read them."""
+    """The bearer token with which Prometheus reads the metrics. Without a token, only users who may view batches in the
+    admin can read them."""
 
     SENSITIVE_KWARGS: tuple[str, ...] = SENSITIVE
-    """Parts of the names of arguments whose values are masked, in any case and with any separators. Also applies to
-    keys of dicts inside arguments, results and metadata. `()` masks nothing."""
+    """Words in the names of arguments whose values are masked. Case and separators do not matter. They also apply to
+    the keys of dicts in arguments, results and metadata. `()` masks nothing."""
 
     unknown: tuple[str, ...] = field(default=(), repr=False)
+    """Keys of the dict that do not exist."""
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The validated settings. The system check `django_batches.E001` reports unknown keys.
-
-    Raises `ImproperlyConfigured` with one line per wrong value.
-    """
+    """Returns the validated settings. Raises `ImproperlyConfigured` with one line for each wrong value."""
     given = getattr(django_settings, SETTING, {})
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f'{SETTING} is {given!r}: write a dict, as in {{"CACHE": "batches"}}.')
-    known = {f.name for f in fields(Settings)} - {"unknown"}
     values: dict[str, Any] = {}
     wrong = []
-    for key in known & given.keys():
+    for key in _RULES.keys() & given.keys():
         try:
-            values[key] = _RULES[key](given[key]) if key in _RULES else given[key]
+            values[key] = _RULES[key](given[key])
         except ValueError as error:
             shown = "wrong" if key == "METRICS_TOKEN" else repr(given[key])
             wrong.append(f'{SETTING}["{key}"] is {shown}: {error}.')
     if wrong:
         raise ImproperlyConfigured("\n".join(sorted(wrong)))
     values["NAMESPACE"] = values.get("NAMESPACE") or _default_namespace()
-    return Settings(**values, unknown=tuple(str(key) for key in given if key not in known))
+    return Settings(**values, unknown=tuple(str(key) for key in given if key not in _RULES))
 
 
 def suggestion(key: str) -> str:
-    """A hint for a misspelt key, or the list of all keys."""
-    known = [f.name for f in fields(Settings) if f.name != "unknown"]
-    close = difflib.get_close_matches(key, known, n=1)
-    return f'Did you mean "{close[0]}"?' if close else f"The keys are: {', '.join(known)}."
+    """Returns a hint for a misspelt key, or the list of all keys."""
+    close = difflib.get_close_matches(key, _RULES, n=1)
+    return f'Did you mean "{close[0]}"?' if close else f"The keys are: {', '.join(_RULES)}."
 
 
 def _retention(given: Any) -> dict[str, timedelta | None]:
     if given is None:
         return dict.fromkeys(RETENTION)
     if not isinstance(given, Mapping):
-        raise ValueError(f"write a dict with the keys {_keys()}")
+        raise ValueError(f"write a dict with the keys {', '.join(map(repr, RETENTION))}")
     for key in given:
         if key not in RETENTION:
-            raise ValueError(f"it has the key {key!r}, but the keys are {_keys()}")
+            raise ValueError(f"the key {key!r} does not exist; the keys are {', '.join(map(repr, RETENTION))}")
     return {**RETENTION, **{key: _age(key, value) for key, value in given.items()}}
 
 
@@ -124,18 +120,16 @@ def _age(key: str, value: Any) -> timedelta | None:
     except (OverflowError, ValueError):
         age = value
     if age is not None and not (isinstance(age, timedelta) and timedelta(0) <= age <= OLDEST):
-        raise ValueError(f"{key!r} is {value!r}; write seconds, a timedelta, or None to keep them; at most 100 years")
+        raise ValueError(
+            f"{key!r} is {value!r}; write seconds or a timedelta, at most 100 years, or None to keep them for ever"
+        )
     return age
-
-
-def _keys() -> str:
-    return ", ".join(repr(key) for key in RETENTION)
 
 
 def _default_namespace() -> str:
     database = django_settings.DATABASES.get("default", {})
     name = re.sub(r"[^A-Za-z0-9]", "", str(database.get("NAME", "")).rsplit("/", 1)[-1])[:20]
-    # Two projects may both have a "db.sqlite3" or an "app".
+    # The name alone is not enough: two projects may both use a "db.sqlite3" or an "app".
     place = "|".join(str(database.get(key, "")) for key in ("ENGINE", "HOST", "PORT", "NAME"))
     return f"{name}{blake2s(place.encode(), digest_size=3).hexdigest()}"
 
@@ -189,7 +183,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "METRICS_TOKEN": _text('write a string of at least 16 characters, or "" for none', "|.{16,}"),
     "SENSITIVE_KWARGS": _names("write a list of names, as in ['password', 'iban'], or () to mask nothing"),
 }
-"""Converts each value, or raises `ValueError` with the fix."""
+"""Each function validates and converts the value of a key, or raises `ValueError` with the fix."""
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:

@@ -1,6 +1,6 @@
 """The statuses of batches and jobs, and the events of a batch.
 
-The transitions of a job. Each statement in `transitions` is guarded by one of them::
+These are the transitions of a job. Each statement in `transitions` checks that it makes one of them::
 
     created ──claim──▶ queued ──seen with a lease──▶ running
     queued, running ──outcome──▶ succeeded | failed | cancelled
@@ -23,31 +23,31 @@ __all__ = ["BatchStatus", "Event", "JobStatus"]
 
 class BatchStatus(TextChoices):
     OPEN = "open", _("open")
-    """Its creator still adds jobs, so it cannot end yet."""
+    """The creator may still add jobs, so the batch cannot end yet."""
     RUNNING = "running", _("running")
-    """Sealed; at least one job has not ended."""
+    """The batch is sealed, and has not ended."""
     SUCCEEDED = "succeeded", _("succeeded")
     """Every job succeeded."""
     FAILED = "failed", _("failed")
-    """Ended, and at least one job failed or was cancelled individually."""
+    """The batch has ended, and at least one job failed or was cancelled individually."""
     CANCELLED = "cancelled", _("cancelled")
-    """Ended after `cancel()`, or because it was never sealed."""
+    """The batch has ended after `cancel()`, or because it was never sealed."""
 
 
 class JobStatus(TextChoices):
     CREATED = "created", _("created")
-    """Waits in the database to be dispatched."""
+    """The job waits in the database to be dispatched."""
     QUEUED = "queued", _("queued")
-    """Dispatched to RQ. A worker may have started it within the last seconds."""
+    """The job was pushed to RQ. A worker may have started it within the last seconds."""
     RUNNING = "running", _("running")
-    """A worker holds a lease on it."""
+    """A worker holds a lease on the job."""
     WAITING = "waiting", _("waiting")
-    """Its function has returned. It ends with the child batches that it opened."""
+    """The function has returned. The job ends when the child batches that it opened have ended."""
     SCHEDULED = "scheduled", _("scheduled")
-    """Waits for `due_at`."""
+    """The job waits for `due_at`."""
     SUCCEEDED = "succeeded", _("succeeded")
     FAILED = "failed", _("failed")
-    """Failed for good: no attempt is left."""
+    """The job failed for good: no further attempt follows."""
     CANCELLED = "cancelled", _("cancelled")
 
 
@@ -55,18 +55,18 @@ class Event(TextChoices):
     SUCCESS = "success", _("success")
     """Every job succeeded."""
     FAILURE = "failure", _("failure")
-    """The first job failed for good. Happens at once, while other jobs still run."""
+    """The first job failed for good; other jobs may still run. Also happens if the batch misses its deadline."""
     FINISH = "finish", _("finish")
-    """The batch has ended, with whatever status."""
+    """The batch has ended, whatever its status."""
     ATTEMPTED = "attempted", _("attempted")
-    """Every job has been tried at least once."""
+    """Every job has had at least one attempt."""
 
 
 BATCH_ENDED = (BatchStatus.SUCCEEDED, BatchStatus.FAILED, BatchStatus.CANCELLED)
 JOB_ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 IN_FLIGHT = (JobStatus.QUEUED, JobStatus.RUNNING)
-"""In RQ. Only an outcome ends it, because the database cannot know whether it has started."""
+"""The job is in RQ. Only an outcome can end it, because the database cannot know whether it has started."""
 
 WAITING_HERE = (JobStatus.CREATED, JobStatus.SCHEDULED)
-"""Not in RQ. It can be cancelled or put on hold at once."""
+"""The job is not in RQ, and has not started. It can be cancelled or put on hold at once."""

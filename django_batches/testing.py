@@ -1,4 +1,4 @@
-"""Runs batches in the tests of projects, without Redis and without a worker."""
+"""Runs batches in the tests of a project, without Redis and without a worker."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,16 +16,14 @@ from .transport.outcomes import Kind, VanishReason
 
 __all__ = ["drain"]
 
-WORKER = "drain"
-
 
 def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
-    """Runs all due jobs and callbacks, and those that they add, in this process; returns the number of runs.
+    """Runs all due jobs and callbacks in this process, and those that they add. Returns the number of runs.
 
-    Uses the same rows, transitions and JSON as workers do. Works inside the transaction of a `TestCase`. Further
-    attempts run at once, without their backoff. Jobs with a later `run_after` do not run. A job that fails for good
-    raises its exception here once it is recorded, unless `raise_failures` is False. Raises `RuntimeError` after
-    `limit` runs.
+    It uses the same rows, transitions and JSON as a worker, and works inside the transaction of a `TestCase`. Further
+    attempts run at once, without their backoff. Jobs with a later `run_after` do not run. If a job fails for good, its
+    exception is raised here after the failure was recorded, unless `raise_failures` is False. Raises `RuntimeError` if
+    more than `limit` runs are due.
     """
     runs = 0
     while claimed := _claim():
@@ -33,10 +31,11 @@ def drain(*, raise_failures: bool = True, limit: int = 10_000) -> int:
             while claimed:
                 runs += 1
                 if runs > limit:
-                    raise RuntimeError(f"drain() has run {limit} jobs and more are due: do jobs add jobs for ever?")
+                    raise RuntimeError(f"drain() ran {limit} jobs, and more are due: do the jobs add jobs for ever?")
                 _run(claimed.pop(0), raise_failures)
         finally:
-            applying.record([_message(job).vanished(VanishReason.RETURNED) for job in claimed])  # for the next drain()
+            # After an exception, return the jobs that did not run, so that the next drain() can claim them.
+            applying.record([_message(job).vanished(VanishReason.RETURNED) for job in claimed])
     return runs
 
 
@@ -52,7 +51,7 @@ def _claim() -> list[Claimed]:
 
 
 def _continue_operations() -> None:
-    """What the coordinator also does: continues retries and cancels in the tree of batches, and notifies parents."""
+    """Continues retries and cancels in the tree of batches and notifies parents, as the coordinator does."""
     while True:
         children.cancel_orphans()
         retrying.continue_retries()
@@ -69,15 +68,11 @@ def _run(job: Claimed, raise_failures: bool) -> None:
     if not job.event and job.batch_id in cancelling.batches_on_hold():
         applying.record([message.outcome(Kind.ON_HOLD)])
         return
-    outcome, error = perform(message, WORKER)
+    outcome, error = perform(message, "drain")
     applying.record([outcome])
-    if error is not None and raise_failures and _has_failed(job):
+    if error is not None and raise_failures and database.jobs().filter(pk=job.id, status=JobStatus.FAILED).exists():
         raise error
 
 
 def _message(job: Claimed) -> Message:
     return Message.loads(Keys().rq_id(job.id, job.dispatch), dumps(job))
-
-
-def _has_failed(job: Claimed) -> bool:
-    return database.jobs().filter(pk=job.id, status=JobStatus.FAILED).exists()
