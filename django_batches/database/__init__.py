@@ -1,4 +1,4 @@
-"""What other wings use of the tables. All that differs between databases is in this wing, one file per database."""
+"""Access to the app's tables for the other packages. Only this package has code that depends on the database's kind."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,11 +30,11 @@ BUCKET = "django_batches_timebucket"
 FAILURE_GROUP = "django_batches_failuregroup"
 
 LARGE_JOB_FIELDS = ("arguments", "traceback")
-"""The fields of a job that transitions do not read."""
+"""Large fields of `BatchJob` that transitions defer, because they never read them."""
 TIME_BUDGET = 2.0
-"""Seconds that one step of the coordinator may take. The next turn continues; the coordinator's lease has 15 s."""
+"""Seconds that one step of the coordinator may take, so that it can renew its 15 s lease. The next turn continues."""
 CHUNK = 5_000
-"""Rows that one transaction of a large cancel, retry or delete changes: short locks, a few megabytes."""
+"""Rows per transaction of a large cancel, retry or delete. It keeps locks short and memory at a few megabytes."""
 _DIALECTS: dict[str, Dialect] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}
 
 
@@ -43,7 +43,7 @@ def dialect() -> Dialect:
 
 
 def unsupported() -> str:
-    """The kind of the database if there is no dialect for it, otherwise an empty text."""
+    """Returns Django's name of the database's kind, such as `mysql`, if the app does not support it, otherwise ""."""
     vendor = connection().vendor
     return "" if vendor in _DIALECTS else vendor
 
@@ -59,25 +59,25 @@ def parameter(value: Any) -> Any:
 
 
 def as_uuid(value: Any) -> UUID:
-    """A key that plain SQL returned; SQLite returns hex text."""
+    """Converts a key that raw SQL returned to a UUID. SQLite returns keys as hexadecimal text."""
     return value if isinstance(value, UUID) else UUID(value)
 
 
 def lock_batches(ids: Iterable[UUID], *, skip_locked: bool = False) -> "dict[UUID, Batch]":
     """Locks batches in the order of their keys and returns them without `USER_FIELDS`.
 
-    With `skip_locked` leaves out those that another transaction has locked.
+    With `skip_locked`, it leaves out the batches that another transaction has locked.
     """
     return {batch.pk: batch for batch in dialect().lock_batches(ids, skip_locked=skip_locked)}
 
 
 def lock_batch(batch_id: UUID, *, skip_locked: bool = False) -> "Batch | None":
-    """The batch, locked; None if it is gone or, with `skip_locked`, locked by another transaction."""
+    """Locks and returns a batch, or None if it does not exist or if `skip_locked` skips it; see `lock_batches`."""
     return lock_batches([batch_id], skip_locked=skip_locked).get(batch_id)
 
 
 def write_fields(batch: "Batch", **changes: Any) -> None:
-    """Writes fields of a locked batch, to its row and to the object."""
+    """Sets fields of a locked batch, both in its row and in the object."""
     for name, value in changes.items():
         setattr(batch, name, value)
     batches().filter(pk=batch.pk).update(**changes)
@@ -85,9 +85,9 @@ def write_fields(batch: "Batch", **changes: Any) -> None:
 
 @contextmanager
 def atomic_with_lock_timeout() -> Iterator[None]:
-    """A transaction of the coordinator that touches rows of the project and waits one second at most for their locks.
+    """Opens a transaction in which the coordinator waits at most one second for each lock on rows of the project.
 
-    Then it raises an error for which `Dialect.is_lock_timeout` is true.
+    A statement that waits longer raises an error for which `Dialect.is_lock_timeout` is true.
     """
     with atomic():
         dialect().limit_lock_wait()

@@ -10,11 +10,11 @@ from . import APP, tables
 
 _SETTERS = {
     getattr(models, name, None) for name in ("SET_NULL", "SET_DEFAULT", "DB_SET_NULL", "DB_SET_DEFAULT")
-}  # the last two since Django 6.1
+}  # Django has the last two since 6.1
 
 
 def unreferenced(batches: "models.QuerySet[tables.Batch]") -> list[UUID]:
-    """The batches that no row of the project references, nor a job of theirs."""
+    """Returns the batches that can be deleted: no foreign key of the project keeps them or one of their jobs."""
     for relation, path in _relations():
         rows = relation.related_model._base_manager.using(tables.alias())
         batches = batches.exclude(Exists(rows.filter(**{f"{relation.field.name}{path}": OuterRef("pk")})))
@@ -22,9 +22,9 @@ def unreferenced(batches: "models.QuerySet[tables.Batch]") -> list[UUID]:
 
 
 def reference(batch_ids: Iterable[UUID], *, to_jobs_only: bool = False) -> str:
-    """A foreign key by which a row references a job or callback of these batches or, by default, one of them.
+    """Returns a foreign key ("app.Model.field") that keeps one of these batches or a job or callback of theirs, or "".
 
-    An empty text if there is none.
+    With `to_jobs_only`, it ignores the foreign keys to the batches themselves.
     """
     ids = list(batch_ids)
     for relation, path in _relations_to_jobs() if to_jobs_only else _relations():
@@ -35,13 +35,13 @@ def reference(batch_ids: Iterable[UUID], *, to_jobs_only: bool = False) -> str:
 
 
 def _relations() -> list[tuple[ForeignObjectRel, str]]:
-    """Each foreign key that keeps a batch, with the lookup that leads from its target to the batch."""
+    """Returns each foreign key that prevents the deletion of a batch, and the lookup from its target to the batch."""
     to_batches = [(each, "") for each in _foreign_keys(tables.batches().model) if not _lets_go(each)]
     return to_batches + _relations_to_jobs()
 
 
 def _relations_to_jobs() -> list[tuple[ForeignObjectRel, str]]:
-    """Any constraint on jobs keeps them, because one statement deletes them, without `on_delete`."""
+    """Each foreign key constraint to jobs prevents their deletion, because raw SQL deletes jobs without `on_delete`."""
     constraints = [each for each in _foreign_keys(tables.jobs().model) if _is_constraint(each)]
     return [(each, path) for each in constraints for path in ("__batch", "__callback_of")]
 
@@ -53,7 +53,7 @@ def _foreign_keys(model: type[models.Model]) -> list[ForeignObjectRel]:
         if isinstance(relation, ForeignObjectRel)
         and not relation.many_to_many
         and relation.related_model._meta.app_label != APP
-        and not relation.related_model._meta.auto_created  # of a ManyToManyField, whose link is deleted
+        and not relation.related_model._meta.auto_created  # the table of a ManyToManyField: its rows are deleted too
     ]
 
 

@@ -1,4 +1,4 @@
-"""Inserts batches and jobs, in as few statements as possible."""
+"""Inserts batches and jobs in as few statements as possible."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from .base import Sql
 
 
 class NewJob(NamedTuple):
-    """The columns of a new job or callback; the others have their defaults in the database."""
+    """The columns of a new job or callback. The database fills the other columns with their defaults."""
 
     id: UUID
     func: str
@@ -31,13 +31,13 @@ class NewJob(NamedTuple):
     position: int = 0
 
     def at(self, position: int) -> "NewJob":
-        return NewJob(*self[:-1], position)  # `_replace` takes three times as long
+        return NewJob(*self[:-1], position)  # `_replace` would take three times as long
 
 
 def batch(new: "tables.Batch", computed: dict[str, Sql], source: str, params: list[Any]) -> dict[str, Any] | None:
-    """Inserts a batch in one statement. Returns its `computed` columns, or None if nothing was inserted.
+    """Inserts a batch in one statement. Returns its `computed` columns, or None if `source` has no row.
 
-    `computed` has expressions that may refer to the row of `source`, a text of FROM and WHERE with `params`.
+    `source` has FROM and WHERE clauses, with `params`. The expressions of `computed` may refer to its row.
     """
     wrapper = tables.connection()
     expressions = {

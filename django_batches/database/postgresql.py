@@ -1,4 +1,4 @@
-"""PostgreSQL: many clients, each with its own clock, and locks that user code may keep for long."""
+"""The dialect for PostgreSQL. Its clients run on hosts with different clocks, and user code may keep locks for long."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
@@ -13,8 +13,8 @@ from .base import Columns, Dialect, Room, Rows, Sql, types_of
 from .tables import BATCH, JOB, LEASE, execute
 
 _LIMIT_IDLE_TIME = "set_config('idle_in_transaction_session_timeout', %s, true)"
-"""The session of a lost host would keep the row of the lease locked, and no standby could take over, until the server
-notices that its client is gone: by default after two hours."""
+"""Limits how long a transaction may be idle. Otherwise the session of a lost host keeps the row of the lease locked,
+and no standby can take over until the server notices that the client is gone, by default after two hours."""
 
 
 class PostgreSQL(Dialect):
@@ -29,7 +29,7 @@ class PostgreSQL(Dialect):
         return f"unnest({arrays}) AS v({names})", literals
 
     def first_jobs(self, condition: str) -> str:
-        # Not IN: PostgreSQL may execute its sub-select again and again, so that the LIMIT has no effect.
+        # Do not use IN: PostgreSQL may execute its subquery repeatedly, and then exceeds the LIMIT.
         return f"id = ANY(ARRAY(SELECT id FROM {JOB} WHERE {condition} FOR UPDATE SKIP LOCKED))"
 
     def now(self) -> datetime:
@@ -57,22 +57,22 @@ class PostgreSQL(Dialect):
         return _select(f"WHERE id = ANY(%s) ORDER BY id {lock}", [list(ids)], without=tables.USER_FIELDS)
 
     def insert(self, table: str, columns: Columns, rows: Rows) -> None:
-        # 1.1 times as fast as INSERT, and sends the rows one by one: a message may not exceed 1 GB.
+        # COPY is 1.1 times as fast as INSERT. It also sends the rows one by one, as a message must not exceed 1 GB.
         sql = f"COPY {table} ({', '.join(types_of(columns))}) FROM STDIN"
         wrapper = tables.connection()
         with wrapper.cursor() as cursor:
             if not hasattr(cursor, "copy"):  # psycopg 2
                 super().insert(table, columns, rows)
                 return
-            # Django does not wrap the errors of `cursor.copy` itself, so its callers would not catch them.
+            # Django does not convert the errors of `cursor.copy` to its own, which our callers catch.
             with wrapper.wrap_database_errors, cursor.copy(sql) as copy:
                 for row in rows:
                     copy.write_row(row)
 
     def jobs_to_claim(self, queue: str, rooms: Sequence[Room], limit: int) -> Sql:
         table, params = self.values(Room, rooms)
-        # Not a join: the planner knows how many rows it would join, and below 100,000 rows prefers to read the whole
-        # table. Not plainly status = 'created': the planner may then read a whole partial index.
+        # Do not join: below 100,000 rows, the planner would prefer to read the whole table. Do not write the first
+        # condition as status = 'created': the planner might read a whole partial index.
         return (
             f"status || '' = 'created' AND id = ANY(ARRAY(SELECT t.id FROM {table} CROSS JOIN LATERAL ("
             f"SELECT c.id, row_number() OVER (ORDER BY c.position) AS turn FROM {JOB} c"
@@ -103,7 +103,7 @@ class PostgreSQL(Dialect):
 
 
 def _select(condition: str, params: list[Any], without: Sequence[str] = ()) -> "list[tables.Batch]":
-    """Batches without a queryset: 1.3 times as fast to record two outcomes, 2 times to read one batch."""
+    """Selects batches without a queryset: reading a batch is 2 times as fast, recording two outcomes 1.3 times."""
     model: Any = tables.batches().model
     names = [field.attname for field in model._meta.concrete_fields if field.name not in without]
     found = execute(f"SELECT {', '.join(names)} FROM {BATCH} {condition}", params)
@@ -111,7 +111,7 @@ def _select(condition: str, params: list[Any], without: Sequence[str] = ()) -> "
 
 
 def _array(column: Sequence[Any], write: Callable[[Any], str]) -> str:
-    """An array literal. psycopg adapts each value by itself, which makes applying outcomes take 1.35 times as long."""
+    """Writes an array literal. If psycopg adapted each value, applying outcomes would take 1.35 times as long."""
     return "{" + ",".join(["NULL" if value is None else write(value) for value in column]) + "}"
 
 
@@ -127,4 +127,4 @@ _ARRAYS: dict[Any, tuple[str, Callable[[Any], str]]] = {
     str: ("text", _quoted),
 }
 _ARRAYS |= {kind | None: array for kind, array in _ARRAYS.items()}
-"""By Python type: the type in PostgreSQL, and how an array literal writes a value."""
+"""For each Python type, its PostgreSQL type and a function that writes a value into an array literal."""

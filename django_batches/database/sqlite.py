@@ -1,4 +1,4 @@
-"""SQLite, for development and tests: one writer at a time, and the clock of the host."""
+"""The dialect for SQLite, for development and tests. SQLite has one writer at a time and uses the clock of the host."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class SQLite(Dialect):
 
     def jobs_to_claim(self, queue: str, rooms: Sequence[Room], limit: int) -> Sql:
         table, params = self.values(Room, rooms)
-        # CROSS JOIN keeps this order: SQLite would otherwise read all jobs first.
+        # CROSS JOIN makes SQLite read the table of rooms first. Otherwise it would read all jobs first.
         return (
             "status = 'created' AND id IN (SELECT id FROM (SELECT c.id, v_batch_id, v_room,"
             f" row_number() OVER (PARTITION BY v_batch_id ORDER BY c.position) AS turn FROM {table}"

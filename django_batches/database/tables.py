@@ -1,4 +1,4 @@
-"""The tables of the app: their names, rows and transactions."""
+"""The app's tables: their names, their querysets, and transactions on their database."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ JOB = "django_batches_batchjob"
 LEASE = "django_batches_lease"
 
 USER_FIELDS = ("description", "metadata")
-"""The fields of a batch that users write, as large as they like."""
+"""The fields of a batch that user code fills. They may be large, so transitions do not read them."""
 
 _models: dict[str, type[Model]] = {}
 
 
 def register_models(*models: type[Model]) -> None:
-    """Makes the models known to this wing, which cannot import them."""
+    """Registers the models with this package, which cannot import them."""
     _models.update((model.__name__, model) for model in models)
 
 
 def alias() -> str:
-    """The database of our tables. A transaction on another database neither delays nor undoes a batch."""
+    """The alias of our tables' database. A transaction on another database neither delays nor undoes a batch."""
     return router.db_for_write(_models["Batch"])
 
 
@@ -42,7 +42,7 @@ def atomic() -> transaction.Atomic:
 
 @contextmanager
 def single_statement() -> Iterator[None]:
-    """Around a single statement: lets it commit by itself, which saves the round trips of BEGIN and COMMIT."""
+    """Wraps a single statement, which commits by itself: this saves the round trips for BEGIN and COMMIT."""
     wrapper = connection()
     if not wrapper.get_autocommit():
         with atomic():
@@ -51,12 +51,12 @@ def single_statement() -> Iterator[None]:
     try:
         yield
     except Error:
-        wrapper.close_if_unusable_or_obsolete()  # as `atomic` does; otherwise a lost connection would stay lost
+        wrapper.close_if_unusable_or_obsolete()  # as `atomic` does, to replace a lost connection
         raise
 
 
 def execute(sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Executes a statement and returns its rows, if it has any."""
+    """Executes a statement and returns its rows, or an empty list if it returns none."""
     with connection().cursor() as cursor:
         cursor.execute(sql, params)
         return cursor.fetchall() if cursor.description else []
@@ -71,5 +71,5 @@ def jobs() -> "QuerySet[BatchJob]":
 
 
 def related(name: str) -> "QuerySet[Any]":
-    """The rows of a model, without its custom manager."""
+    """Returns a queryset of the named model that bypasses any custom manager."""
     return QuerySet(_models[name], using=alias())

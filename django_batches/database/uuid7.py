@@ -1,7 +1,7 @@
-"""UUIDv7 keys, strictly increasing within a process.
+"""Creates UUIDv7 keys, which strictly increase within a process.
 
-Keys sort in the order in which they were made, even within a millisecond and if the clock steps back (RFC 9562,
-section 6.2, method 1: a counter in the bits after the timestamp).
+Keys sort in the order of their creation, even within a millisecond or if the clock steps back. A counter in the bits
+after the timestamp ensures this (RFC 9562, section 6.2, method 1).
 """
 
 import os
@@ -15,7 +15,7 @@ _last = 0
 
 
 def _reset_lock() -> None:
-    # Another thread of the parent may have the lock at the moment of the fork; the child's copy would stay locked.
+    # If another thread of the parent has the lock at the moment of the fork, the child's copy is never released.
     global _lock
     _lock = threading.Lock()
 
@@ -24,7 +24,7 @@ os.register_at_fork(after_in_child=_reset_lock)
 
 
 def uuid7() -> UUID:
-    """A new UUIDv7, greater than every earlier one of this process."""
+    """Returns a new UUIDv7 that is greater than all earlier ones of this process."""
     global _last
     with _lock:
         _last = stamp = max((time.time_ns() // 1_000_000) << _COUNTER_BITS, _last + 1)

@@ -1,7 +1,7 @@
-"""Claims due rows in set-based statements. The coordinator pushes them to RQ after the commit.
+"""Claims due rows by set-based statements. The coordinator pushes the claimed jobs to RQ after the commit.
 
-A claim increments the row's dispatch number. If the push is lost, the reconciler finds a row in flight that Redis does
-not know, and it is claimed again.
+A claim increments the row's dispatch number. If the push is lost, the reconciler finds that the row is in flight but
+unknown to Redis, and makes it claimable again.
 """
 
 from collections import Counter
@@ -18,11 +18,11 @@ from .frontier import Frontier, Place
 from .steps import within_budget
 
 WINDOW = 2_000
-"""Jobs of one batch that may be in RQ at a time: bounds the memory of Redis, and makes pause and cancel quick."""
+"""How many jobs of one batch may be in RQ at a time. This saves Redis memory and makes pause and cancel quick."""
 
 
 class Claimed(NamedTuple):
-    """A claimed row: everything that goes to RQ."""
+    """A claimed row, with all the columns that the push to RQ needs."""
 
     id: UUID
     dispatch: int
@@ -39,7 +39,7 @@ class Claimed(NamedTuple):
 
     @classmethod
     def at_insert(cls, new: NewJob) -> "Claimed":
-        """A row that was claimed when it was inserted."""
+        """Returns the claim of a row that was inserted with the status `queued`."""
         fields = {name: value for name, value in new._asdict().items() if name in cls._fields}
         return cls(**fields | {"batch_id": new.batch_id or new.callback_of_id, "attempts": 0})
 
@@ -50,12 +50,12 @@ _COLUMNS = ", ".join(Claimed._fields).replace("batch_id", "COALESCE(batch_id, ca
 def claim_jobs(
     queue: str, limit: int, fence: Callable[[], datetime], frontier: Frontier | None = None
 ) -> list[Claimed]:
-    """Claims up to `limit` jobs of a queue, in turns over its batches, and moves the frontier.
+    """Claims up to `limit` jobs of a queue, in turns from each of its batches, and advances the frontier.
 
-    Skips batches that are on hold, fill their window or are locked. Returns the jobs in the order in which to run them.
+    Skips batches that are on hold, locked, or at their limit of jobs in RQ. Returns the jobs in the order to push them.
     """
     frontier = frontier or Frontier()
-    ids = frontier.find_batches(queue)  # before the transaction: without jobs, there is none to commit
+    ids = frontier.find_batches(queue)  # search first: if no job waits, no transaction is needed
     if not ids:
         return []
     with database.atomic():
@@ -74,23 +74,23 @@ def claim_jobs(
                 f"UPDATE {database.BATCH} SET in_flight = in_flight + v_claimed FROM {table} WHERE id = v_id", params
             )
     has_room = len(claimed) < limit
-    # The frontier has seen a job of each of these, so it must be before the position at which this claim started.
+    # `find_batches` saw a waiting job of each of these batches. It must be before the position where the claim began.
     too_far = [room.batch_id for room in rooms if room.start and has_room and not counts[room.batch_id]]
     for key in too_far:
         del frontier.positions[key]
     is_all = has_room and len(rooms) == len(ids) and all(counts[room.batch_id] < room.room for room in rooms)
     frontier.advance(ids, claimed, is_all=is_all and not too_far)
-    # The batches with the fewest jobs first: otherwise a small batch waits behind a huge one a second time.
+    # Put the batches with the fewest jobs first: otherwise a small batch waits behind a huge one again, in RQ.
     return sorted(claimed, key=lambda job: counts[job.batch_id])
 
 
 def _room(batch: "database.Batch") -> int:
-    """How many more of its jobs may be in RQ."""
+    """Returns how many more jobs of the batch may be in RQ."""
     return min(batch.concurrency or WINDOW, WINDOW) - batch.in_flight
 
 
 def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
-    """Claims callbacks. They do not count for a window, and go to the front of their queue."""
+    """Claims up to `limit` callbacks, regardless of `WINDOW`. The push puts them at the front of their queue."""
     due = database.dialect().first_jobs("status = 'created' AND callback_of_id IS NOT NULL ORDER BY id LIMIT %s")
     with database.atomic():
         fence()
@@ -98,9 +98,9 @@ def claim_callbacks(limit: int, fence: Callable[[], datetime]) -> list[Claimed]:
 
 
 def promote_due(fence: Callable[[], datetime]) -> list[Place]:
-    """Makes scheduled rows claimable if they are due by the database's clock. Returns where their jobs are.
+    """Makes scheduled rows claimable if they are due by the database's clock. Returns the places of their jobs.
 
-    Works in chunks, for `TIME_BUDGET` seconds: a million may be due at once. The next call continues.
+    A million rows may be due at once, so it works in chunks for `TIME_BUDGET` seconds. The next call continues.
     """
     if not database.jobs().filter(status=JobStatus.SCHEDULED).exists():
         return []
@@ -124,12 +124,12 @@ def _promote_chunks(fence: Callable[[], datetime]) -> Iterator[list[tuple[Any, .
 
 
 def promote_retries() -> int:
-    """Makes further attempts claimable at once, without their backoff: for tests."""
+    """For tests: makes jobs that wait for another attempt claimable at once, without their backoff."""
     return database.jobs().filter(status=JobStatus.SCHEDULED, attempts__gt=0).update(status=JobStatus.CREATED)
 
 
 def mark_running(started: Sequence[tuple[UUID, int, datetime, str]], fence: Callable[[], datetime]) -> int:
-    """Marks queued rows as running: (job, dispatch, started at, worker). Returns how many."""
+    """Marks queued rows, given as (job, dispatch, started at, worker), as running. Returns how many it marked."""
     if not started:
         return 0
     columns = {"id": UUID, "dispatch": int, "started_at": datetime, "worker": str}
@@ -144,7 +144,7 @@ def mark_running(started: Sequence[tuple[UUID, int, datetime, str]], fence: Call
 
 
 def _claim(condition: str, params: list[Any]) -> list[Claimed]:
-    """Claims the jobs of a condition. RETURNING has no order, so sorts by key: the order in which they were added."""
+    """Claims the jobs that meet a condition. Sorts them by key (the order of creation): RETURNING has no order."""
     rows = database.execute(
         f"UPDATE {database.JOB} SET status = 'queued', dispatch = dispatch + 1 WHERE {condition} RETURNING {_COLUMNS}",
         params,
@@ -154,7 +154,7 @@ def _claim(condition: str, params: list[Any]) -> list[Claimed]:
 
 
 def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str, str, bool]]:
-    """A page of the rows in flight: (job, dispatch, batch, queue, status, is a callback)."""
+    """Returns the next rows in flight after a key, each as (job, dispatch, batch, queue, status, is a callback)."""
     rows = database.jobs().filter(status__in=IN_FLIGHT).order_by("pk")
     if after:
         rows = rows.filter(pk__gt=after)
@@ -163,13 +163,13 @@ def in_flight(after: UUID | None, limit: int) -> list[tuple[UUID, int, UUID, str
 
 
 def still_in_flight(ids: Iterable[UUID]) -> set[tuple[UUID, int]]:
-    """Those of the jobs whose rows are in flight, with their dispatch."""
+    """Returns (job, dispatch) of each of these jobs whose row is in flight."""
     rows = database.jobs().filter(pk__in=list(ids), status__in=IN_FLIGHT)
     return set(rows.values_list("pk", "dispatch"))
 
 
 def has_work(queues: Sequence[str], now: datetime) -> bool:
-    """Whether anything on these queues (by default all) is due or in flight. What is paused or due later is not."""
+    """Whether a job or callback on these queues (if empty: all) is in flight, or due and not of a paused batch."""
     work = database.jobs().filter(queue__in=queues) if queues else database.jobs()
     if work.filter(status__in=IN_FLIGHT).exists():
         return True

@@ -1,4 +1,4 @@
-"""Creates batches, adds their jobs, and seals them: a batch can end only after its seal."""
+"""Creates batches, adds jobs to them, and seals them. A batch that is not cancelled can end only after it is sealed."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,16 +18,16 @@ from ..transport.client import Added, wake_coordinator
 from . import batch_status
 
 FEW = 100
-"""Jobs that one statement inserts and counts: 1.1 times as fast as a transaction with COPY for ten jobs."""
+"""Up to this many jobs are inserted and counted by one statement. For ten, it is 1.1 times as fast as using COPY."""
 
 _COUNTERS = ("total", "pending", "succeeded", "failed", "cancelled", "in_flight", "status", "failure_round")
 
 
 def create(batch: "database.Batch", *, inherits_queue: bool = False) -> None:
-    """Inserts a new, open batch. With `inherits_queue` a child gets the queue of its parent's batch.
+    """Inserts a new, open batch. With `inherits_queue`, a child gets the queue of its parent's batch.
 
-    Raises `BatchExists` if a batch with its key has not ended, and for a child `BatchFinished` if the run of its parent
-    does not count any more or `BatchCancelled` if the parent's batch is cancelled.
+    Raises `BatchExists` if a batch with the same key has not ended. For a child, raises `BatchCancelled` if the batch
+    of its parent job is cancelled, and `BatchFinished` if the parent's run no longer counts.
     """
     batch.is_awaited = bool(batch.parent_id and batch.parent_dispatch)
     if batch.deadline is not None:
@@ -43,7 +43,7 @@ def create(batch: "database.Batch", *, inherits_queue: bool = False) -> None:
             raise
         raise BatchExists(
             f"A batch with the key {batch.key!r} has not ended yet: Batch.objects.get(key={batch.key!r}, "
-            "finished_at=None) is that one. Wait for it, cancel it, or catch BatchExists."
+            "finished_at=None) returns it. Wait for it, cancel it, or catch BatchExists."
         ) from None
     if inserted is None:
         raise _parent_is_over(batch)
@@ -55,10 +55,10 @@ def create(batch: "database.Batch", *, inherits_queue: bool = False) -> None:
 def add(
     batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None = None, *, seal: bool = False
 ) -> dict[str, Any]:
-    """Adds at least one job to a batch that has not ended, and with `seal` seals it. Returns the batch's counters.
+    """Adds one or more jobs to a batch that has not ended; `seal` also seals it. Returns the batch's counters.
 
-    Counters and rows change in one transaction: a count without its rows would hang the batch, and rows without their
-    count would end it too early. Raises `BatchFinished` or `BatchCancelled` and then writes nothing.
+    Changes counters and rows in one transaction. A batch that counts missing rows would never end, and a batch that
+    does not count all rows would end too early. Raises `BatchFinished` or `BatchCancelled` before it writes anything.
     """
     if batch := _add_few(batch_id, new, registered_callbacks, seal):
         return batch
@@ -74,9 +74,9 @@ def add(
 
 
 def seal(batch_id: UUID, registered_callbacks: str | None = None) -> bool:
-    """Seals a batch: it may end from now on. Returns False if it was sealed or has ended already.
+    """Seals a batch, which may then end. Returns False if it is already sealed, cancelled, ended or deleted.
 
-    Raises `BatchCancelled` or `BatchFinished` if it is then too late to register the callbacks.
+    Raises `BatchCancelled` or `BatchFinished` if such a batch cannot register the given callbacks any more.
     """
     now = timezone.now()
     with database.atomic():
@@ -105,7 +105,7 @@ def discard(batch_id: UUID) -> bool:
 
 def wake_on_commit(*on_hold: Any, added: Added | None = None) -> None:
     """Wakes the coordinator after the commit of this transaction; see `wake_coordinator`."""
-    # A lambda, because Django logs the name of a robust hook that raises, and a partial has none.
+    # Use a lambda: Django logs the name of a robust hook that raises, and a partial has no name.
     transaction.on_commit(lambda: wake_coordinator(*on_hold, added=added), using=database.alias(), robust=True)
 
 
@@ -114,10 +114,10 @@ def _added(batch_id: UUID, first: int, new: Sequence[NewJob]) -> Added:
 
 
 def _of_parent(batch: "database.Batch") -> Sql:
-    """The batch of the job that opens a child, if this run of the job still counts: otherwise nothing awaits the child.
+    """Returns the SQL source of the parent job and its batch. It has no row if this run of the parent no longer counts.
 
     Does not lock the job: user code may keep its transaction open for long, and the coordinator would wait for it.
-    `children.cancel_orphans` finds a child whose parent was given up at the same moment.
+    If the parent's run is given up at the same moment, `children.cancel_orphans` finds the child later.
     """
     statuses = ", ".join(f"'{status.value}'" for status in IN_FLIGHT)
     return (
@@ -132,17 +132,17 @@ def _of_parent(batch: "database.Batch") -> Sql:
 def _parent_is_over(batch: "database.Batch") -> BatchFinished:
     job = database.jobs().filter(pk__in=[batch.parent_id], status__in=IN_FLIGHT).select_related("batch").first()
     if job and job.dispatch == batch.parent_dispatch and job.batch and job.batch.cancelled_at:
-        return BatchCancelled(f"The batch of job {job.pk} was cancelled; no child of it can be opened.")
+        return BatchCancelled(f"The batch of job {job.pk} was cancelled, so the job cannot open a child batch.")
     return BatchFinished(
-        f"This run of job {batch.parent_id} does not count any more, because its worker was considered lost: no batch "
-        "is opened for it."
+        f"This run of job {batch.parent_id} does not count any more, because its worker was considered lost, so the "
+        "run cannot open a child batch."
     )
 
 
 def _add_few(
     batch_id: UUID, new: Sequence[NewJob], registered_callbacks: str | None, seal: bool
 ) -> dict[str, Any] | None:
-    """Does what `add` does, in one statement. Returns None, with nothing written, if that is not possible."""
+    """Does the work of `add` in one statement. If this is not possible, writes nothing and returns None."""
     if len(new) > FEW or not database.dialect().can_write_in_with:
         return None
     update, params = _growing(batch_id, len(new), registered_callbacks, seal)
@@ -150,7 +150,7 @@ def _add_few(
     values = [f"v_{name}" if name != "position" else "total - %s + v_position" for name in NewJob._fields]
     with database.single_statement():
         found = database.execute(
-            # Not after a failure: at the seal, failure callbacks that were registered after it are scheduled.
+            # After a failure, let `add` seal the batch: it schedules failure callbacks that were registered late.
             f"WITH grown AS ({update}{' AND failure_round IS NULL' if seal else ''} RETURNING {', '.join(_COUNTERS)}),"
             f" added AS (INSERT INTO {database.JOB} ({', '.join(NewJob._fields)})"
             f" SELECT {', '.join(values)} FROM grown, {table})"
@@ -160,7 +160,7 @@ def _add_few(
         if not found:
             return None
         batch = dict(zip(_COUNTERS, found[0], strict=True))
-        # Inside `single_statement`: Django refuses `on_commit` outside `atomic` if autocommit is off.
+        # Stay inside `single_statement`: if autocommit is off, Django refuses `on_commit` outside `atomic`.
         wake_on_commit(added=_added(batch_id, batch["total"] - len(new), new))
     return batch
 
