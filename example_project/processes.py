@@ -1,4 +1,4 @@
-"""Runs processes during a block: each in its own session, ended by a signal, and waited for."""
+"""Runs programs during a block, each in its own session. Afterwards, signals the program and waits for it."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 def running(
     command: Sequence[object], *, ended_by: int = signal.SIGTERM, grace: float = 30, **options: Any
 ) -> Iterator[Process]:
-    """Runs a program during the block. Then sends the signal, and kills the program `grace` seconds later."""
+    """Runs a program during the block, then signals it. Kills it if it still runs `grace` seconds later."""
     # Its own session: Ctrl-C in the terminal reaches only us. Otherwise a worker would take our SIGTERM, which follows,
     # for the second one, which interrupts its jobs.
     process = subprocess.Popen(
@@ -41,9 +41,9 @@ def stop(process: Process, signum: int = signal.SIGTERM, grace: float = 30) -> N
 
 
 def run_in_foreground(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Runs a program in our terminal; returns its exit code as a shell would. Forwards SIGTERM and SIGHUP.
+    """Runs a program in this terminal and forwards SIGTERM and SIGHUP to it. Returns its exit code as a shell would.
 
-    Ctrl-C is not forwarded: the terminal sends it to the program, too, which then ends.
+    Ctrl-C is not forwarded, because the terminal also sends it to the program.
     """
     try:
         process = subprocess.Popen(command, env=environment)

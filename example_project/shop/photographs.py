@@ -21,7 +21,7 @@ def find_photographs(folder: Path) -> list[Path]:
 
 
 def draw_photographs(folder: Path, count: int = 10) -> list[Path]:
-    """Draws `count` pictures into a folder, about half a second each."""
+    """Draws `count` pictures into a folder. Each takes about half a second."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"photograph-{number:02}.jpg" for number in range(1, count + 1)]
     for number, path in enumerate(paths):

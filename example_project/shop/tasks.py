@@ -31,7 +31,7 @@ def resize_image(image_pk: int, quality: int = 85) -> dict[str, str]:
 
 
 def show_product(batch: Batch, product_pk: int) -> None:
-    """Callback: all images exist, so customers may see the product."""
+    """Callback that shows the product to customers, because all its images exist."""
     Product.objects.get(pk=product_pk).show()
 
 

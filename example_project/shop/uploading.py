@@ -1,4 +1,4 @@
-"""The same work twice: one image after the other, and in a batch."""
+"""Makes the images of a product in two ways: one after the other, or in a batch."""
 
 from django_batches import Batch
 

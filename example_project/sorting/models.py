@@ -1,4 +1,4 @@
-"""The ledger of the merge sort, independent of the rows of django_batches, to check them."""
+"""A ledger of the runs of the merge sort. It does not use the rows of django_batches, so it can check them."""
 
 from django.db import models
 

@@ -20,7 +20,7 @@ class NoAnswerError(Exception):
 
 
 def flaky(func: Callable[P, T]) -> Callable[P, T]:
-    """Makes calls of `func` fail at the rate FLAKY_RATE (a setting, 0.0 to 1.0), as calls of a service do.
+    """Makes calls of `func` fail with the probability in the setting FLAKY_RATE (0.0 to 1.0), as calls of a service do.
 
     `random.seed()` in the same process makes the failures reproducible.
     """

@@ -1,4 +1,4 @@
-"""A merge sort with each step in a separate job: a failed step is retried alone, and no worker waits for another."""
+"""A merge sort in which each step is a separate job. Only failed steps are retried, and no worker waits for another."""
 
 from heapq import merge as merge_sorted
 
