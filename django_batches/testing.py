@@ -12,7 +12,8 @@ from .transitions import applying, cancelling, children, claiming, frontier, ret
 from .transitions.claiming import Claimed
 from .transport.client import Keys
 from .transport.message import Message, dumps
-from .transport.outcomes import Kind, VanishReason
+from .transport.outcomes import Kind
+from .transport.vanished import VanishReason
 
 __all__ = ["drain"]
 

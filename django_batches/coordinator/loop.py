@@ -118,7 +118,10 @@ class Coordinator:
         return read
 
     def _apply_outcomes(self) -> tuple[int, bool, Recorded]:
-        """Waits for outcomes, a wake-up or the poll. Returns (entries, a wake-up named no jobs, what was applied)."""
+        """Waits for outcomes, a wake-up or the poll, and applies the outcomes.
+
+        Returns how many entries it read, and whether a wake-up did not name the jobs that wait: anything may be due.
+        """
         wait = min(self._poll.remaining, self._rewind.remaining if self._recorder.postponed else POLL)
         self._recorder.linger()
         entries, wake_ups = self._recorder.read(0 if self._should_stop() else int(wait * 1000))

@@ -23,7 +23,8 @@ from ..calls.arguments import clean_name
 from ..transitions import applying, claiming
 from ..transitions.frontier import Place
 from ..transport.client import Keys, known_queues
-from ..transport.outcomes import Kind, Outcome, VanishReason, own_error, rq_time, vanished
+from ..transport.outcomes import Kind, Outcome, own_error, rq_time, vanished
+from ..transport.vanished import VanishReason
 from .lease import Lease
 from .record import Recorder
 from .suspects import Suspects
@@ -119,8 +120,7 @@ class Reconciler:
             queued = [row for row in page if row.status == "queued"]
             pipeline = self._redis.pipeline(transaction=False)
             for row in queued:
-                rq_id = self._keys.rq_id(row.job_id, row.dispatch)
-                pipeline.hmget(self._keys.job(rq_id), "status", "started_at", "worker_name")
+                pipeline.hmget(self._keys.job(self._rq_id(row)), "status", "started_at", "worker_name")
             for row, (status, moment, worker) in zip(queued, pipeline.execute(), strict=True):
                 if status == b"started" and (started_at := rq_time(moment)):
                     started.append((row.job_id, row.dispatch, started_at, clean_name((worker or b"").decode())))
@@ -138,8 +138,7 @@ class Reconciler:
     def _judge(self, page: list[InFlight], suspects: dict[str, float]) -> list[tuple[Outcome, str]]:
         # The lists before the hashes: a job taken between the two reads is seen as started.
         waiting = self._waiting({row.queue for row in page})
-        all_rows = [(row, self._keys.rq_id(row.job_id, row.dispatch)) for row in page]
-        rows = [(row, rq_id) for row, rq_id in all_rows if rq_id not in waiting]
+        rows = [(row, rq_id) for row in page if (rq_id := self._rq_id(row)) not in waiting]
         pipeline = self._redis.pipeline(transaction=False)
         for row, rq_id in rows:
             pipeline.hmget(self._keys.job(rq_id), "status", "started_at")
@@ -156,15 +155,15 @@ class Reconciler:
                 suspects[rq_id] = self.suspects.since.get(rq_id, time.monotonic())
                 if time.monotonic() - suspects[rq_id] < SECOND_LOOK:
                     continue
-            outcome = self._outcome(row, rq_id, status)
+            outcome = self._outcome(row, status)
             if outcome.kind != Kind.VANISHED:
                 outcome.started_at = rq_time(started)
             verdicts.append((outcome, row.queue))
         return verdicts
 
-    def _outcome(self, row: InFlight, rq_id: str, status: bytes | None) -> Outcome:
+    def _outcome(self, row: InFlight, status: bytes | None) -> Outcome:
         """The outcome of a job without a lease, by its status in RQ."""
-        if status == b"failed" and self._was_abandoned(rq_id):
+        if status == b"failed" and self._was_abandoned(row):
             status = b"started"
         if status in _ENDED:
             kind, error = _ENDED[status]
@@ -174,9 +173,9 @@ class Reconciler:
         name = (status or b"").decode(errors="replace")
         return row.outcome(Kind.VANISHED, **vanished(VanishReason.UNEXPECTED_STATUS, name))
 
-    def _was_abandoned(self, rq_id: str) -> bool:
+    def _was_abandoned(self, row: InFlight) -> bool:
         """Whether RQ failed it because its host was lost. If not, its work horse was killed: `run` never raises."""
-        results: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{rq_id}", count=1)
+        results: Any = self._redis.xrevrange(f"{self._keys.RQ}:results:{self._rq_id(row)}", count=1)
         with suppress(IndexError, ValueError, zlib.error):
             return b"AbandonedJobError" in zlib.decompress(b64decode(results[0][1].get(b"exc_string", b"")))
         return False
@@ -199,6 +198,9 @@ class Reconciler:
             for registry in ("failed", "canceled", "finished"):
                 pipeline.zrem(f"{self._keys.RQ}:{registry}:{queue}", rq_id)
         pipeline.execute()
+
+    def _rq_id(self, row: InFlight) -> str:
+        return self._keys.rq_id(row.job_id, row.dispatch)
 
 
 _SUSPICIOUS = (None, b"queued", b"started")

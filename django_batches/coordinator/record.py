@@ -140,12 +140,11 @@ class Recorder:
             outcome, text = change.outcome, "Job %s of batch %s failed for good (%s): %s"
             error = change.reason or outcome.error
             jobs_logger.error(text, outcome.job_id, outcome.batch_id, outcome.kind, error)
-        vanished = (outcome for outcome in recorded.done if outcome.kind is Kind.VANISHED and not outcome.was_logged)
-        silent = {outcome.job_id: outcome for outcome in vanished}
-        jobs = database.jobs().filter(pk__in=silent.keys() & recorded.given_up)
-        for job_id, func in jobs.values_list("pk", "func"):
-            outcome = silent[job_id]
-            jobs_logger.warning("Job %s (%s) was not started (%s): %s", job_id, func, outcome.reason, outcome.error)
+        silent = [outcome for outcome in recorded.done if outcome.kind is Kind.VANISHED and not outcome.was_logged]
+        if vanished := {outcome.job_id: outcome for outcome in silent if outcome.job_id in recorded.given_up}:
+            for job_id, func in database.jobs().filter(pk__in=vanished).values_list("pk", "func"):
+                outcome = vanished[job_id]
+                jobs_logger.warning("Job %s (%s) was not started (%s): %s", job_id, func, outcome.reason, outcome.error)
 
     def has_come_to(self, entry: bytes) -> bool:
         """Whether everything up to this entry was read, and applied unless it was postponed."""

@@ -34,7 +34,8 @@ from ..states import IN_FLIGHT
 from ..transitions import applying
 from ..transport.client import Keys, wake_coordinator
 from ..transport.message import Message
-from ..transport.outcomes import Kind, Outcome, VanishReason, own_error
+from ..transport.outcomes import Kind, Outcome, own_error
+from ..transport.vanished import VanishReason
 from .outcome import outcome_of_exception, outcome_of_value
 
 if TYPE_CHECKING:

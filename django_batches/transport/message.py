@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ..conf import LARGEST_PAYLOAD
-from .outcomes import Kind, Outcome, VanishReason, vanished
+from .outcomes import Kind, Outcome, vanished
+from .vanished import VanishReason
 
 if TYPE_CHECKING:
     from ..transitions.claiming import Claimed

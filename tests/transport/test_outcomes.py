@@ -6,7 +6,8 @@ from uuid import UUID
 import pytest
 from django.utils import timezone
 
-from django_batches.transport.outcomes import Kind, Outcome, VanishReason, vanished
+from django_batches.transport.outcomes import Kind, Outcome, vanished
+from django_batches.transport.vanished import VanishReason
 
 JOB, BATCH = UUID(int=1), UUID(int=2)
 

@@ -11,8 +11,9 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 
 from django_batches.coordinator import dispatch
 from django_batches.database.uuid7 import uuid7
-from django_batches.transport.outcomes import Kind, Outcome, VanishReason
+from django_batches.transport.outcomes import Kind, Outcome
 from django_batches.transport.scripts import Pushed, Scripts
+from django_batches.transport.vanished import VanishReason
 
 
 @pytest.fixture

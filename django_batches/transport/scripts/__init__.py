@@ -22,7 +22,8 @@ from rq.serializers import resolve_serializer
 
 from ...conf import settings
 from ..client import Keys
-from ..outcomes import Kind, Outcome, VanishReason, fingerprint, vanished
+from ..outcomes import Kind, Outcome, fingerprint, vanished
+from ..vanished import VanishReason
 
 _PLACEHOLDER = UUID(int=0)
 _FOLDER = Path(__file__).parent
