@@ -5,8 +5,7 @@ from django.conf import settings
 
 from django_batches.models.context import open_block
 from django_batches.transitions import creating
-from django_batches.transport import client as transport
-from django_batches.transport import probe
+from django_batches.transport import client as transport, probe
 from django_batches.transport.client import Keys, client
 
 from .processes import WorkerProcess

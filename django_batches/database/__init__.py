@@ -8,22 +8,23 @@ from uuid import UUID
 from .base import Columns, Dialect, Rows, Sql
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
-from .tables import BATCH as BATCH
-from .tables import JOB as JOB
-from .tables import USER_FIELDS as USER_FIELDS
-from .tables import alias as alias
-from .tables import atomic as atomic
-from .tables import batches as batches
-from .tables import connection as connection
-from .tables import execute as execute
-from .tables import jobs as jobs
-from .tables import register_models as register_models
-from .tables import related as related
-from .tables import single_statement as single_statement
+from .tables import (
+    BATCH as BATCH,
+    JOB as JOB,
+    USER_FIELDS as USER_FIELDS,
+    alias as alias,
+    atomic as atomic,
+    batches as batches,
+    connection as connection,
+    execute as execute,
+    jobs as jobs,
+    register_models as register_models,
+    related as related,
+    single_statement as single_statement,
+)
 
 if TYPE_CHECKING:
-    from ..models import Batch as Batch
-    from ..models import BatchJob as BatchJob
+    from ..models import Batch as Batch, BatchJob as BatchJob
 
 APP = "django_batches"
 BUCKET = "django_batches_timebucket"

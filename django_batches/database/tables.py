@@ -9,8 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model, QuerySet
 
 if TYPE_CHECKING:
-    from ..models import Batch as Batch
-    from ..models import BatchJob as BatchJob
+    from ..models import Batch as Batch, BatchJob as BatchJob
 
 BATCH = "django_batches_batch"
 JOB = "django_batches_batchjob"

@@ -10,8 +10,7 @@ import threading
 import time
 
 # `signal.signal` converts its arguments to enums. A job would take 1.08 times as long (benchmarks.fast_paths).
-from _signal import SIG_DFL  # type: ignore[import-not-found]
-from _signal import signal as set_handler
+from _signal import SIG_DFL, signal as set_handler  # type: ignore[import-not-found]
 from contextvars import Context, copy_context
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any

@@ -3,7 +3,7 @@
 import json
 import logging
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import Error
@@ -20,10 +20,6 @@ from ..states import Event
 from ..transitions import cancelling, creating
 from .context import open_block, running
 
-if TYPE_CHECKING:
-    from .batch import Batch
-    from .job import BatchJob
-
 logger = logging.getLogger("django_batches")
 
 FLUSH_AT = 1_000
@@ -33,12 +29,12 @@ FLUSH_AT = 1_000
 class Block:
     """The block in which a batch is filled: `with Batch.open(...) as batch:`. Leaving it seals the batch."""
 
-    def __init__(self, batch: "Batch", inherits_queue: bool) -> None:
+    def __init__(self, batch: "database.Batch", inherits_queue: bool) -> None:
         self.batch = batch
         self._inherits_queue = inherits_queue
         self.is_active = False
         self._callbacks: list[dict[str, Any]] = []
-        self._buffer: list[tuple[NewJob, BatchJob | None]] = []
+        self._buffer: list[tuple[NewJob, database.BatchJob | None]] = []
         """Each job to write, with the object that a verb returned for it."""
         self._outer: Block | None = None
 
@@ -50,7 +46,7 @@ class Block:
             block = block._outer
         return block
 
-    def __enter__(self) -> "Batch":
+    def __enter__(self) -> "database.Batch":
         if self.is_active or not self.batch._state.adding:
             raise BatchError("This block was already entered: call Batch.open(...) again for another batch.")
         on_failure = settings().ON_FAILURE
@@ -79,13 +75,13 @@ class Block:
             self.is_active = False
             open_block.set(self.innermost())
 
-    async def __aenter__(self) -> "Batch":
+    async def __aenter__(self) -> "database.Batch":
         return await sync_to_async(self.__enter__)()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         await sync_to_async(self.__exit__)(kind, error, traceback)
 
-    def add(self, job: NewJob, returned: "BatchJob | None" = None) -> None:
+    def add(self, job: NewJob, returned: "database.BatchJob | None" = None) -> None:
         """Buffers a job. A full buffer is written only when the next job comes: the last one is written by the seal."""
         if len(self._buffer) >= FLUSH_AT:
             self.flush()
@@ -159,7 +155,7 @@ class Block:
             logger.exception("Cannot cancel batch %s after an error in its block.", self.batch.pk)
 
 
-def mark_as_written(job: "BatchJob", position: int) -> None:
+def mark_as_written(job: "database.BatchJob", position: int) -> None:
     """Updates the object that a verb returned, once its row was written."""
     job.position = position
     job._state.adding = False

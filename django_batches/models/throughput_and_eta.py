@@ -3,16 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db.models import F, Sum
 from django.utils import timezone
 
 from .. import database
-
-if TYPE_CHECKING:
-    from . import Batch
 
 MINUTE = timedelta(minutes=1)
 
@@ -34,7 +30,7 @@ class Throughput:
         return self.ended >= 20 or (self.ended > 0 and self.seconds >= 5)
 
 
-def throughputs(batches: Iterable["Batch"], now: datetime | None = None) -> dict[UUID, Throughput]:
+def throughputs(batches: Iterable["database.Batch"], now: datetime | None = None) -> dict[UUID, Throughput]:
     """Returns the throughput of each running batch, by the key of the batch. Takes one query."""
     now = now or timezone.now()
     running = {batch.pk: batch.started_at for batch in batches if not batch.has_ended and batch.started_at}
@@ -49,12 +45,12 @@ def throughputs(batches: Iterable["Batch"], now: datetime | None = None) -> dict
     }
 
 
-def throughput_of(batch: "Batch") -> Throughput:
+def throughput_of(batch: "database.Batch") -> Throughput:
     """Returns the throughput of one batch; zero if it is not running."""
     return throughputs([batch]).get(batch.pk, Throughput())
 
 
-def eta(batch: "Batch", throughput: Throughput) -> timedelta | None:
+def eta(batch: "database.Batch", throughput: Throughput) -> timedelta | None:
     """Returns the time until the batch ends at this throughput, or None if it cannot be estimated."""
     if batch.has_ended or batch.is_paused or not batch.sealed_at or not throughput.is_significant:
         return None

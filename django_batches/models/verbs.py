@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
@@ -17,9 +17,6 @@ from .adding import Adder, AddingVerbs
 from .block import Block
 from .context import Current, running
 from .decorators import alters_data, twin
-
-if TYPE_CHECKING:
-    from .batch import Batch
 
 T = TypeVar("T")
 
@@ -74,7 +71,7 @@ class BatchVerbs(AddingVerbs):
             queue=queue, timeout=timeout, max_attempts=max_attempts, backoff=backoff, no_retry=no_retry
         )
         run = running.get() if parent else None
-        batch = cast("type[Batch]", cls)(
+        batch = cast("type[database.Batch]", cls)(
             description=text(description, "description"),
             metadata=check_metadata({} if metadata is None else metadata),
             concurrency=whole_number(concurrency, "concurrency", 1, or_none=True),
@@ -91,12 +88,12 @@ class BatchVerbs(AddingVerbs):
     @property
     def job_options(self) -> Options:
         """The default options of its jobs and callbacks."""
-        batch = cast("Batch", self)
+        batch = cast("database.Batch", self)
         return Options(batch.queue, batch.timeout, batch.max_attempts, batch.backoff, batch.no_retry)
 
     @property
     def _adder(self) -> Adder:
-        return Adder(cast("Batch", self), self.job_options)
+        return Adder(cast("database.Batch", self), self.job_options)
 
     @property
     def _open_block(self) -> Block | None:
@@ -152,7 +149,7 @@ class BatchVerbs(AddingVerbs):
 
     def reload(self) -> None:
         """Reloads all fields except `description` and `metadata`. Raises `BatchError` if the batch was deleted."""
-        batch = cast("Batch", self)
+        batch = cast("database.Batch", self)
         fields = [field.attname for field in batch._meta.concrete_fields if field.attname not in database.USER_FIELDS]
         fresh = database.batches().filter(pk=self._key).values(*fields).first()
         if fresh is None:
@@ -165,7 +162,7 @@ class BatchVerbs(AddingVerbs):
 
     @property
     def _key(self) -> Any:
-        return cast("Batch", self).pk
+        return cast("database.Batch", self).pk
 
     def _reloaded(self, result: T) -> T:
         self.reload()

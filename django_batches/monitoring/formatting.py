@@ -5,8 +5,7 @@ from typing import Any
 
 from django.utils import timezone
 from django.utils.formats import date_format, number_format, time_format
-from django.utils.translation import gettext as _
-from django.utils.translation import ngettext, pgettext
+from django.utils.translation import gettext as _, ngettext, pgettext
 
 
 def number(value: int | float, decimals: int = 0) -> str:

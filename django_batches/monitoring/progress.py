@@ -11,8 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from django.utils import timezone
-from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, pgettext
+from django.utils.translation import gettext as _, gettext_lazy, pgettext
 
 from ..models import Batch
 from ..models.throughput_and_eta import Throughput, eta, throughputs

@@ -18,8 +18,15 @@ from ..models import Batch, BatchJob
 from ..models.adding import add_job
 from ..models.block import Block
 from ..states import JobStatus
-from .framework import BaseTaskBackend, Task, TaskException, TaskResult, TaskResultDoesNotExist, normalize_json
-from .framework import task_enqueued as enqueued
+from .framework import (
+    BaseTaskBackend,
+    Task,
+    TaskException,
+    TaskResult,
+    TaskResultDoesNotExist,
+    normalize_json,
+    task_enqueued as enqueued,
+)
 from .results import new_result, result_of
 
 P = ParamSpec("P")

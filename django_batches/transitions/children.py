@@ -9,7 +9,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -26,9 +25,6 @@ from .cancelling import begin_cancel
 from .job_status import Change, runs_with_open_children
 from .statistics import aggregate
 from .steps import contain_errors, level_by_level, within_budget
-
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
 
 logger = logging.getLogger("django_batches.jobs")
 
@@ -66,7 +62,7 @@ def has_unnotified_parents() -> bool:
     return _unnotified().exists()
 
 
-def _unnotified() -> "QuerySet[Batch]":
+def _unnotified() -> "QuerySet[database.Batch]":
     """Returns batches that are done (they and their callbacks ended, no retry is under way) and whose parent waits."""
     settled = database.batches().filter(finished_at__isnull=False, open_callbacks=0, retry_position=None)
     return settled.filter(is_awaited=True, parent__status=JobStatus.WAITING)
@@ -92,14 +88,14 @@ def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
     return len(ended)
 
 
-def _is_settled(child: "Batch | None") -> bool:
+def _is_settled(child: "database.Batch | None") -> bool:
     """Checks the conditions of `_unnotified()` again, now that the child is locked."""
     return bool(
         child and child.is_awaited and child.finished_at and not child.open_callbacks and child.retry_position is None
     )
 
 
-def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Change]:
+def _changes(parents: "list[database.BatchJob]", batches: "dict[UUID, database.Batch]") -> list[Change]:
     """Returns the change that ends each of these jobs, whose children have all ended."""
     failed = unsuccessful((job.pk, job.dispatch) for job in parents)
     returned = {job.returned_batch_id for job in parents if job.returned_batch_id and job.pk not in failed}
@@ -129,7 +125,7 @@ def _changes(parents: "list[BatchJob]", batches: "dict[UUID, Batch]") -> list[Ch
     return changes
 
 
-def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[Batch]]":
+def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[database.Batch]]":
     """Maps each parent (id, dispatch) to its children that failed or were cancelled, or whose success callback did."""
     runs = dict(parents)
     fields = ("parent_id", "parent_dispatch", "status", "round", "description")
@@ -137,7 +133,7 @@ def unsuccessful(parents: Iterable[tuple[UUID, int]]) -> "dict[UUID, list[Batch]
     succeeded = [child.pk for child in children if child.status == BatchStatus.SUCCEEDED]
     callbacks = database.jobs().filter(event=Event.SUCCESS, status__in=[JobStatus.FAILED, JobStatus.CANCELLED])
     failed_rounds = set(callbacks.filter(callback_of__in=succeeded).values_list("callback_of_id", "round"))
-    found: dict[UUID, list[Batch]] = defaultdict(list)
+    found: dict[UUID, list[database.Batch]] = defaultdict(list)
     for child in children:
         failed = child.status in (BatchStatus.FAILED, BatchStatus.CANCELLED) or (child.pk, child.round) in failed_rounds
         if failed and child.parent_id and runs[child.parent_id] == child.parent_dispatch:

@@ -6,7 +6,7 @@ continues from there. A job that failed because of its child batch does not run 
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -20,9 +20,6 @@ from .batch_status import Tally, update_batches
 from .creating import wake_on_commit
 from .rounds import WAITING_AGAIN, RetriedChildren, await_again, reopen, reset_jobs
 from .steps import contain_errors, level_by_level, within_budget
-
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
 
 _RUN_AGAIN: dict[str, Any] = {
     "status": JobStatus.CREATED,
@@ -65,7 +62,7 @@ def retry_next_chunk(batch_id: UUID, *, skip_locked: bool = False) -> tuple[int,
         return _next_chunk(database.lock_batch(batch_id, skip_locked=skip_locked))
 
 
-def _next_chunk(batch: "Batch | None") -> tuple[int, bool]:
+def _next_chunk(batch: "database.Batch | None") -> tuple[int, bool]:
     if batch is None or batch.retry_position is None or batch.deleting_at:
         return 0, False
     total, more = 0, False
@@ -98,7 +95,7 @@ def unfinished_retries() -> list[UUID]:
     return list(database.batches().filter(retry_position__isnull=False).values_list("pk", flat=True)[:LIMIT])
 
 
-def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
+def retry_jobs(chosen: "QuerySet[database.BatchJob]") -> int:
     """Retries those of the chosen jobs and callbacks that failed or were cancelled, and returns how many.
 
     Raises the same errors as `retry_failed()`, and `BatchError` if a child batch stays locked for `PATIENCE` seconds.
@@ -113,7 +110,7 @@ def retry_jobs(chosen: "QuerySet[BatchJob]") -> int:
     return total
 
 
-def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
+def _retry_chosen(batch_id: UUID, chosen: "QuerySet[database.BatchJob]") -> int:
     total, position, deadline = 0, 0, time.monotonic() + PATIENCE
     while True:
         with database.atomic():
@@ -137,7 +134,7 @@ def _retry_chosen(batch_id: UUID, chosen: "QuerySet[BatchJob]") -> int:
             time.sleep(PAUSE)
 
 
-def _begin_retry(batch: "Batch", include_cancelled: bool) -> bool:
+def _begin_retry(batch: "database.Batch", include_cancelled: bool) -> bool:
     """Starts a retry of the batch at its first row, or joins one under way. False if there is nothing to retry."""
     include_cancelled = include_cancelled or batch.gave_up
     # Join the retry under way, unless it leaves out cancelled jobs that this one includes: then restart at row 0.
@@ -153,7 +150,7 @@ def _begin_retry(batch: "Batch", include_cancelled: bool) -> bool:
     return True
 
 
-def _lock_for_retry(batch_id: UUID) -> "Batch | None":
+def _lock_for_retry(batch_id: UUID) -> "database.Batch | None":
     batch = database.lock_batch(batch_id)
     if batch is not None and batch.cancelled_at and not batch.finished_at:
         raise BatchCancelled(f"Batch {batch_id} is being cancelled: retry once it has ended.", batch_id=batch_id)
@@ -166,15 +163,17 @@ def _statuses(include_cancelled: bool) -> list[JobStatus]:
     return [JobStatus.FAILED, JobStatus.CANCELLED] if include_cancelled else [JobStatus.FAILED]
 
 
-def _failed_callbacks(batch: "Batch", include_cancelled: bool) -> "QuerySet[BatchJob]":
+def _failed_callbacks(batch: "database.Batch", include_cancelled: bool) -> "QuerySet[database.BatchJob]":
     return database.jobs().filter(callback_of=batch, round=batch.round, status__in=_statuses(include_cancelled))
 
 
-def _chunk(failed: "QuerySet[BatchJob]") -> "list[BatchJob]":
+def _chunk(failed: "QuerySet[database.BatchJob]") -> "list[database.BatchJob]":
     return list(failed.only(*_NEEDED).order_by("position")[: database.CHUNK])
 
 
-def _retry_rows(batch: "Batch", failed: "list[BatchJob]", include_cancelled: bool) -> "tuple[int, BatchJob | None]":
+def _retry_rows(
+    batch: "database.Batch", failed: "list[database.BatchJob]", include_cancelled: bool
+) -> "tuple[int, database.BatchJob | None]":
     """Resets rows up to the first one whose children cannot be retried now. Returns the number reset, and that row."""
     below = RetriedChildren(failed)
     blocked = next((job for job in failed if not below.reserve(job)), None)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -21,9 +21,6 @@ from .batch_status import Tally, update_batches
 from .children import unsuccessful
 from .statistics import count_failures
 
-if TYPE_CHECKING:
-    from ..models import Batch, BatchJob
-
 WAITING_AGAIN: dict[str, Any] = {
     "status": JobStatus.WAITING,
     "finished_at": None,
@@ -31,7 +28,7 @@ WAITING_AGAIN: dict[str, Any] = {
 }
 
 
-def reopen(batch: "Batch") -> None:
+def reopen(batch: "database.Batch") -> None:
     """Saves the retry position of a locked batch and, if the batch has ended, begins another round.
 
     Raises `BatchExists` if another batch that has not ended uses the same key.
@@ -55,7 +52,7 @@ def reopen(batch: "Batch") -> None:
         raise BatchExists(f"Another batch with the key {batch.key!r} has not ended yet: retry once it has.") from None
 
 
-def await_again(batch: "Batch") -> None:
+def await_again(batch: "database.Batch") -> None:
     """Makes the job that opened a locked batch wait for it again, and so on up to the root.
 
     Raises `BatchCancelled` or `BatchError` if one of these jobs cannot wait again; the caller must then roll back.
@@ -80,7 +77,7 @@ def await_again(batch: "Batch") -> None:
         batch = owner
 
 
-def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
+def _parent(batch_id: UUID, job_id: UUID) -> "tuple[database.BatchJob, database.Batch]":
     jobs = database.jobs().filter(pk=job_id).defer(*database.LARGE_JOB_FIELDS)
     job = jobs.first()
     owner = database.lock_batch(job.owner_id) if job else None
@@ -90,7 +87,7 @@ def _parent(batch_id: UUID, job_id: UUID) -> "tuple[BatchJob, Batch]":
     return job, owner
 
 
-def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -> None:
+def reset_jobs(batch: "database.Batch", jobs: "list[database.BatchJob]", fields: dict[str, Any]) -> None:
     """Writes `fields` to ended jobs or callbacks of a locked batch, and moves the counters back accordingly."""
     if not jobs:
         return
@@ -109,7 +106,7 @@ def reset_jobs(batch: "Batch", jobs: "list[BatchJob]", fields: dict[str, Any]) -
 class RetriedChildren:
     """The child batches of ended jobs. Locks them, but skips those that another transaction has locked."""
 
-    def __init__(self, jobs: "Iterable[BatchJob]") -> None:
+    def __init__(self, jobs: "Iterable[database.BatchJob]") -> None:
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
         self.by_job: dict[UUID, list[UUID]] = defaultdict(list)
         """For each job, the child batches that its last run opened."""
@@ -125,7 +122,7 @@ class RetriedChildren:
         self._keys = set(alive.values_list("key", flat=True))
         """The keys in use: those of batches that have not ended, and those that `reserve()` has added."""
 
-    def reserve(self, job: "BatchJob") -> bool:
+    def reserve(self, job: "database.BatchJob") -> bool:
         """Returns whether the children of a job can be retried now; if so, reserves their keys.
 
         False if one of them is locked, has not ended or is being deleted, or if its key is in use.
@@ -138,7 +135,7 @@ class RetriedChildren:
         self._keys |= keys
         return True
 
-    def retry(self, jobs: "list[BatchJob]", include_cancelled: bool) -> None:
+    def retry(self, jobs: "list[database.BatchJob]", include_cancelled: bool) -> None:
         """Begins a retry of the unsuccessful children of these jobs. The coordinator continues it."""
         failed = unsuccessful((job.pk, job.dispatch) for job in jobs)
         for job in jobs:

@@ -19,8 +19,7 @@ from django_batches.coordinator.lease import Lease, LeaseLost
 from django_batches.coordinator.loop import Coordinator
 from django_batches.coordinator.suspects import Suspects
 from django_batches.coordinator.timer import Every
-from django_batches.models import BatchJob
-from django_batches.models import Lease as LeaseRow
+from django_batches.models import BatchJob, Lease as LeaseRow
 from django_batches.transitions import applying, frontier, job_updates, repairing
 from django_batches.transport.client import Keys
 from django_batches.transport.outcomes import Kind

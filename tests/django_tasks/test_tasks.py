@@ -13,8 +13,7 @@ from django_batches.models.block import Block
 from django_batches.testing import drain
 from django_batches.transitions import repairing
 
-from .. import framework_tasks as fw
-from .. import tasks
+from .. import framework_tasks as fw, tasks
 
 pytestmark = pytest.mark.django_db
 

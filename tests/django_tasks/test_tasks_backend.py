@@ -23,8 +23,7 @@ from django_batches.testing import drain
 from django_batches.transitions import applying, claiming
 from django_batches.transport.outcomes import Kind
 
-from .. import framework_tasks as fw
-from .. import tasks
+from .. import framework_tasks as fw, tasks
 from ..road import claim, outcome_of
 
 pytestmark = pytest.mark.django_db

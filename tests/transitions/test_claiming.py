@@ -10,8 +10,7 @@ from django_batches.coordinator.lease import LeaseLost
 from django_batches.database.uuid7 import uuid7
 from django_batches.models import BatchJob
 from django_batches.transitions import applying, claiming
-from django_batches.transitions.frontier import Frontier
-from django_batches.transitions.frontier import queues as queues_with_jobs
+from django_batches.transitions.frontier import Frontier, queues as queues_with_jobs
 from django_batches.transport.client import known_queues
 from django_batches.transport.outcomes import Kind
 

@@ -13,8 +13,7 @@ from functools import partial
 import pytest
 from django.db import transaction
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -30,8 +29,7 @@ from django_batches.models import BatchJob
 from django_batches.models.context import Running, running
 from django_batches.states import IN_FLIGHT, WAITING_HERE
 from django_batches.transitions import applying, cancelling, children, claiming, deleting, retrying
-from django_batches.transitions.frontier import Frontier
-from django_batches.transitions.frontier import queues as queues_with_jobs
+from django_batches.transitions.frontier import Frontier, queues as queues_with_jobs
 from django_batches.transport.outcomes import Kind
 
 from .. import tasks
