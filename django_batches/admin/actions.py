@@ -29,7 +29,6 @@ class Target:
 
     @property
     def failures(self) -> BatchJobQuerySet:
-        """The failed jobs of the group."""
         assert self.group is not None
         return self.batch.jobs.filter(status=JobStatus.FAILED, fingerprint=self.group.fingerprint)
 

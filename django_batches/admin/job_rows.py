@@ -37,7 +37,6 @@ class JobRow:
     result: str
     duration: str
     headline: str
-    """The first line of the error."""
     children: Sequence[tuple[Batch, str, str]]
     """The first child batches opened by its last run: (batch, state, label)."""
     more_children: int

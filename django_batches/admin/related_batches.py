@@ -43,7 +43,6 @@ class Related:
 @dataclass(kw_only=True)
 class Node(Related):
     shown: dict[str, Any]
-    """The snapshot of the batch."""
     children: "list[Node]"
     count: int
     """The number of child batches, at most `tree.MAX_CHILDREN`."""

@@ -32,7 +32,6 @@ class Column:
     bars: list[tuple[str, float, float]]
     """(status, y, height)"""
     counts: list[int]
-    """Succeeded, failed and cancelled jobs."""
     since: str
     until: str
 
@@ -48,7 +47,6 @@ class Timeline:
     peak: str
     """The largest number of jobs that ended in one column without failing."""
     each: timedelta
-    """The period that a column covers."""
 
 
 def draw(batch: Batch) -> Timeline | None:

@@ -86,7 +86,6 @@ def task_at(path: str) -> TaskLike[...] | None:
 
 
 def as_task(func: Any) -> TaskLike[...] | None:
-    """Returns `func` if it is a Task, otherwise None."""
     return func if not isinstance(func, FunctionType | str) and isinstance(func, TaskLike) else None
 
 

@@ -94,7 +94,6 @@ class Dispatcher:
         self._flows: defaultdict[str, Flow] = defaultdict(Flow)
 
     def dispatch_callbacks(self) -> int:
-        """Dispatches all due callbacks; returns how many."""
         total = 0
         while claimed := claiming.claim_callbacks(CALLBACKS, self._lease):
             self.push_callbacks(claimed)
@@ -104,7 +103,6 @@ class Dispatcher:
         return total
 
     def push_callbacks(self, claimed: list[Claimed]) -> None:
-        """Pushes callbacks to the front of their queues."""
         for queue in dict.fromkeys(job.queue for job in claimed):
             self._push(queue, [job for job in claimed if job.queue == queue], front=True)
 

@@ -38,7 +38,6 @@ class Suspects:
                 self.since[rq_id.decode(errors="replace")] = float(since) - offset
 
     def hand_over(self, redis: Redis) -> None:
-        """Writes them to Redis."""
         key, (run_id, offset) = Keys().suspects, _server(redis)
         fields: dict[Any, Any] = {rq_id: f"{since + offset:.3f}" for rq_id, since in self.since.items()}
         pipeline = redis.pipeline()

@@ -18,7 +18,6 @@ class Every:
         return True
 
     def soon(self, seconds: float = 0.0) -> None:
-        """Makes it due within `seconds`."""
         self._next = min(self._next, time.monotonic() + seconds)
 
     @property

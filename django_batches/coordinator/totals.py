@@ -16,7 +16,6 @@ TTL = 30 * 86_400
 
 
 def add(redis: Redis, counts: Counter[str]) -> None:
-    """Adds the counts to the hash and clears them."""
     if not any(counts.values()):
         return
     key = Keys().totals

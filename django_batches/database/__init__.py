@@ -50,12 +50,10 @@ def unsupported() -> str:
 
 
 def values(columns: Columns, rows: Rows) -> Sql:
-    """See `Dialect.values`."""
     return dialect().values(columns, rows)
 
 
 def parameter(value: Any) -> Any:
-    """See `Dialect.parameter`."""
     return dialect().parameter(value)
 
 

@@ -99,7 +99,6 @@ class Batch(BatchVerbs, models.Model):
     retry_position = models.PositiveIntegerField(null=True, editable=False)
     """The position that `retry_failed()` has reached in its jobs. The batch cannot end before this is NULL again."""
     retry_cancelled = models.BooleanField(default=False, editable=False)
-    """Whether that retry includes the cancelled jobs."""
 
     objects = BatchQuerySet.as_manager()
 

@@ -9,7 +9,6 @@ from django.utils.translation import gettext as _, ngettext, pgettext
 
 
 def number(value: int | float, decimals: int = 0) -> str:
-    """Formats a number with thousands separators."""
     # Round first, because `number_format` truncates.
     return number_format(round(value, decimals), decimals, use_l10n=True, force_grouping=True)
 

@@ -77,7 +77,6 @@ def timing(batch: Batch, throughput: Throughput, now: datetime) -> str:
 
 
 def summary(batch: Batch) -> str:
-    """Formats the counts in one line, for screen readers."""
     texts = {
         "succeeded": _("%(count)s succeeded"), "failed": _("%(count)s failed"),
         "cancelled": _("%(count)s cancelled"), "pending": _("%(count)s pending"),

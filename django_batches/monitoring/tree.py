@@ -42,7 +42,6 @@ class Opener:
     job_id: UUID
     position: int
     event: str
-    """The event of a callback; empty for a job."""
     owner_id: UUID
     """The batch of the job or callback."""
 

@@ -89,7 +89,6 @@ class BatchesBackend(BaseTaskBackend):
         return result_of(job, self._as_added(task, job), backend=self.alias)
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
-        """Runs the system checks of this backend's entry in `TASKS`."""
         found: list[CheckMessage] = []
         if not apps.is_installed("django_batches"):
             hint = 'Add "django_batches" to INSTALLED_APPS.'

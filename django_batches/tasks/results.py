@@ -60,7 +60,6 @@ def result_of(job: BatchJob, task: "Task[..., Any]", backend: str) -> "TaskResul
 
 
 def change(result: "TaskResult[..., Any]", **fields: Any) -> None:
-    """Sets fields of a result, which is a frozen dataclass."""
     for name, value in fields.items():
         object.__setattr__(result, name, value)
 

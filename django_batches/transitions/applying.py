@@ -46,7 +46,6 @@ class Recorded:
     superseded: list[tuple[UUID, int, str]] = field(default_factory=list)
     """(job, dispatch, queue) of runs that must not start any more, because of a late success."""
     scheduled: int = 0
-    """New callbacks."""
     claimed: list[Claimed] = field(default_factory=list)
     """Those of them that were claimed at once, to be pushed after the commit."""
     failed_too_often: list[UUID] = field(default_factory=list)

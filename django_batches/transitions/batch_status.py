@@ -97,7 +97,6 @@ def can_end(batch: "database.Batch") -> bool:
 
 
 def registers(batch: "database.Batch", event: Event) -> bool:
-    """Whether the batch has a callback for the event."""
     return f'"event":"{event}"' in batch.registered_callbacks
 
 

@@ -85,7 +85,6 @@ def claim_jobs(
 
 
 def _room(batch: "database.Batch") -> int:
-    """Returns how many more jobs of the batch may be in RQ."""
     return min(batch.concurrency or WINDOW, WINDOW) - batch.in_flight
 
 

@@ -28,9 +28,7 @@ class Change:
     outcome: Outcome
     status: JobStatus
     tried: int = 0
-    """Attempts that it uses."""
     lost: int = 0
-    """Losses that it counts."""
     due_at: datetime | None = None
     reason: str = ""
     """The error text, if not that of the outcome."""

@@ -56,7 +56,6 @@ class SlotTable:
         self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size] = _record(job) if job else _EMPTY
 
     def read(self, slot: int) -> RunningJob | None:
-        """The job that the executor of this slot runs, or None."""
         for _ in range(100):
             record = self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size]
             checksum, started, timeout, rq_id, queue = _RECORD.unpack(record)

@@ -114,7 +114,6 @@ class Supervisor:
         self._children[slot] = Child(fork(lambda: self._work(slot, name, supervisor), name), slot, name)
 
     def _work(self, slot: int, name: str, supervisor: int) -> None:
-        """Does the work of a slot, in the child."""
         options, slots = self._options, self._slots
         if slot == COORDINATOR:
             burst = Burst(options.queues, slots) if options.burst else None

@@ -102,7 +102,6 @@ def short(batch: Batch) -> str:
 
 
 def titled(batch: Batch) -> str:
-    """Names a batch by its description and the end of its id."""
     return f"{printable(batch.description)} ({short(batch)})" if batch.description else f"Batch {short(batch)}"
 
 

@@ -152,5 +152,4 @@ def _job_data(job: BatchJob) -> dict[str, Any]:
 
 
 def _last_lines(error: str, count: int) -> list[str]:
-    """Returns the last lines of an error, which say the most."""
     return [printable(line) for line in error.splitlines() if line.strip()][-count:] or [""]

@@ -78,7 +78,6 @@ class List(Verb):
 
 
 def data(batch: Batch, snapshot: dict[str, Any], findings: list[Finding] | None = None) -> dict[str, Any]:
-    """Returns the batch as a dict for JSON."""
     numbers, fields = {name: snapshot[name] for name in _SNAPSHOT}, {name: getattr(batch, name) for name in _FIELDS}
     why = {} if findings is None else {"why": [vars(finding) for finding in findings]}
     return {**numbers, "description": batch.description, **fields, **why}

@@ -24,7 +24,6 @@ class Relatives:
         self.statuses = Counter(child.status for child in below)
 
     def data(self) -> dict[str, Any]:
-        """Returns the parents and children as a dict for JSON."""
         parents = [_data(batch, opener) for opener, batch in self.parents]
         first = [_data(batch, each.opener, total=batch.total, pending=batch.pending) for each, batch in self.children]
         return {"parents": parents, "children": {"total": self.statuses.total(), **self.statuses, "first": first}}
@@ -42,7 +41,6 @@ class Relatives:
         return f"{text}: {', '.join(f'{number(count)} {status}' for status, count in self.statuses.most_common())}"
 
     def rows(self) -> list[list[str]]:
-        """Returns a table row for each child batch that is shown."""
         return [
             [
                 short(batch), batch.status, f"{number(batch.total - batch.pending)} / {number(batch.total)}",
