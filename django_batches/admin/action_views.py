@@ -142,7 +142,6 @@ class ActingMixin(ConfirmingMixin):
 
 
 def changelist_action(name: str) -> Callable[..., HttpResponse | None]:
-    """Creates a changelist action from an entry of `ACTIONS`."""
     action = ACTIONS[name]
 
     def run(admin: ActingMixin, request: HttpRequest, queryset: "QuerySet[Batch]") -> HttpResponse | None:

@@ -34,13 +34,11 @@ class Target:
 
     @property
     def is_settled(self) -> bool:
-        """False while the batch is being cancelled or deleted."""
         batch = self.batch
         return not batch.deleting_at and (batch.finished_at is not None or not batch.cancelled_at)
 
     @property
     def not_started(self) -> int:
-        """The pending jobs that are not in RQ."""
         return self.batch.pending - self.batch.in_flight
 
 

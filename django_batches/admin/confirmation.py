@@ -67,7 +67,6 @@ class ConfirmingMixin(PermissionsMixin):
         )
 
     def address(self, name: str, batch: Batch | None = None) -> str:
-        """The URL of a page of this admin: of one batch, or of all."""
         return reverse(f"{self.admin_site.name}:django_batches_batch_{name}", args=[batch.pk] if batch else [])
 
     def page_context(self, request: HttpRequest) -> dict[str, Any]:

@@ -41,9 +41,7 @@ class JobsQuery:
     fingerprint: str | None = None
     job: str = ""
     after: int = -1
-    """Show the first jobs with a position greater than this."""
     before: int | None = None
-    """Show the last jobs with a position smaller than this."""
 
     @classmethod
     def of(cls, request: HttpRequest) -> "JobsQuery":

@@ -37,7 +37,6 @@ PANELS = {
 class Milestone:
     name: str
     moment: datetime | None
-    """None if the milestone has not been reached."""
     state: str = ""
     """The colour: failed, succeeded, cancelled, planned (the moment is in the future) or empty."""
     note: str = ""

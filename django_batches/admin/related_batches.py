@@ -58,13 +58,11 @@ class Tree:
 
     children: list[Node]
     more: int
-    """Child batches that are not in `children`."""
     is_cut: bool
     """Whether there may be more child batches than were counted."""
     totals: list[tuple[str, str, int]]
     """The direct child batches by status: (status, label, number)."""
     shown: dict[str, dict[str, Any]]
-    """The snapshots of all batches in the tree by id."""
 
 
 def ancestors(batch: Batch, visible: "QuerySet[Batch]") -> list[Related]:

@@ -87,8 +87,6 @@ class Flow:
 
 
 class Dispatcher:
-    """Claims due rows and pushes their jobs."""
-
     def __init__(self, redis: Redis, lease: Lease) -> None:
         self._redis, self._lease, self._scripts = redis, lease, Scripts(redis)
         self._flows: defaultdict[str, Flow] = defaultdict(Flow)
@@ -113,7 +111,6 @@ class Dispatcher:
         return sum(self._fill(queue, room) for queue, room in rooms.items() if room)
 
     def look_everywhere(self) -> None:
-        """Makes the next dispatch scan all queues from their start."""
         for flow in self._flows.values():
             flow.frontier.is_reached = True
         for queue in frontier.queues():
@@ -126,7 +123,6 @@ class Dispatcher:
             flow.length = 0  # so that the next look only sets it
 
     def include(self, places: Iterable[Place]) -> None:
-        """Notes that jobs wait from these places on."""
         for batch_id, position, queue in places:
             for name in list(self._flows) if queue is None else [queue]:
                 self._flows[name].frontier.include(batch_id, position)

@@ -6,6 +6,7 @@ A one-second poll guarantees progress; wake-ups only make it faster.
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +47,20 @@ LONGEST_SHARE = 10.0
 FENCE_TTL = 86_400
 
 
+@dataclass
+class Turn:
+    """What a turn of the loop has read."""
+
+    read: int
+    """Entries of the outcome stream."""
+    is_woken: bool
+    """A wake-up did not name the jobs that wait, so anything may be due."""
+    polls: bool
+    recorded: Recorded
+    has_callbacks: bool
+    """Callbacks are due that were not claimed together with the outcomes."""
+
+
 class Coordinator:
     """Runs until `should_stop()`: as the active coordinator, or as a standby while another one is active."""
 
@@ -60,7 +75,6 @@ class Coordinator:
         self._counters = Every(COUNTERS, at_once=False)
         self._prune, self._pruner = Every(PRUNE), Pruner()
         self._scan_at = 0.0
-        """When the next poll scans the queues from their start."""
 
     def run(self) -> None:
         """Keeps running while Redis or the database is away, and logs each outage once."""
@@ -87,41 +101,23 @@ class Coordinator:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def turn(self) -> int:
-        """Runs each step that is due; returns how many entries of the outcome stream it read."""
-        read, is_woken, recorded = self._apply_outcomes()
-        polls, has_callbacks = self._poll.is_due(), recorded.claimable_callbacks > 0
-        # Only at the end: more outcomes of locked batches than one read returns would block all others.
-        if polls or (self._recorder.postponed and self._recorder.is_at_end and self._rewind.is_due()):
-            self._recorder.rewind()
-        if polls:
-            self._dispatcher.include(claiming.promote_due(self._lease))
-        if polls or recorded.is_for_parents:
-            while children.notify_parents(self._lease):
-                has_callbacks = True
-        if has_callbacks:
-            self._dispatcher.dispatch_callbacks()
+        """Runs the steps of one turn; returns how many entries of the outcome stream it read."""
+        turn = self._apply_outcomes()
+        self._rewind_stream(turn)
+        self._promote_scheduled_jobs(turn)
+        self._notify_parents(turn)
+        self._dispatch_new_callbacks(turn)
         # Before the dispatch, which looks only where it knows of waiting jobs.
-        self._dispatcher.include([*self._recorder.added, *recorded.put_back, *self._reconciler.requeued])
-        self._reconciler.requeued = []
+        self._note_waiting_jobs(turn)
         # Right after the wake-up: a creator that adds chunk after chunk soon has the batch locked again.
-        self._dispatch(polls=polls, is_woken=is_woken)
-        # Not for every chunk of added jobs: these are a dozen statements.
-        if polls or is_woken or recorded.failed_too_often:
-            self._continue_operations()
-        if polls or is_woken:
-            self._dispatcher.dispatch_callbacks()
-        if polls:
-            self._maintain()
-        if self._trouble:
-            logger.warning("%s has recovered: Redis and the database are back.", self.name)
-            self._trouble = ""
-        return read
+        self._dispatch_jobs(turn)
+        self._continue_operations(turn)
+        self._maintain(turn)
+        self._log_recovery()
+        return turn.read
 
-    def _apply_outcomes(self) -> tuple[int, bool, Recorded]:
-        """Waits for outcomes, a wake-up or the poll, and applies the outcomes.
-
-        Returns how many entries it read, and whether a wake-up did not name the jobs that wait: anything may be due.
-        """
+    def _apply_outcomes(self) -> Turn:
+        """Waits for outcomes, a wake-up or the poll, and applies the outcomes."""
         wait = min(self._poll.remaining, self._rewind.remaining if self._recorder.postponed else POLL)
         self._recorder.linger()
         entries, wake_ups = self._recorder.read(0 if self._should_stop() else int(wait * 1000))
@@ -129,26 +125,54 @@ class Coordinator:
         self._dispatcher.push_callbacks(recorded.claimed)
         if recorded.has_on_hold:
             self._dispatcher.forget_rates()
-        return len(entries), bool(wake_ups), recorded
+        return Turn(len(entries), bool(wake_ups), self._poll.is_due(), recorded, recorded.claimable_callbacks > 0)
 
-    def _dispatch(self, *, polls: bool, is_woken: bool) -> None:
+    def _rewind_stream(self, turn: Turn) -> None:
+        # Only at the end: more outcomes of locked batches than one read returns would block all others.
+        if turn.polls or (self._recorder.postponed and self._recorder.is_at_end and self._rewind.is_due()):
+            self._recorder.rewind()
+
+    def _promote_scheduled_jobs(self, turn: Turn) -> None:
+        if turn.polls:
+            self._dispatcher.include(claiming.promote_due(self._lease))
+
+    def _notify_parents(self, turn: Turn) -> None:
+        if turn.polls or turn.recorded.is_for_parents:
+            while children.notify_parents(self._lease):
+                turn.has_callbacks = True
+
+    def _dispatch_new_callbacks(self, turn: Turn) -> None:
+        if turn.has_callbacks:
+            self._dispatcher.dispatch_callbacks()
+
+    def _note_waiting_jobs(self, turn: Turn) -> None:
+        self._dispatcher.include([*self._recorder.added, *turn.recorded.put_back, *self._reconciler.requeued])
+        self._reconciler.requeued = []
+
+    def _dispatch_jobs(self, turn: Turn) -> None:
         """Dispatches jobs; scans the queues from their start after a wake-up, and at polls if scans are fast."""
         # A scan passes all rows claimed since the last vacuum, maybe millions, to find jobs that no wake-up named.
         start = time.monotonic()
-        if is_woken or (polls and start >= self._scan_at):
+        if turn.is_woken or (turn.polls and start >= self._scan_at):
             self._dispatcher.look_everywhere()
             self._scan_at = start + min(SCAN_COST * (time.monotonic() - start) / SHARE, LONGEST_SHARE)
         self._dispatcher.dispatch_jobs()
 
-    def _continue_operations(self) -> None:
+    def _continue_operations(self, turn: Turn) -> None:
         """Continues cancels and retries that were requested or interrupted, and applies them to child batches."""
-        self._sync_batches_on_hold()
-        cancelling.continue_cancels()
-        children.cancel_children()
-        retrying.continue_retries()
+        # Not for every chunk of added jobs: these are a dozen statements.
+        if turn.polls or turn.is_woken or turn.recorded.failed_too_often:
+            self._sync_batches_on_hold()
+            cancelling.continue_cancels()
+            children.cancel_children()
+            retrying.continue_retries()
+        if turn.polls or turn.is_woken:
+            self._dispatcher.dispatch_callbacks()
 
-    def _maintain(self) -> None:
+    def _maintain(self, turn: Turn) -> None:
         """Repairs, timeouts, deletions, pruning and metrics. At polls only."""
+        if not turn.polls:
+            return
         if self._recorder.reconcile_requested:
             self._recorder.reconcile_requested = False
             for timer in (self._reconcile, self._upkeep, self._deletions, self._counters):
@@ -169,6 +193,11 @@ class Coordinator:
                 repairing.repair_counters(batch_id, skip_locked=True)
         self._recorder.counts[totals.REPAIRS] += repairing.repairs()
         totals.add(self._redis, self._recorder.counts)
+
+    def _log_recovery(self) -> None:
+        if self._trouble:
+            logger.warning("%s has recovered: Redis and the database are back.", self.name)
+            self._trouble = ""
 
     def _compare_with_redis(self) -> None:
         self._reconciler.look()

@@ -44,12 +44,10 @@ class Recorder:
         self._last_wake_up: str | bytes = "$"
         self._last_idle: str | bytes = "0-0"
         self._count = FIRST
-        """The maximum for the next read."""
         self._read_at = self._linger_until = 0.0
         self._come_to = b"0-0"
         """Every outcome up to here was read, and applied unless it was postponed."""
         self.is_at_end = True
-        """The last read reached the end of the stream."""
         self.postponed: set[UUID] = set()
         """Batches with outcomes that wait because the batch was locked, since the last rewind."""
         self._postponed_before: set[UUID] = set()
@@ -158,7 +156,6 @@ class Recorder:
         return self.postponed | self._postponed_before if self.has_come_to(entry) else None
 
     def last_id(self) -> bytes:
-        """The newest id of the stream, even if its entry is deleted."""
         last = self._last_id(self._keys.outcomes)
         if order(last) < order(self._come_to):  # a restored server: the ids that it gives from now on were not read
             self._come_to = b"0-0"

@@ -27,7 +27,6 @@ class AwaitedBatches:
 
     levels: Sequence[list[Batch]] = ()
     child_count: int = 0
-    """How many children the batch itself waits for."""
 
     @classmethod
     def of(cls, batch: Batch) -> "AwaitedBatches":

@@ -18,7 +18,6 @@ class Finding:
     text: str
     advice: str = ""
     batch_id: UUID | None = None
-    """The child batch, at any depth, that the finding is about."""
 
     def __str__(self) -> str:
         return f"{self.text} {self.advice}".rstrip()

@@ -109,7 +109,6 @@ class Health:
 
     @cached_property
     def stuck_batches(self) -> list[tuple[Batch, list[Finding]]]:
-        """The oldest batches that are stuck, and why."""
         return list(find_stuck(backlog.unfinished(MAX_BATCHES), self._probe))
 
 

@@ -43,7 +43,6 @@ class Opener:
     position: int
     event: str
     owner_id: UUID
-    """The batch of the job or callback."""
 
 
 @dataclass(frozen=True)

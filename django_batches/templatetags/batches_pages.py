@@ -17,7 +17,6 @@ register.filter("number", formatting.number)
 
 @register.filter
 def breakable(value: str) -> SafeString:
-    """Allows line breaks after the dots of a dotted path."""
     return format_html_join("", "{}<wbr>", ((part,) for part in re.findall(r"[^.]*\.?", value) if part))
 
 

@@ -1,8 +1,8 @@
 """Applies outcomes to rows in bulk, each exactly once.
 
-Group commit: one transaction applies any number of outcomes in five statements: the lease, the locks, the jobs, the
-counters, the time buckets. With a transaction per job, the commits and the lock of the batch's row would limit the
-throughput (Laravel #39722).
+One transaction applies any number of outcomes in five statements: for the lease, the locks, the jobs, the counters and
+the time buckets. With a transaction per outcome, the commits and the lock of the batch's row would limit the throughput
+(Laravel #39722).
 """
 
 import logging
@@ -18,7 +18,6 @@ from .. import database
 from ..states import JobStatus
 from ..transport.outcomes import Kind, Outcome
 from . import batch_status, job_updates, repairing
-from .batch_status import Tally
 from .claiming import Claimed
 from .frontier import Place
 from .job_status import Change, decide
@@ -47,7 +46,7 @@ class Recorded:
     """(job, dispatch, queue) of runs that must not start any more, because of a late success."""
     scheduled: int = 0
     claimed: list[Claimed] = field(default_factory=list)
-    """Those of them that were claimed at once, to be pushed after the commit."""
+    """New callbacks that were claimed at once, to be pushed after the commit."""
     failed_too_often: list[UUID] = field(default_factory=list)
     """Batches that now have more failures than they allow: their other jobs must not start."""
     ended_children: list[UUID] = field(default_factory=list)
@@ -66,7 +65,6 @@ class Recorded:
 
     @property
     def put_back(self) -> list[Place]:
-        """Where jobs wait to be claimed again."""
         return [(c.outcome.batch_id, *c.place) for c in self._claimable if c.outcome.is_job_of_batch]
 
     @property
@@ -93,16 +91,16 @@ class Recorded:
 
 
 def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone.now, *, claims: int = 0) -> Recorded:
-    """Applies outcomes in one transaction. If the database refuses one, only that job fails.
+    """Applies outcomes in one transaction. If the database refuses one of them, only the job of that outcome fails.
 
     Calls `fence` first in each transaction: it proves that the caller is the active coordinator, and returns the time.
-    Claims up to `claims` of the callbacks that it schedules, which the caller must push. A separate claim would take
-    another transaction: 1.3 times as long until the callback of a small batch is claimed.
+    Claims up to `claims` of the callbacks that it schedules; the caller must push these. If they were claimed later, in
+    a transaction of their own, it would take 1.3 times as long until the callback of a small batch is claimed.
     """
     try:
         return _apply(outcomes, fence, claims)
     except _REFUSALS as error:
-        # Halves the outcomes until the culprit is alone: otherwise it would block those of all batches.
+        # Bisect the outcomes to isolate the one that cannot be written: it would block the outcomes of every batch.
         if len(outcomes) > 1:
             middle = len(outcomes) // 2
             first = record(outcomes[:middle], fence, claims=claims)
@@ -111,9 +109,9 @@ def record(outcomes: Sequence[Outcome], fence: Callable[[], datetime] = timezone
 
 
 def _record_refused(outcome: Outcome, error: Exception, fence: Callable[[], datetime]) -> Recorded:
-    """Fails the job of an outcome that the database refused."""
+    """Fails the job whose outcome the database refused."""
     if outcome.kind != Kind.REFUSED:
-        # A drift between counters and rows is not the job's fault.
+        # If drift caused the error, the job is not to blame: apply its outcome again after the repair.
         if isinstance(error, IntegrityError) and repairing.repair_counters(outcome.batch_id, skip_locked=True):
             return record([outcome], fence)
         return record([outcome.refused(error)], fence)
@@ -131,10 +129,10 @@ def _apply(outcomes: Sequence[Outcome], fence: Callable[[], datetime], claims: i
         ids = {outcome.batch_id for outcome in outcomes}
         batches = database.lock_batches(ids, skip_locked=True)
         missing = ids - set(batches)
-        # Locked by other transactions. The other missing ones do not exist.
+        # Batches that another transaction has locked. The rest of the missing batches do not exist.
         locked = set(database.batches().filter(pk__in=missing).values_list("pk", flat=True)) if missing else missing
         ready = [outcome for outcome in outcomes if outcome.batch_id in batches]
-        tallies = {key: Tally(batch) for key, batch in batches.items()}
+        tallies = {key: batch_status.Tally(batch) for key, batch in batches.items()}
         won = job_updates.write(decide(ready, batches, now), tallies, now)
         late, superseded = job_updates.write_late_successes(ready, won, tallies, now)
         aggregate(won + late, now)

@@ -1,8 +1,8 @@
-"""The counters of batches, and what depends on them: the end of a batch, its final status, and its events.
+"""Moves the counters of batches, and ends batches: their final status, their events and their callbacks.
 
-Each transition that changes jobs ends here, once per transaction. It fills a `Tally` for each batch that it has
-locked. `update_batches` then moves all counters in one statement, ends the batches that have no pending jobs, and
-schedules callbacks. Only `_end` makes a batch `succeeded`, `failed` or `cancelled`.
+Each transition that changes jobs fills a `Tally` for each batch that it has locked, and then calls `update_batches`
+once in its transaction. This moves all counters in one statement, ends the batches that can end, and schedules
+callbacks. Only `_end` sets the status of a batch to `succeeded`, `failed` or `cancelled`.
 """
 
 import json
@@ -31,7 +31,7 @@ _FIELDS: dict[str, type] = {
 
 @dataclass
 class Tally:
-    """What one transaction changes about one batch, which it has locked."""
+    """The changes that one transaction makes to the counters of a batch that it has locked."""
 
     batch: "database.Batch"
     pending: int = 0
@@ -45,19 +45,19 @@ class Tally:
     is_overdue: bool = False
 
     def ended(self, status: str, count: int = 1) -> None:
-        """`count` pending jobs have ended with `status`."""
+        """Counts `count` pending jobs that have ended with `status`."""
         self.pending -= count
         setattr(self, status, getattr(self, status) + count)
 
     def reopened(self, status: str, count: int = 1) -> None:
-        """`count` jobs that had ended with `status` are pending again."""
+        """Counts `count` jobs that had ended with `status` as pending again."""
         self.ended(status, -count)
 
 
 def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) -> list[NewJob]:
-    """Moves the counters, ends what can end, and schedules callbacks. Returns the rows of the callbacks.
+    """Moves the counters, ends the batches that can end, and schedules callbacks. Returns the rows of the callbacks.
 
-    Claims up to `claims` of those that are due at once, for a caller that pushes them.
+    Claims up to `claims` of the callbacks that are due at once. The caller must push these after the commit.
     """
     callbacks: list[NewJob] = []
     tallies = list(tallies)
@@ -79,7 +79,7 @@ def update_batches(tallies: Iterable[Tally], now: datetime, *, claims: int = 0) 
 
 
 def schedule_missed_failure_callbacks(batch: "database.Batch", now: datetime) -> None:
-    """Schedules failure callbacks that were registered after the failure event of a locked batch."""
+    """Schedules the failure callbacks of a locked batch that were registered after its failure event."""
     if batch.failure_round != batch.round:
         return
     scheduled = database.jobs().filter(callback_of=batch, event=Event.FAILURE, round=batch.round)
@@ -91,7 +91,7 @@ def schedule_missed_failure_callbacks(batch: "database.Batch", now: datetime) ->
 
 
 def can_end(batch: "database.Batch") -> bool:
-    """Whether no job is pending, none can be added, and no retry is under way."""
+    """Whether the batch has no pending job, no job can be added, and no retry is in progress."""
     is_closed = batch.sealed_at is not None or batch.cancelled_at is not None
     return batch.pending == 0 and batch.finished_at is None and is_closed and batch.retry_position is None
 
@@ -109,20 +109,20 @@ def _end(batch: "database.Batch", now: datetime) -> None:
 
 
 def _give_up_after_failures(tally: Tally, now: datetime) -> None:
-    """Cancels a batch that has more failures than it allows. The coordinator cancels its other jobs in chunks."""
+    """Cancels a batch that exceeds its `max_failures`. The coordinator then cancels its other jobs in chunks."""
     batch = tally.batch
     if tally.failed <= 0 or batch.cancelled_at or batch.max_failures is None or batch.failed <= batch.max_failures:
         return
     if not batch.pending and batch.sealed_at:
-        return  # there is nothing to cancel, now or later
+        return  # no job is left to cancel, and none can be added
     if batch.retry_position is not None:
-        return  # failed jobs that the retry has not reached yet are no new failures
+        return  # the count still includes old failures of jobs that the retry has not reached yet
     batch.gave_up, batch.cancelled_at = True, now
     batch.reason = f"More than {batch.max_failures} jobs failed (max_failures)."
 
 
 def _events(tally: Tally, now: datetime) -> list[Event]:
-    """Ends the batch if it can end. Returns the events that happen; each is marked, to happen once per round."""
+    """Ends the batch if it can end. Returns its new events, and marks each so that it happens once per round."""
     batch = tally.batch
     events = []
     if tally.first_failure and not batch.first_failure_id:
@@ -147,7 +147,7 @@ def _all_attempted(batch: "database.Batch", ends: bool) -> bool:
         return False
     return ends or not any(
         database.jobs().filter(batch=batch, attempts=0, status__in=statuses).exists()
-        for statuses in (WAITING_HERE, IN_FLIGHT)  # each has its index
+        for statuses in (WAITING_HERE, IN_FLIGHT)  # two queries, because each has an index
         if statuses is WAITING_HERE or batch.in_flight
     )
 
@@ -158,7 +158,7 @@ def _callbacks(batch: "database.Batch", event: Event, now: datetime) -> list[New
 
 
 def _callback(batch: "database.Batch", spec: dict[str, Any], position: int, now: datetime) -> NewJob:
-    due_at, run_after = None, spec["run_after"]  # seconds after the event, or a fixed time
+    due_at, run_after = None, spec["run_after"]  # seconds after the event, or an ISO time
     if run_after:
         due_at = datetime.fromisoformat(run_after) if isinstance(run_after, str) else now + timedelta(seconds=run_after)
     status = JobStatus.SCHEDULED if due_at else JobStatus.CREATED

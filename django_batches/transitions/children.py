@@ -20,7 +20,6 @@ from .. import database
 from ..states import IN_FLIGHT, BatchStatus, Event, JobStatus
 from ..transport.outcomes import Kind, Outcome, fingerprint
 from . import batch_status, job_updates, repairing, results
-from .batch_status import Tally
 from .cancelling import begin_cancel
 from .job_status import Change, runs_with_open_children
 from .statistics import aggregate
@@ -78,7 +77,7 @@ def _notify(notices: list[_Notice], fence: Callable[[], datetime]) -> int:
         parents = {(job.pk, job.dispatch): job for job in waiting.defer(*database.LARGE_JOB_FIELDS)}
         awaiting = runs_with_open_children(parents)
         changes = _changes([job for key, job in parents.items() if key not in awaiting], locked)
-        tallies = {change.outcome.batch_id: Tally(locked[change.outcome.batch_id]) for change in changes}
+        tallies = {change.outcome.batch_id: batch_status.Tally(locked[change.outcome.batch_id]) for change in changes}
         won = job_updates.write(changes, tallies, now, (JobStatus.WAITING,))
         aggregate(won, now)
         batch_status.update_batches(tallies.values(), now)

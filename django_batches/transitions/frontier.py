@@ -1,4 +1,4 @@
-"""Which jobs wait to be claimed: on which queues, of which batches, from which position on."""
+"""Finds the jobs that wait to be claimed: their queues, their batches, and the first position in each batch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,47 +9,47 @@ from .. import database
 
 NONE = UUID(int=0)
 BATCHES = 200
-"""Batches of a queue that one claim considers."""
+"""The maximum number of batches that one claim considers."""
 LARGE, STEPS = 1_000, 4
-"""Jobs that a batch must have before its frontier for a search to step over it, and how many batches a search does."""
+"""A search skips the claimed jobs of up to STEPS batches, each of which has at least LARGE jobs before its frontier."""
 
 Place = tuple[UUID, int, str | None]
-"""Where a job waits: batch, position, queue (None: any)."""
+"""Where a job waits: its batch, its position, and its queue (None: it may be any queue)."""
 
 
 @dataclass
 class Frontier:
-    """How far the jobs of a queue have been claimed, as far as the coordinator knows.
+    """Remembers up to which position the coordinator has claimed the jobs of a queue, so that searches begin there.
 
     A claimed row stays in the index of due rows until a vacuum. While an older snapshot is open (a dump, a long
-    report), each search that passes such a row also reads its page: searches from the start would take longer with
-    each job of a large batch. `include` adds jobs that wait again before the frontier; `restart` finds all others.
+    report), each search that passes such a row also reads its page, so a search from the start would become slower with
+    each job claimed. `include` reports a job that waits before the frontier. `restart` makes searches find all jobs.
     """
 
     before: UUID = NONE
-    """Neither this batch nor an earlier one has waiting jobs."""
+    """Neither this batch nor a batch with a smaller key has waiting jobs."""
     positions: dict[UUID, int] = field(default_factory=dict)
-    """Per batch the position before which no job waits."""
+    """For each batch, the position before which no job waits."""
     turn: UUID | None = None
-    """The batch after which the next claim begins, if there are more batches than one claim considers."""
+    """The batch after which the next claim begins, if more batches have waiting jobs than one claim considers."""
     is_reached: bool = False
-    """No job waits, as far as is known."""
+    """Whether all jobs that the coordinator knows of have been claimed."""
     _is_part: bool = False
-    """The last search began in the middle, at the batch whose turn it is."""
+    """Whether the last search began after `turn`, and so did not see the batches before it."""
 
     def restart(self) -> None:
-        """The next search begins at the start again, or at the batch whose turn it is."""
+        """Forgets what has been claimed. The next search considers all positions, and all batches after `turn`."""
         self.before, self.positions, self.is_reached = NONE, {}, False
 
     def include(self, batch_id: UUID, position: int = 0) -> None:
-        """Jobs of this batch may wait from this position on."""
+        """Moves the frontier back, because jobs of this batch may wait at this position or later."""
         self.before = min(self.before, UUID(int=max(0, batch_id.int - 1)))
         if self.positions.get(batch_id, 0) > position:
             self.positions[batch_id] = position
         self.is_reached = False
 
     def find_batches(self, queue: str) -> list[UUID]:
-        """The batches with jobs that wait on the queue, beginning with the one whose turn it is."""
+        """Returns the batches with jobs that wait on the queue, beginning after `turn`, at most `BATCHES`."""
         ids = self._search(queue, max(self.before, self.turn or NONE))
         if not ids and self.turn:
             self.turn = None
@@ -61,9 +61,9 @@ class Frontier:
         return ids
 
     def advance(self, ids: list[UUID], jobs: Iterable[Any], *, is_all: bool) -> None:
-        """Moves behind claimed jobs, the first ones of some of the batches `ids` that `find_batches` returned.
+        """Moves the frontier behind claimed jobs of the batches `ids`, which `find_batches` returned.
 
-        With `is_all`, these batches have no other waiting jobs.
+        `is_all` says that these batches have no other waiting jobs.
         """
         self.turn = ids[-1] if len(ids) == BATCHES else None
         self.is_reached = is_all and self.turn is None and not self._is_part
@@ -72,7 +72,7 @@ class Frontier:
                 self.positions[job.batch_id] = job.position + 1
 
     def _search(self, queue: str, after: UUID) -> list[UUID]:
-        """The batches in the order of their keys, with one index probe each."""
+        """Returns the batches with waiting jobs, in the order of their keys. Each costs one index probe."""
         large = [(key, start) for key, start in self.positions.items() if start >= LARGE and key > after]
         parts, params = [], []
         for key, start in sorted(sorted(large, key=lambda item: -item[1])[:STEPS]):
@@ -92,7 +92,7 @@ _DUE = f"FROM {database.JOB} WHERE status = 'created' AND batch_id IS NOT NULL"
 
 
 def _between(*, has_end: bool) -> str:
-    """The batches after one and, if it has an end, before another one."""
+    """Returns SQL for the batches with waiting jobs after a key and, with `has_end`, before a second key."""
     end = " AND batch_id < %s" if has_end else ""
 
     def following(after: str) -> str:
@@ -105,7 +105,7 @@ def _between(*, has_end: bool) -> str:
     )
 
 
-# Without the order, PostgreSQL reads the table until it meets a row of the batch, if most rows are of that batch.
+# Keep ORDER BY: without it, PostgreSQL reads the table instead of the index if most rows belong to the batch.
 _FROM = (
     f"SELECT * FROM (SELECT batch_id {_DUE} AND queue = %s AND batch_id = %s AND position >= %s"
     " ORDER BY position LIMIT 1) AS large"
@@ -113,7 +113,7 @@ _FROM = (
 
 
 def queues() -> list[str]:
-    """The queues on which jobs wait: one index probe per queue, whatever the number of jobs."""
+    """Returns the queues on which jobs wait, by one index probe per queue. The number of jobs does not matter."""
     rows = database.execute(
         f"WITH RECURSIVE due(queue) AS (SELECT MIN(queue) {_DUE} UNION ALL"
         f" SELECT (SELECT MIN(queue) {_DUE} AND queue > due.queue) FROM due WHERE due.queue IS NOT NULL)"

@@ -1,4 +1,4 @@
-"""Decides the next status of a job after an outcome: ended, another attempt, or given back. Writes nothing."""
+"""Decides the next status of a job after an outcome. This module only decides; `job_updates` writes."""
 
 import json
 import random
@@ -12,10 +12,10 @@ from ..states import JOB_ENDED, JobStatus
 from ..transport.outcomes import Kind, Outcome, fingerprint
 
 MAX_LOSSES = 3
-"""Runs whose worker was killed or lost, after which a job fails as a poison pill."""
+"""The number of losses (see the glossary) that fails a job, so that it cannot kill workers forever."""
 
 DEPLOY_PAUSES = [timedelta(seconds=30), timedelta(minutes=5), timedelta(minutes=5)]
-"""Pauses before a job whose function a worker cannot import is tried again: a rolling deploy takes a while."""
+"""Pauses before another run of a job whose function a worker could not import, for example during a rolling deploy."""
 
 _ATTEMPT_FAILED = {Kind.FAILED, Kind.KILLED, Kind.TIMEOUT, Kind.RETRY}
 _GIVEN_BACK = {Kind.ON_HOLD, Kind.VANISHED, Kind.INTERRUPTED, Kind.MISSING}
@@ -45,7 +45,7 @@ class Change:
 
 
 def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, database.Batch]", now: datetime) -> list[Change]:
-    """One change per (job, dispatch). Of several outcomes a success wins, otherwise the first one."""
+    """Returns one change per (job, dispatch). Of several outcomes of a dispatch, a success wins, or else the first."""
     first: dict[tuple[UUID, int], Outcome] = {}
     for outcome in sorted(outcomes, key=lambda outcome: outcome.kind != Kind.SUCCEEDED):
         first.setdefault(outcome.execution, outcome)
@@ -67,7 +67,7 @@ def decide(outcomes: Iterable[Outcome], batches: "dict[UUID, database.Batch]", n
 
 
 def runs_with_open_children(executions: Iterable[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
-    """Those of the runs (job, dispatch) that await a child which has not notified its parent yet."""
+    """Returns those of the runs (job, dispatch) that have a child batch which has not notified its parent yet."""
     wanted = set(executions)
     if not wanted:
         return set()
@@ -87,7 +87,7 @@ def _returned(outcome: Outcome, has_open_children: bool) -> Change:
 
 
 def _unsuccessful(outcome: Outcome, job: "database.BatchJob", batch: "database.Batch", now: datetime) -> Change:
-    """Another run, or failed for good."""
+    """Decides what follows a run without a success: another run, or the end of the job."""
     lost = int(outcome.kind in (Kind.KILLED, Kind.INTERRUPTED, Kind.MISSING))
     tried = int(outcome.kind not in _GIVEN_BACK)
     is_cancelled = batch.cancelled_at is not None and outcome.is_job_of_batch
@@ -114,7 +114,7 @@ def _unsuccessful(outcome: Outcome, job: "database.BatchJob", batch: "database.B
 
 
 def backoff_delay(backoff: str, attempt: int) -> float:
-    """Seconds between attempt number `attempt`, which failed, and the next one."""
+    """Returns the seconds to wait after the failed attempt number `attempt`, which starts at 1."""
     spec = json.loads(backoff)
     if isinstance(spec, dict):
         pause = spec["first"]
@@ -130,5 +130,5 @@ def backoff_delay(backoff: str, attempt: int) -> float:
 
 
 def _given_back(batch: "database.Batch", outcome: Outcome) -> JobStatus:
-    """The next status of a job that left RQ without having run."""
+    """Returns the next status of a job whose run uses no attempt."""
     return JobStatus.CANCELLED if batch.cancelled_at and outcome.is_job_of_batch else JobStatus.CREATED

@@ -1,4 +1,4 @@
-"""Updates the rows of jobs in bulk: only those that still expect the outcome of this very dispatch."""
+"""Updates rows of jobs in bulk. An outcome changes a row only if it carries the row's current dispatch number."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from .batch_status import Tally
 from .job_status import Change
 
 LARGEST = 16 << 20
-"""Characters of results and tracebacks in one statement. PostgreSQL takes no literal of 512 MiB and no message of
-1 GiB, and outcomes that it refuses would be applied again and again."""
+"""A statement with more characters is split. PostgreSQL refuses literals of 512 MiB and messages of 1 GiB, and the
+coordinator would repeat such a statement forever."""
 
 
 class _Success(NamedTuple):
-    """What differs between successes, which most changes are. With `_Row`, applying them takes 1.2 times as long."""
+    """The columns that differ between successes, the most frequent changes. With `_Row` they take 1.2 times as long."""
 
     id: UUID
     dispatch: int
@@ -29,7 +29,7 @@ class _Success(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """Any change of a job."""
+    """The columns that any other change of a job writes."""
 
     id: UUID
     dispatch: int
@@ -64,9 +64,9 @@ _SET = (
 def write(
     changes: list[Change], tallies: dict[UUID, Tally], now: datetime, statuses: Sequence[JobStatus] = IN_FLIGHT
 ) -> list[Change]:
-    """Updates and counts the rows that are still in one of `statuses` with the change's dispatch.
+    """Writes and counts changes. Skips a row if its status is not in `statuses` or if it has another dispatch number.
 
-    Returns the changes that won: those that were written.
+    Returns the changes that were written.
     """
     successes = [change for change in changes if change.is_success_of_run]
     others = [change for change in changes if not change.is_success_of_run]
@@ -79,15 +79,15 @@ def write(
 def write_late_successes(
     outcomes: list[Outcome], won: list[Change], tallies: dict[UUID, Tally], now: datetime
 ) -> tuple[list[Change], list[tuple[UUID, int, str]]]:
-    """Writes the successes of runs that were given up, if their jobs have not ended: the work is done, so it counts.
+    """Writes the successes of runs that were given up, if their jobs have not ended. The work is done, so it counts.
 
-    For example, a host was frozen, its job was dispatched again, and then the first run reports its success. Returns
-    the changes, and (job, dispatch, queue) of the later runs, which must not start any more.
+    For example, a host froze and its job was dispatched again; then the first run reports its success. Returns the
+    changes, and (job, dispatch, queue) of the later runs, which must not start any more.
     """
     if len(won) == len(outcomes):
         return [], []
     winners = {change.outcome.execution for change in won}
-    # Not with children: those of a run that was given up are cancelled, so its work is not done.
+    # Leave out runs with children: if a run is given up, its children are cancelled, so its work is not done.
     late = {
         outcome.job_id: outcome
         for outcome in outcomes
@@ -97,7 +97,7 @@ def write_late_successes(
     jobs = [job for job in rows if late[job.pk].dispatch <= job.dispatch]
     written = []
     for statuses in (IN_FLIGHT, (*WAITING_HERE, JobStatus.WAITING)):
-        # The batches are locked, so these rows are still as they were read.
+        # The batches are locked, so these rows have not changed since they were read.
         current = [replace(late[job.pk], dispatch=job.dispatch) for job in jobs if job.status in statuses]
         changes = [Change(outcome, JobStatus.SUCCEEDED, tried=1) for outcome in current]
         changes = _update(changes, [_success(change, now) for change in changes], _SET_LATE_SUCCESS, statuses)
@@ -117,7 +117,7 @@ def _row(change: Change, now: datetime) -> _Row:
     return _Row(
         *outcome.execution, change.tried, change.lost, now if status == JobStatus.WAITING else None, outcome.returned,
         status=status.value,
-        due_at=now if status == JobStatus.CREATED else change.due_at,  # from now on it waits for its turn
+        due_at=now if status == JobStatus.CREATED else change.due_at,  # a claimable job is due now
         started_at=outcome.started_at,
         finished_at=(outcome.finished_at or now) if change.has_ended else None,
         result_text=outcome.result,
@@ -132,7 +132,7 @@ def _row(change: Change, now: datetime) -> _Row:
 def _update(
     changes: list[Change], rows: Sequence[tuple[Any, ...]], assignments: str, statuses: Sequence[JobStatus]
 ) -> list[Change]:
-    """Updates the rows of changes; returns the changes that won."""
+    """Updates the rows of changes. Returns the changes that were written."""
     if not changes:
         return []
     if len(changes) > 1 and sum(len(value) for row in rows for value in row if type(value) is str) > LARGEST:
@@ -141,7 +141,7 @@ def _update(
         return first + _update(changes[middle:], rows[middle:], assignments, statuses)
     table, params = database.values(type(rows[0]), rows)
     among = ", ".join(f"'{status.value}'" for status in statuses)
-    # Only for the planner: until a vacuum, the index of rows in flight also has all rows that ever were.
+    # The bounds help the planner: until a vacuum, the index of rows in flight also has the rows of earlier flights.
     ids = [change.outcome.job_id for change in changes] if statuses is IN_FLIGHT else []
     within, bounds = (" AND id BETWEEN %s AND %s", [min(ids), max(ids)]) if ids else ("", [])
     written = database.execute(

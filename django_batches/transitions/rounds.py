@@ -109,7 +109,6 @@ class RetriedChildren:
     def __init__(self, jobs: "Iterable[database.BatchJob]") -> None:
         runs = {job.pk: job.dispatch for job in jobs if job.waited_at}
         self.by_job: dict[UUID, list[UUID]] = defaultdict(list)
-        """For each job, the child batches that its last run opened."""
         found = database.batches().filter(parent_id__in=runs).values_list("pk", "parent_id", "parent_dispatch")
         for pk, parent_id, dispatch in found:
             if runs[parent_id] == dispatch:

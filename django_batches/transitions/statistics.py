@@ -1,6 +1,6 @@
-"""Small rows for the admin: ended jobs per time bucket, and failures per exception and place.
+"""Keeps statistics for the admin: how many jobs ended per time bucket, and how many failed per exception and place.
 
-Each transition writes them in its own transaction, so that the page of a batch of a million jobs need not count jobs.
+Each transition updates them in its own transaction, so the admin need not count the jobs of a batch of a million.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ BUCKET_SECONDS = 10
 
 
 def aggregate(won: Iterable[Change], now: datetime) -> None:
-    """Counts the jobs that these changes have ended."""
+    """Adds the jobs that ended by these changes to the statistics."""
     ended: dict[UUID, Counter[str]] = defaultdict(Counter)
     failed: Counter[tuple[UUID, str]] = Counter()
     samples: dict[tuple[UUID, str], tuple[str, str]] = {}
@@ -35,14 +35,14 @@ def aggregate(won: Iterable[Change], now: datetime) -> None:
 
 
 def count_ended(counts: dict[UUID, tuple[int, ...]], now: datetime) -> None:
-    """Adds to the time bucket of `now`: per batch how many jobs succeeded, failed and were cancelled."""
+    """Adds to the time bucket of `now`. `counts` has, per batch, how many jobs succeeded, failed and were cancelled."""
     start = now.replace(second=now.second - now.second % BUCKET_SECONDS, microsecond=0)
     keys, sums = {"batch_id": UUID, "starts_at": datetime}, {"succeeded": int, "failed": int, "cancelled": int}
     _add(database.BUCKET, keys, {}, sums, [(key, start, *count) for key, count in counts.items()])
 
 
 def count_failures(groups: Sequence[tuple[UUID, str, str, str, int]]) -> None:
-    """Adds to failure groups: batch, fingerprint, error type, sample and by how much, which a retry makes negative."""
+    """Adds to failure groups: (batch, fingerprint, error type, sample, count). The count of a retry is negative."""
     keys, others = {"batch_id": UUID, "fingerprint": str}, {"error_type": str, "sample": str}
     _add(database.FAILURE_GROUP, keys, others, {"count": int}, groups)
 
@@ -50,7 +50,7 @@ def count_failures(groups: Sequence[tuple[UUID, str, str, str, int]]) -> None:
 def _add(
     table: str, keys: dict[str, Any], others: dict[str, Any], sums: dict[str, Any], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Inserts rows; adds the columns `sums` to those of an existing row with the same `keys`."""
+    """Inserts rows. If a row with the same `keys` exists, adds to its columns `sums` instead."""
     if not rows:
         return
     columns = keys | others | sums

@@ -61,7 +61,6 @@ class Executor:
         self._is_tainted = False
 
     def run(self) -> None:
-        """Runs jobs until the executor must stop or be replaced."""
         while (kind := self.step()) != "exit":
             if kind == "suspended":
                 time.sleep(0.5)

@@ -54,7 +54,6 @@ class Supervisor:
         self._grace_ends = self._interrupted_at = math.inf
         self._has_interrupted_jobs = False
         self._not_before: dict[int, float] = {}
-        """Earliest start of the next child of a slot."""
 
     def run(self) -> int:
         """Runs the worker. Returns the exit code: 1 if it has interrupted jobs, otherwise 0."""

@@ -16,11 +16,12 @@ from django_batches import Batch, database
 from django_batches.coordinator import loop, reconcile, record
 from django_batches.coordinator.dispatch import FLOOR
 from django_batches.coordinator.lease import Lease, LeaseLost
-from django_batches.coordinator.loop import Coordinator
+from django_batches.coordinator.loop import Coordinator, Turn
 from django_batches.coordinator.suspects import Suspects
 from django_batches.coordinator.timer import Every
 from django_batches.models import BatchJob, Lease as LeaseRow
 from django_batches.transitions import applying, frontier, job_updates, repairing
+from django_batches.transitions.applying import Recorded
 from django_batches.transport.client import Keys
 from django_batches.transport.outcomes import Kind
 from django_batches.worker.executor import Executor
@@ -446,10 +447,10 @@ class TestLoop:
         monkeypatch.setattr(loop, "time", clock)
         monkeypatch.setattr(coordinator._dispatcher, "look_everywhere", look)
         while clock.now < 107:
-            coordinator._dispatch(polls=True, is_woken=False)
+            coordinator._dispatch_jobs(Turn(0, False, True, Recorded(), False))
             clock.now += 0.5
         assert looks == pytest.approx([100, 103.1, 106.2], abs=0.5)
-        coordinator._dispatch(polls=False, is_woken=True)
+        coordinator._dispatch_jobs(Turn(0, True, False, Recorded(), False))
         assert len(looks) == 4
 
     def test_the_turn_that_ends_a_batch_dispatches_its_callback(self, coordinator):

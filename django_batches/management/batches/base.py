@@ -78,7 +78,6 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def printable(text: str) -> str:
-    """The text on one line, without control characters."""
     return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
 
 
