@@ -148,7 +148,7 @@ class Reconciler:
         verdicts = []
         for index, (row, rq_id) in enumerate(rows):
             (status, started), executions, has_lease = found[3 * index : 3 * index + 3]
-            # Without our lease, a plain RQ worker may run it.
+            # A job without a lease of ours may still run in a plain RQ worker, which has an execution of its own.
             if has_lease or any(self._redis.exists(self._keys.execution(rq_id, key.decode())) for key in executions):
                 continue
             if status in _SUSPICIOUS:

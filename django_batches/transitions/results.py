@@ -1,4 +1,4 @@
-"""Reads the results of batches and their jobs as JSON text: in pages, or for a job whose function returned a batch.
+"""Reads results as JSON text: of all jobs of a batch, page by page, and of a batch that a job has returned.
 
 `pages()` uses plain SQL: a queryset takes four times as long, and every callback may read the results.
 """

@@ -36,9 +36,9 @@ LIMIT = 500  # the most unfinished retries that one query of the coordinator ret
 def retry_failed(batch_id: UUID, include_cancelled: bool = False) -> int:
     """Retries the failed jobs of a batch (optionally also cancelled ones), and the failed callbacks of its round.
 
-    Returns how many rows of this batch this call reset. The coordinator retries their child batches. Concurrent calls
-    share the work. Raises `BatchCancelled` if the batch is being cancelled or a batch above it was cancelled, and
-    `BatchError` if the batch is being deleted or no job waits for it any more.
+    Returns how many rows of this batch this call reset. The coordinator then retries the child batches of these rows.
+    Concurrent calls share the work. Raises `BatchCancelled` if the batch is being cancelled or a batch above it was,
+    and `BatchError` if the batch is being deleted, or is a child batch for which no job waits any more.
     """
     with database.atomic():
         batch = _lock_for_retry(batch_id)

@@ -126,9 +126,10 @@ def page(rounds: list[dict[str, Any]], naive: list[dict[str, Any]], options: arg
         *([""] if violations else []),
         "## Recovery",
         "",
-        "Seconds from the end of a fault until each job that it interrupted runs again or has ended (faults that hit "
-        "executors), or until the next job ends (other faults). Other faults may happen during that time. *nothing* "
-        "is no fault, for comparison. A process that is killed while it runs no job needs no recovery.",
+        "All times are in seconds, from the end of the fault. For a fault that hits executors, they end when each "
+        "job that it interrupted runs again or has ended. For any other fault, they end with the next job. Other "
+        "faults may happen during that time. The row *nothing* is for comparison: no fault was injected. A "
+        "process that is killed while it runs no job needs no recovery.",
         "",
         "| fault | injected | p50 | max |",
         "|---|---:|---:|---:|",
