@@ -248,7 +248,7 @@ def test_case_9_a_batch_that_nobody_seals_is_not_immortal():
     database.batches().update(grown_at=timezone.now() - timedelta(seconds=seconds + 1))
     assert cancelling.cancel_abandoned(timezone.now() - timedelta(seconds=seconds), seconds) == 1
     assert status(batch) == "cancelled" and told(batch) == ["finish"]
-    assert "never sealed it" in batch.reason
+    assert "did not seal the batch" in batch.reason
 
 
 # 10. cancel while jobs run, cancel twice, cancel and the end at once

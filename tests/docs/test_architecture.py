@@ -21,7 +21,7 @@ ANSWERS = {
     "models/batch.py": ("def eta",),
     "transitions/batch_status.py": ("def _end",),
     "admin/changelist.py": ("class ListMixin", "list_display"),
-    "transport/outcomes.py": ("class VanishReason",),
+    "transport/vanished.py": ("class VanishReason",),
     "database/base.py": ("class Dialect",),
 }
 """What the answers to the six questions say is in these modules."""

@@ -364,8 +364,8 @@ class TestRetention:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ({"success": 5}, "the key 'success', but the keys are 'succeeded', 'failed', 'cancelled'"),
-            ({"failed": -1}, "'failed' is -1; write seconds, a timedelta, or None"),
+            ({"success": 5}, "the key 'success' does not exist; the keys are 'succeeded', 'failed', 'cancelled'"),
+            ({"failed": -1}, "'failed' is -1; write seconds or a timedelta, at most 100 years, or None"),
             ({"failed": "7d"}, "write seconds"),
             ({"failed": True}, "write seconds"),
             ({"failed": float("nan")}, "write seconds"),

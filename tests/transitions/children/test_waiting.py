@@ -90,7 +90,7 @@ def test_a_detached_batch_has_no_parent(ledger):
 
 @pytest.mark.parametrize("parent", ["job", 7, True])
 def test_parent_is_the_running_job_or_none(parent):
-    with pytest.raises(TypeError, match="leave it out"):
+    with pytest.raises(TypeError, match="omit it"):
         Batch.open(parent=parent)
 
 
@@ -159,7 +159,7 @@ def test_other_failed_callbacks_of_the_child_do_not_fail_the_job():
 def test_results_above_the_limit_fail_the_job_and_a_retry_measures_them_again(settings):
     settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "MAX_PAYLOAD": 2_000}
     batch = run(tasks.return_large_child, 1_000)
-    assert "give it an on_success callback" in batch.jobs.get().error
+    assert "Give the child batch an on_success callback" in batch.jobs.get().error
     settings.DJANGO_BATCHES = {**settings.DJANGO_BATCHES, "MAX_PAYLOAD": 4_000}
     assert batch.retry_failed() == 1
     drain()
