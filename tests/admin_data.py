@@ -5,6 +5,7 @@ from datetime import timedelta
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Permission
 from django.db import connection
+from django.urls import reverse
 from django.utils import timezone
 
 from django_batches import database
@@ -151,3 +152,12 @@ def analyze():
     """Updates the statistics of the planner, as autovacuum does."""
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
+
+
+def url(name, batch, *args, **query):
+    return reverse(f"admin:django_batches_batch_{name}", args=[batch.pk, *args], query=query or None)
+
+
+def text_of(response):
+    assert response.status_code == 200, response
+    return response.content.decode()

@@ -13,7 +13,7 @@ from django_batches.models import FailureGroup
 from django_batches.testing import drain
 
 from .. import tasks
-from ..admin_data import analyze, batch_of, batchworker_is_there, chain, child_of, new_callback
+from ..admin_data import analyze, batch_of, batchworker_is_there, chain, child_of, new_callback, text_of, url
 from ..monitoring.test_diagnosis import row_of_child
 from ..road import statements
 
@@ -26,15 +26,6 @@ LIST = "admin:django_batches_batch_changelist"
 def client(client):
     client.force_login(get_user_model().objects.create_superuser("root", password="root"))
     return client
-
-
-def url(name, batch, *args, **query):
-    return reverse(f"admin:django_batches_batch_{name}", args=[batch.pk, *args], query=query or None)
-
-
-def text_of(response):
-    assert response.status_code == 200, response
-    return response.content.decode()
 
 
 def words_of(html):

@@ -16,7 +16,7 @@ from django_batches.admin.jobs_page import PAGE_SIZE, SCAN_LIMIT
 from django_batches.models import Batch, BatchJob, TimeBucket
 
 from .. import tasks
-from ..admin_data import analyze, batch_of, batchworker_is_there, new_callback
+from ..admin_data import analyze, batch_of, batchworker_is_there, new_callback, text_of, url
 from ..road import statements
 
 pytestmark = pytest.mark.django_db
@@ -28,15 +28,6 @@ LIST = "admin:django_batches_batch_changelist"
 def client(client):
     client.force_login(get_user_model().objects.create_superuser("root", password="root"))
     return client
-
-
-def url(name, batch, *args, **query):
-    return reverse(f"admin:django_batches_batch_{name}", args=[batch.pk, *args], query=query or None)
-
-
-def text_of(response):
-    assert response.status_code == 200, response
-    return response.content.decode()
 
 
 def positions(html):
